@@ -1,0 +1,160 @@
+//! A directory and its files as values that are passed in: the real one (`OsDir`),
+//! or a simulated one that loses power.
+//!
+//! What survives what:
+//!
+//! | | process killed | power lost |
+//! |---|---|---|
+//! | bytes and names whose call returned | kept | kept if synced since; else kept, lost or torn |
+//! | words stored through [`SharedWords`] | kept | kept if `sync_data` since; else each page either |
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::ByteRange;
+
+/// A flat directory. Names are plain file names, no path separators.
+pub trait Dir: Send + Sync {
+    /// Creates a file; fails with `AlreadyExists` if the name is taken.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file for reading and writing; for reading only where the file or the directory is not writable.
+    ///
+    /// # Errors
+    /// `NotFound` and the operating system's.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Gives `from` the name `to`, replacing a file of that name, atomically.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Gives the file `from` the name `to`, atomically; fails with `AlreadyExists` if it is taken.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file. Handles that are open stay usable.
+    ///
+    /// # Errors
+    /// `NotFound` and the operating system's.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// The names of all files, in no order.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes every change of names durable.
+    ///
+    /// # Errors
+    /// The operating system's; a failed sync proves nothing about earlier changes.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The directory `name` inside this one, created if it is missing.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>>;
+
+    /// Takes the lock file `name` (created if missing) until the returned value is dropped or the
+    /// process ends, however it ends.
+    ///
+    /// # Errors
+    /// `WouldBlock` if somebody holds it; the operating system's.
+    fn lock_exclusive(&self, name: &str) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// How to name this directory to a person.
+    fn describe(&self) -> String;
+}
+
+/// An open file.
+pub trait File: Send + Sync {
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it has no bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts or extends (with a hole).
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Fills `buf`; fails with `UnexpectedEof` if the file ends before.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `data`.
+    ///
+    /// # Errors
+    /// The operating system's; part of it may have been written.
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Frees the space of `range`, which then reads as zeroes. The length stays.
+    ///
+    /// # Errors
+    /// `Unsupported` where the file system cannot.
+    fn punch_hole(&self, range: ByteRange) -> io::Result<()>;
+
+    /// Makes the content durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// The operating system's; afterwards nobody can say what is durable.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Fails if bytes that were written since this handle was opened could not be brought to the
+    /// disk: then they may read as something else once the page cache lets them go. Starts no
+    /// writing; bytes that are still only in the cache are fine. Each failure is told once.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn check_writeback(&self) -> io::Result<()>;
+
+    /// Bytes that the file occupies on its file system.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn allocated(&self) -> io::Result<u64>;
+
+    /// Reserves space for `range`, whose content stays as it is, so that a later store to mapped
+    /// words there cannot meet a full disk (which would kill the process).
+    ///
+    /// # Errors
+    /// `StorageFull` and the operating system's.
+    fn allocate(&self, range: ByteRange) -> io::Result<()>;
+
+    /// The first `len` bytes (a multiple of 8) as words that are shared with the file: a store
+    /// survives the process as a completed write does. `len` must not exceed the file's length,
+    /// which must not shrink while the words live. Nothing is reserved: where the file has holes,
+    /// [`allocate`](Self::allocate) comes before the first store.
+    ///
+    /// # Errors
+    /// `InvalidInput` if `len` is not as above; the operating system's.
+    fn map(&self, len: u64) -> io::Result<Arc<dyn SharedWords>>;
+}
+
+/// Words of a file that live in memory and in the file at once.
+pub trait SharedWords: Send + Sync {
+    /// The words. Byte `8 * i` of the file is the low byte of word `i` (little-endian machines only).
+    fn words(&self) -> &[AtomicU64];
+}

@@ -1,0 +1,128 @@
+//! What the file backends share: an open file or block device of the host, written buffered, with
+//! holes, one sync at a time and a latch.
+
+use std::fs;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::Errno;
+
+use crate::group_sync::{GroupSync, Latch};
+use crate::os_dir::file_error;
+use crate::{ByteRange, Fua, index};
+
+/// An open file of the host. Its locks, if any, go with it.
+#[derive(Debug)]
+pub(crate) struct HostFile {
+    file: fs::File,
+    path: PathBuf,
+    syncs: GroupSync,
+}
+
+/// Whether the host could do what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    Yes,
+    /// The file system or device cannot; nothing changed.
+    Unsupported,
+}
+
+/// Zeroes to write where the host has no faster way.
+static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
+
+impl HostFile {
+    /// `latch` is shared by all files of a device.
+    pub(crate) fn new(file: fs::File, path: PathBuf, latch: Arc<Latch>) -> Self {
+        let syncs = GroupSync::new(latch);
+        Self { file, path, syncs }
+    }
+
+    pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.file.metadata()
+    }
+
+    pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.named("read", self.file.read_exact_at(buf, offset))
+    }
+
+    pub(crate) fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> io::Result<()> {
+        self.syncs.latch().check()?;
+        self.named("write", self.file.write_all_at(data, offset))?;
+        self.sync_if(fua)
+    }
+
+    /// Makes `range` read as zeroes and frees its space.
+    pub(crate) fn punch(&self, range: ByteRange) -> io::Result<Done> {
+        self.fallocate(FallocateFlags::PUNCH_HOLE, range)
+    }
+
+    /// Makes `range` read as zeroes and keeps (or makes) it allocated.
+    pub(crate) fn zero_range(&self, range: ByteRange) -> io::Result<Done> {
+        self.fallocate(FallocateFlags::ZERO_RANGE, range)
+    }
+
+    /// Writes zeroes over `range`.
+    pub(crate) fn write_zeroes(&self, range: ByteRange) -> io::Result<()> {
+        let mut at = range.start();
+        while at < range.end() {
+            let n = (range.end() - at).min(ZEROES.len() as u64);
+            self.write_at(&ZEROES[..index(n)], at, Fua::No)?;
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable that was written before.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.syncs.run(|| self.named("sync", self.file.sync_data()))
+    }
+
+    pub(crate) fn sync_if(&self, fua: Fua) -> io::Result<()> {
+        match fua {
+            Fua::Yes => self.sync(),
+            Fua::No => Ok(()),
+        }
+    }
+
+    /// Starts to read `range` into the page cache. A hint: failure means nothing.
+    pub(crate) fn will_need(&self, range: ByteRange) {
+        if let Some(len) = NonZeroU64::new(range.len()) {
+            let _ = rustix::fs::fadvise(&self.file, range.start(), Some(len), Advice::WillNeed);
+        }
+    }
+
+    fn fallocate(&self, flags: FallocateFlags, range: ByteRange) -> io::Result<Done> {
+        self.syncs.latch().check()?;
+        if range.is_empty() {
+            return Ok(Done::Yes);
+        }
+        let flags = flags | FallocateFlags::KEEP_SIZE;
+        loop {
+            match rustix::fs::fallocate(&self.file, flags, range.start(), range.len()) {
+                Ok(()) => return Ok(Done::Yes),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Done::Unsupported),
+                Err(e) => return self.named("zero", Err(e)),
+            }
+        }
+    }
+
+    fn named<T>(
+        &self,
+        verb: &'static str,
+        result: Result<T, impl Into<io::Error>>,
+    ) -> io::Result<T> {
+        result.map_err(|e| file_error(verb, &self.path, e))
+    }
+}
+
+impl AsFd for HostFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,46 @@
+//! The vocabulary that every part of Standin shares: byte ranges, granules, extents, the
+//! [`BlockDevice`] trait with its conformance suite, and the seams through which the outside
+//! world is reached ([`Clock`], [`Dir`], [`File`]).
+//!
+//! Production backends (raw file, block device, VMDK) live here too, because the splitter, the
+//! store and the exports all meet at a [`BlockDevice`].
+//!
+//! Rule: nothing in this crate knows a protocol, a store or a generation.
+
+mod bitmap;
+mod clock;
+mod concat;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod device;
+mod dir;
+mod error;
+mod group_sync;
+mod host_disk;
+mod host_file;
+mod locks;
+#[cfg(feature = "conformance")]
+mod memory;
+mod name;
+mod os_dir;
+mod os_file;
+mod overlay;
+mod production;
+mod range;
+mod raw;
+mod status;
+pub mod vmdk;
+
+pub use bitmap::{DirtyBitmap, DirtyExtent};
+pub use clock::{Clock, SystemClock, UnixNanos};
+pub use device::{BlockDevice, Features, Fua, Hole, Speed, ZeroOptions};
+pub use dir::{Dir, File, SharedWords};
+pub use error::{Error, ErrorKind, Op, Result};
+#[cfg(feature = "conformance")]
+pub use memory::MemoryDevice;
+pub use name::{InvalidName, Name};
+pub use os_dir::OsDir;
+pub use overlay::Overlay;
+pub use production::{Access, OpenError, Production, Stamp, create_raw, open_production};
+pub use range::{ByteRange, GRANULE, GranuleRange, SECTOR, index};
+pub use status::{Extent, ExtentState};

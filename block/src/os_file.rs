@@ -1,0 +1,165 @@
+//! The real [`File`], and the words of a file mapped into memory.
+//!
+//! Rule: a store to a mapped page whose block the file system has not reserved kills the process
+//! with SIGBUS when the disk is full. So whoever maps a sparse file calls [`File::allocate`] for a
+//! range before the first store to it; `map` itself reserves nothing, because a map may be sparse
+//! on purpose (2 GiB of words for a disk of 64 TiB). On a copy-on-write file system (btrfs, ZFS,
+//! bcachefs) no reservation covers a page that must be copied: no map may lie there.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::os_dir::file_error;
+use crate::{ByteRange, File, SharedWords, index};
+
+/// A file of the operating system.
+#[derive(Debug)]
+pub(crate) struct OsFile {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl OsFile {
+    pub(crate) fn new(file: fs::File, path: PathBuf) -> Self {
+        Self { file, path }
+    }
+
+    fn named<T>(
+        &self,
+        verb: &'static str,
+        result: Result<T, impl Into<io::Error>>,
+    ) -> io::Result<T> {
+        result.map_err(|e| file_error(verb, &self.path, e))
+    }
+
+    fn fallocate(&self, flags: FallocateFlags, range: ByteRange) -> Result<(), Errno> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let keep = flags | FallocateFlags::KEEP_SIZE;
+        loop {
+            match rustix::fs::fallocate(&self.file, keep, range.start(), range.len()) {
+                Err(Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl File for OsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.named("stat", self.file.metadata())?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.named("resize", self.file.set_len(len))
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.named("read", self.file.read_exact_at(buf, offset))
+    }
+
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.named("write", self.file.write_all_at(data, offset))
+    }
+
+    fn punch_hole(&self, range: ByteRange) -> io::Result<()> {
+        self.named(
+            "free space of",
+            self.fallocate(FallocateFlags::PUNCH_HOLE, range),
+        )
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.named("sync", self.file.sync_data())
+    }
+
+    fn check_writeback(&self) -> io::Result<()> {
+        match wait_for_writeback(&self.file) {
+            // A file system that cannot say: then only a sync tells.
+            Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => self.sync_data(),
+            other => self.named("write back", other),
+        }
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        // POSIX leaves the unit of st_blocks open; on Linux it is 512 bytes.
+        let blocks = self.named("stat", self.file.metadata())?.blocks();
+        Ok(blocks.saturating_mul(512))
+    }
+
+    fn allocate(&self, range: ByteRange) -> io::Result<()> {
+        self.named(
+            "reserve space in",
+            self.fallocate(FallocateFlags::empty(), range),
+        )
+    }
+
+    fn map(&self, len: u64) -> io::Result<Arc<dyn SharedWords>> {
+        let file_len = self.len()?;
+        if !len.is_multiple_of(8) || len > file_len {
+            let sentence =
+                format!("{len} bytes are not whole words inside a file of {file_len} bytes");
+            let error = io::Error::new(io::ErrorKind::InvalidInput, sentence);
+            return self.named("map", Err(error));
+        }
+        if len == 0 {
+            return Ok(Arc::new(MappedWords { map: None }));
+        }
+        let map = MmapOptions::new().len(index(len)).map_raw(&self.file);
+        let map = Some(self.named("map", map)?);
+        Ok(Arc::new(MappedWords { map }))
+    }
+}
+
+/// Waits for writing that is under way, and reports what failed since the file was opened.
+#[expect(
+    unsafe_code,
+    reason = "no crate we use wraps sync_file_range; fdatasync would write all that is dirty, which a diff that lives for seconds must not"
+)]
+fn wait_for_writeback(file: &fs::File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; the call takes no pointer.
+    // Offset 0 and length 0 mean the whole file (sync_file_range(2)).
+    let done =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WAIT_BEFORE) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Words of a file mapped shared. The mapping keeps the file open.
+struct MappedWords {
+    map: Option<MmapRaw>,
+}
+
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "the words of a file are little-endian"
+);
+
+impl SharedWords for MappedWords {
+    #[expect(
+        unsafe_code,
+        reason = "std has no safe view of a shared mapping as atomics"
+    )]
+    fn words(&self) -> &[AtomicU64] {
+        let Some(map) = &self.map else { return &[] };
+        // SAFETY: The mapping starts at a page boundary, so it is aligned for u64; its length is a
+        // positive multiple of 8 that `map` checked against the file; every bit pattern is a u64;
+        // it is readable and writable and lives as long as `self`. All access from this process
+        // goes through atomics. A page that vanishes under us (file truncated, disk full) raises
+        // SIGBUS, which ends the process: no other memory is touched.
+        unsafe { std::slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8) }
+    }
+}
