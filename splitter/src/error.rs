@@ -1,0 +1,98 @@
+//! Why tracking could not start, or a cut could not be made.
+
+use std::io;
+use std::time::Duration;
+
+use block::Name;
+
+use crate::Generation;
+
+/// A group could not be opened. The guest cannot be served through the splitter.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Too few or too many disks, or two of one name.
+    #[error("a group has 1 to {max} disks of different names, not {count}")]
+    Disks {
+        /// How many were given.
+        count: usize,
+        /// The most that are allowed.
+        max: usize,
+    },
+    /// Another process tracks this group.
+    #[error("group {group} is already protected by another process (its state is in {place})")]
+    InUse {
+        /// The group.
+        group: Name,
+        /// The state directory.
+        place: String,
+    },
+    /// The state or diff directory does not work.
+    #[error("cannot {what} in {place}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The directory.
+        place: String,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// A cut was not made. The open generation goes on, and the guest noticed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CutError {
+    /// Stale granules could not be read again from production.
+    #[error("disk {disk}: production cannot be read, so the diff cannot be completed")]
+    Production {
+        /// The disk.
+        disk: Name,
+        /// The cause.
+        source: block::Error,
+    },
+    /// The diff directory does not take what it must hold.
+    #[error("the diff of disk {disk} cannot be written")]
+    Degraded {
+        /// The disk.
+        disk: Name,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Files of the next generation could not be made.
+    #[error("cannot {what} in {place}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The directory.
+        place: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A guest's write is still in flight: the cut gives way rather than hold up all others.
+    #[error("a write to disk {disk} did not end within {waited:?}; production is slow or hangs")]
+    Busy {
+        /// The disk.
+        disk: Name,
+        /// How long the cut waited.
+        waited: Duration,
+    },
+    /// The labels are too many or too long.
+    #[error("{0}")]
+    Labels(&'static str),
+    /// Writes may have gone unseen: tracking must be restarted and the disks copied anew.
+    #[error("writes went untracked; the disks must be copied anew")]
+    Distrusted,
+}
+
+/// A sealed diff that cannot become a point.
+#[derive(Debug, thiserror::Error)]
+#[error("the diff of disk {disk}, generation {generation}, is damaged: {why}")]
+pub struct DamagedDiff {
+    /// The disk.
+    pub disk: Name,
+    /// Its generation.
+    pub generation: Generation,
+    /// What is wrong.
+    pub why: String,
+}

@@ -1,0 +1,97 @@
+//! Names of the files of a group.
+//!
+//! ```text
+//! state/ tracking              the lineage that counts, replaced whole     (lineage.rs)
+//!        live.LINEAGE          its open generation and flags, mapped       (live.rs)
+//!        cut.LINEAGE.GEN       labels of a cut that has some               (lineage.rs)
+//! diffs/ DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
+//!        DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
+//! ```
+//!
+//! Rule: a file of another lineage than the one that `tracking` names is debris, and is removed.
+
+use std::io;
+
+use block::{Dir, Name};
+
+use crate::{Generation, Lineage};
+
+pub(crate) const TRACKING: &str = "tracking";
+pub(crate) const TRACKING_NEW: &str = "tracking.new";
+pub(crate) const LOCK: &str = "lock";
+
+pub(crate) fn live(lineage: Lineage) -> String {
+    format!("live.{}", lineage.short())
+}
+
+pub(crate) fn labels(lineage: Lineage, generation: Generation) -> String {
+    format!("cut.{}.{generation}", lineage.short())
+}
+
+pub(crate) fn map(disk: &Name, generation: Generation, lineage: Lineage) -> String {
+    format!("{disk}.{generation}.{}.map", lineage.short())
+}
+
+pub(crate) fn diff(disk: &Name, generation: Generation, lineage: Lineage) -> String {
+    format!("{disk}.{generation}.{}.diff", lineage.short())
+}
+
+/// What the name of a file in the diff directory says; `None` for files that are not ours.
+pub(crate) fn parse(name: &str) -> Option<(Generation, &str)> {
+    let stem = name
+        .strip_suffix(".map")
+        .or_else(|| name.strip_suffix(".diff"))?;
+    let (rest, lineage) = stem.rsplit_once('.')?;
+    let (_, generation) = rest.rsplit_once('.')?;
+    let hex = lineage.len() == 8 && lineage.bytes().all(|b| b.is_ascii_hexdigit());
+    hex.then_some((Generation(generation.parse().ok()?), lineage))
+}
+
+/// What the name of a file of the state directory says of its lineage; `None` if nothing.
+pub(crate) fn parse_state(name: &str) -> Option<(Option<Generation>, &str)> {
+    if let Some(lineage) = name.strip_prefix("live.") {
+        return Some((None, lineage));
+    }
+    let (lineage, generation) = name.strip_prefix("cut.")?.split_once('.')?;
+    Some((Some(Generation(generation.parse().ok()?)), lineage))
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove(dir: &dyn Dir, name: &str) -> io::Result<()> {
+    match dir.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        let disk: Name = "web.disk-1.0".parse().unwrap();
+        let lineage = Lineage([0xab; 16]);
+        let generation = Generation(17);
+        for name in [
+            map(&disk, generation, lineage),
+            diff(&disk, generation, lineage),
+        ] {
+            assert_eq!(parse(&name), Some((generation, "abababab")), "{name}");
+        }
+        assert_eq!(parse_state(&live(lineage)), Some((None, "abababab")));
+        assert_eq!(
+            parse_state(&labels(lineage, generation)),
+            Some((Some(generation), "abababab"))
+        );
+        for foreign in [
+            "web.map",
+            "a.b.c.map",
+            "notes.txt",
+            "web.1.abab.map",
+            "tracking",
+        ] {
+            assert_eq!(parse(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! A consistency group: its disks are cut together.
+//!
+//! | while this runs | a guest's write | a cut | a ship | a heal |
+//! |---|---|---|---|---|
+//! | cut | waits at the gate for the swap | waits | goes on | goes on before, not during the swap |
+//! | release, fold | goes on | waits | the diff read stays open | goes on |
+//! | restart of tracking | waits at the gate for the swap | waits | its diffs vanish | goes on |
+//!
+//! Crash: files of the next generation are made before the gates close; the one store of the open
+//! generation, with all gates held, is the cut. Before it the new files are debris, after it the
+//! old ones are sealed and complete.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
+use parking_lot::{Mutex, RwLockWriteGuard};
+
+use crate::diff::{HealError, OpenDiff};
+use crate::lineage::{self, DiskRecord, LineageRecord};
+use crate::live::{Live, STAMPS_MAX};
+use crate::sealed::{SealedDiff, SealedGeneration};
+use crate::tracked::TrackedDisk;
+use crate::{CutError, Generation, Lineage, files};
+
+/// Disks in a group.
+pub(crate) const DISKS_MAX: usize = if STAMPS_MAX < 64 { STAMPS_MAX } else { 64 };
+/// How often a cut heals and begins again, if writes fail meanwhile.
+const ATTEMPTS_MAX: usize = 8;
+/// How long a gate closes for a write in flight; then the cut gives way. A production device that
+/// hangs must not hold up guests, least of all those of the group's other disks.
+const DRAIN_MAX: Duration = Duration::from_millis(100);
+
+/// A disk to protect.
+pub struct DiskSpec {
+    /// Its name in the group.
+    pub name: Name,
+    /// Where its live data is.
+    pub production: Arc<dyn BlockDevice>,
+    /// What tells this disk from any other, however it is called.
+    pub identity: String,
+    /// How it looks from outside, where it is a file.
+    pub stamp: Option<Stamp>,
+}
+
+/// The world around a group.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where the group's state is kept; nothing else may be in it.
+    pub state: Arc<dyn Dir>,
+    /// Where its diffs are kept.
+    pub diffs: Arc<dyn Dir>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Names the run of the machine: after another one, the page cache is not to be trusted.
+    pub boot: String,
+    /// Sixteen random bytes, different at every call.
+    pub random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+}
+
+/// What the user says of a cut.
+#[derive(Clone, Debug, Default)]
+pub struct CutNote {
+    /// Labels of the point; at most 64 are kept.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A cut that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// The generation that it sealed.
+    pub generation: Generation,
+    /// When.
+    pub at: UnixNanos,
+    /// How long guests' writes waited at most.
+    pub pause: Duration,
+    /// Bytes written in the generation, in whole granules.
+    pub dirty_bytes: u64,
+}
+
+/// What a group holds at the moment.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The generation that takes the guest's writes.
+    pub open_generation: Generation,
+    /// Sealed generations that no target has.
+    pub sealed_count: usize,
+    /// Bytes written and not yet at a target: open and sealed, in whole granules.
+    pub dirty_bytes: u64,
+    /// Bytes that all diffs and maps occupy.
+    pub diff_bytes: u64,
+    /// Each disk of the open generation.
+    pub disks: Vec<DiskFigures>,
+}
+
+/// One disk of the open generation.
+#[derive(Clone, Debug)]
+pub struct DiskFigures {
+    /// Its name.
+    pub name: Name,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes written, in whole granules.
+    pub dirty_bytes: u64,
+    /// Bytes whose copy is missing or in the making.
+    pub stale_bytes: u64,
+    /// Why copies are missing, if they are.
+    pub trouble: Option<String>,
+}
+
+/// A group of disks that are tracked and cut together.
+pub struct Group {
+    pub(crate) name: Name,
+    pub(crate) around: Surroundings,
+    pub(crate) disks: Vec<Arc<TrackedDisk>>,
+    pub(crate) identities: Vec<String>,
+    pub(crate) tracking: Mutex<Tracking>,
+    pub(crate) _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// The lineage that counts. Locked through every cut, release and restart: they happen one by one.
+pub(crate) struct Tracking {
+    pub(crate) lineage: Lineage,
+    pub(crate) live: Arc<Live>,
+    pub(crate) sealed: Vec<Arc<SealedGeneration>>,
+}
+
+impl Group {
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The history that the next point belongs to.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.tracking.lock().lineage
+    }
+
+    /// The generation that takes the guest's writes.
+    #[must_use]
+    pub fn open_generation(&self) -> Generation {
+        self.tracking.lock().live.open_generation()
+    }
+
+    /// The disks, in the order they were given.
+    #[must_use]
+    pub fn disks(&self) -> &[Arc<TrackedDisk>] {
+        &self.disks
+    }
+
+    /// Sealed generations that were not released, oldest first.
+    #[must_use]
+    pub fn sealed(&self) -> Vec<Arc<SealedGeneration>> {
+        self.tracking.lock().sealed.clone()
+    }
+
+    /// Re-reads from production what the open diffs lack. Returns the bytes re-read.
+    ///
+    /// # Errors
+    /// `Production`, `Degraded`.
+    pub fn heal(&self) -> Result<u64, CutError> {
+        self.disks
+            .iter()
+            .map(|disk| disk.heal().map_err(|e| heal_error(disk, e)))
+            .sum()
+    }
+
+    /// Seals the open generation of all disks at one instant, and opens the next.
+    ///
+    /// # Errors
+    /// Every error leaves the open generation open, and complete again after a later heal.
+    pub fn cut(&self, note: CutNote) -> Result<Cut, CutError> {
+        let labels = note.labels;
+        lineage::check_labels(&labels).map_err(CutError::Labels)?;
+        let mut tracking = self.tracking.lock();
+        self.check_open(&tracking)?;
+        let (lineage, sealing) = (tracking.lineage, tracking.live.open_generation());
+        let opening = sealing.next();
+        lineage::save_labels(&*self.around.state, lineage, sealing, &labels)
+            .map_err(self.state_error("write the labels of the cut"))?;
+        let next = self.create_diffs(lineage, opening, &tracking.live)?;
+        let swapped = self.swap(&tracking.live, opening, next)?;
+        let since = swapped.old.iter().map(|diff| diff.map.since()).min();
+        let sealed = SealedGeneration {
+            lineage,
+            generation: sealing,
+            since: since.unwrap_or_default(),
+            at: swapped.at,
+            labels,
+            disks: self.sealed_diffs(swapped.old, lineage),
+        };
+        let dirty_bytes = sealed.dirty_bytes();
+        tracking.sealed.push(Arc::new(sealed));
+        Ok(Cut {
+            generation: sealing,
+            at: swapped.at,
+            pause: swapped.pause,
+            dirty_bytes,
+        })
+    }
+
+    /// Whether the open generation can still be trusted, disk by disk.
+    fn check_open(&self, tracking: &Tracking) -> Result<(), CutError> {
+        for disk in &self.disks {
+            let diff = disk.gate.read();
+            diff.distrust_lost_writeback()
+                .map_err(|source| CutError::Degraded {
+                    disk: disk.name.clone(),
+                    source,
+                })?;
+            // A restart of tracking that failed half way leaves gates of several lineages.
+            if diff.live.is_lost() || !Arc::ptr_eq(&diff.live, &tracking.live) {
+                return Err(CutError::Distrusted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops a sealed generation and those before it: a target has committed it. One of an earlier
+    /// lineage is gone already.
+    ///
+    /// # Errors
+    /// The operating system's; what was not removed is still listed, and can be released again.
+    pub fn release(&self, committed: &SealedGeneration) -> io::Result<()> {
+        let mut tracking = self.tracking.lock();
+        let lineage = tracking.lineage;
+        if committed.lineage != lineage {
+            return Ok(());
+        }
+        // Oldest first: a crash in between leaves the newest, which chain without a gap.
+        while let Some(oldest) = tracking.sealed.first()
+            && oldest.generation <= committed.generation
+        {
+            self.remove(oldest, lineage)?;
+            tracking.sealed.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Gives up a sealed generation and those after it: what they say was written becomes stale in
+    /// the open generation, so the next cut is exact. Their points are lost.
+    ///
+    /// # Errors
+    /// `Distrusted` if a map cannot be read or written: then nobody knows what was written.
+    pub fn fold_from(&self, damaged: &SealedGeneration) -> Result<(), CutError> {
+        let mut tracking = self.tracking.lock();
+        if damaged.lineage != tracking.lineage {
+            return Ok(());
+        }
+        let first = tracking
+            .sealed
+            .partition_point(|s| s.generation < damaged.generation);
+        let Some(since) = tracking.sealed.get(first).map(|s| s.since) else {
+            return Ok(());
+        };
+        for sealed in &tracking.sealed[first..] {
+            for (disk, diff) in self.disks.iter().zip(&sealed.disks) {
+                if let Err(error) = disk.absorb(diff) {
+                    tracing::error!(disk = %disk.name, %error, "a sealed map cannot be folded");
+                    tracking.live.lose();
+                    return Err(CutError::Distrusted);
+                }
+            }
+        }
+        for disk in &self.disks {
+            disk.gate.read().map.lower_since(since);
+        }
+        let folded: Vec<_> = tracking.sealed.drain(first..).collect();
+        folded
+            .iter()
+            .try_for_each(|sealed| self.remove(sealed, tracking.lineage))
+            .map_err(self.state_error("remove a folded diff"))
+    }
+
+    /// Begins a new lineage while guests write: nothing of the old one counts any more.
+    ///
+    /// # Errors
+    /// `Io`; the old lineage is given up even then, and a later restart tries again.
+    pub fn restart_tracking(&self, why: &str) -> Result<Lineage, CutError> {
+        let mut tracking = self.tracking.lock();
+        tracing::warn!(group = %self.name, why, "tracking restarts; the disks are copied anew");
+        // Crash: from here on an open finds the old lineage lost, or the new record.
+        tracking.live.lose();
+        self.discard_all(&mut tracking);
+        let lineage = Lineage((self.around.random)());
+        let live = Live::create(&*self.around.state, lineage, self.around.clock.wall())
+            .map(Arc::new)
+            .map_err(self.state_error("create the state of a lineage"))?;
+        let diffs = self.create_diffs(lineage, Generation::FIRST, &live)?;
+        *tracking = Tracking {
+            lineage,
+            live,
+            sealed: Vec::new(),
+        };
+        // One by one: this is no cut, and a disk that hangs must not hold up the others. What is
+        // written to a disk before its turn is read by the seed.
+        for (disk, diff) in self.disks.iter().zip(diffs) {
+            *disk.gate.write() = diff;
+        }
+        self.record(lineage)
+            .save(&*self.around.state)
+            .map_err(self.state_error("record the new lineage"))?;
+        crate::recover::remove_debris(&self.around, lineage, &[Generation::FIRST])
+            .map_err(self.state_error("remove the files of the old lineage"))?;
+        Ok(lineage)
+    }
+
+    /// Frees what a lost lineage occupies, so that a full directory cannot keep the next one from
+    /// beginning. What fails here is removed as debris later.
+    fn discard_all(&self, tracking: &mut Tracking) {
+        let lineage = tracking.lineage;
+        for sealed in tracking.sealed.drain(..) {
+            let _ = self.remove(&sealed, lineage);
+        }
+        for disk in &self.disks {
+            let diff = disk.gate.read();
+            // A gate may hold a lineage that an earlier restart made and could not record.
+            diff.live.lose();
+            let _ = diff.discard();
+        }
+    }
+
+    /// What the group holds. Asks the file system; not for every request.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let (open_generation, sealed) = {
+            let tracking = self.tracking.lock();
+            (tracking.live.open_generation(), tracking.sealed.clone())
+        };
+        let open = |disk: &Arc<TrackedDisk>| disk.gate.read().allocated().unwrap_or(0);
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.figures()).collect();
+        let sealed_dirty: u64 = sealed.iter().map(|s| s.dirty_bytes()).sum();
+        let sealed_bytes: u64 = sealed
+            .iter()
+            .flat_map(|s| &s.disks)
+            .map(SealedDiff::allocated)
+            .sum();
+        Figures {
+            open_generation,
+            sealed_count: sealed.len(),
+            dirty_bytes: sealed_dirty + disks.iter().map(|d| d.dirty_bytes).sum::<u64>(),
+            diff_bytes: sealed_bytes + self.disks.iter().map(open).sum::<u64>(),
+            disks,
+        }
+    }
+
+    /// Ends tracking cleanly: everything is synced, so that even another boot can go on from here.
+    /// No request may be in flight. `stamps` say how the production files look now.
+    ///
+    /// # Errors
+    /// The first that a sync met; the next open then recovers as from a crash.
+    pub fn close(self, stamps: &[Option<Stamp>]) -> io::Result<()> {
+        let tracking = self.tracking.lock();
+        for disk in &self.disks {
+            disk.production.flush().map_err(io::Error::other)?;
+            disk.gate.read().sync()?;
+        }
+        for sealed in tracking.sealed.iter().flat_map(|sealed| &sealed.disks) {
+            // One that is damaged is found by the ship, which then folds it.
+            if let Ok((map, data)) = sealed.open() {
+                data.sync_data()?;
+                map.sync()?;
+            }
+        }
+        self.around.diffs.sync()?;
+        self.around.state.sync()?;
+        tracking.live.set_clean(stamps)
+    }
+
+    pub(crate) fn record(&self, lineage: Lineage) -> LineageRecord {
+        let disks = self
+            .disks
+            .iter()
+            .zip(&self.identities)
+            .map(|(disk, identity)| DiskRecord {
+                name: disk.name.clone(),
+                size: disk.size(),
+                identity: identity.clone(),
+            });
+        LineageRecord {
+            lineage,
+            boot: self.around.boot.clone(),
+            group: self.name.to_string(),
+            disks: disks.collect(),
+        }
+    }
+
+    fn create_diffs(
+        &self,
+        lineage: Lineage,
+        generation: Generation,
+        live: &Arc<Live>,
+    ) -> Result<Vec<OpenDiff>, CutError> {
+        let dir = &*self.around.diffs;
+        let create = |disk: &Arc<TrackedDisk>| {
+            OpenDiff::create(dir, &disk.name, disk.size(), lineage, generation, live)
+        };
+        self.disks
+            .iter()
+            .map(create)
+            .collect::<io::Result<_>>()
+            .map_err(|source| CutError::Io {
+                what: "create the files of a generation",
+                place: dir.describe(),
+                source,
+            })
+    }
+
+    /// Closes all gates, and under them swaps in `next` once nothing is stale.
+    fn swap(
+        &self,
+        live: &Live,
+        opening: Generation,
+        next: Vec<OpenDiff>,
+    ) -> Result<Swapped, CutError> {
+        let mut hindrance = None;
+        for _ in 0..ATTEMPTS_MAX {
+            self.heal()?;
+            self.drain_each()?;
+            let start = self.around.clock.monotonic();
+            let gates = self.close_gates()?;
+            if live.is_lost() {
+                return Err(CutError::Distrusted);
+            }
+            if let Some(stale) = gates.iter().position(|gate| gate.map.stale_count() != 0) {
+                let source = io::Error::other("writes kept failing while it was being completed");
+                let disk = self.disks[stale].name.clone();
+                hindrance = Some(CutError::Degraded { disk, source });
+                continue;
+            }
+            let at = self.around.clock.wall();
+            let old = seal_and_swap(gates, live, opening, next, at);
+            let pause = self.around.clock.monotonic().saturating_sub(start);
+            return Ok(Swapped { old, at, pause });
+        }
+        Err(hindrance.expect("every attempt that did not return was hindered"))
+    }
+
+    /// Sees each disk drained once, with the other gates open: one that hangs is found here, where
+    /// it holds up its own guest only.
+    fn drain_each(&self) -> Result<(), CutError> {
+        if let [_] = &self.disks[..] {
+            return Ok(());
+        }
+        self.disks.iter().try_for_each(|disk| close(disk).map(drop))
+    }
+
+    /// All gates, alone.
+    fn close_gates(&self) -> Result<Vec<RwLockWriteGuard<'_, OpenDiff>>, CutError> {
+        self.disks.iter().map(|disk| close(disk)).collect()
+    }
+
+    fn sealed_diffs(&self, diffs: Vec<OpenDiff>, lineage: Lineage) -> Vec<SealedDiff> {
+        let seal = |(disk, diff): (&Arc<TrackedDisk>, OpenDiff)| SealedDiff {
+            dir: Arc::clone(&self.around.diffs),
+            name: disk.name.clone(),
+            size: disk.size(),
+            lineage,
+            generation: diff.generation,
+            dirty_bytes: diff.map.dirty_count() * GRANULE,
+            kept: Some((diff.map, diff.data)),
+        };
+        self.disks.iter().zip(diffs).map(seal).collect()
+    }
+
+    fn remove(&self, sealed: &SealedGeneration, lineage: Lineage) -> io::Result<()> {
+        sealed.disks.iter().try_for_each(SealedDiff::remove)?;
+        files::remove(
+            &*self.around.state,
+            &files::labels(lineage, sealed.generation),
+        )
+    }
+
+    fn state_error(&self, what: &'static str) -> impl Fn(io::Error) -> CutError {
+        let place = self.around.state.describe();
+        move |source| CutError::Io {
+            what,
+            place: place.clone(),
+            source,
+        }
+    }
+}
+
+/// What a swap left: the diffs that were open, when, and how long the gates were closed.
+struct Swapped {
+    old: Vec<OpenDiff>,
+    at: UnixNanos,
+    pause: Duration,
+}
+
+fn close(disk: &TrackedDisk) -> Result<RwLockWriteGuard<'_, OpenDiff>, CutError> {
+    disk.gate
+        .try_write_for(DRAIN_MAX)
+        .ok_or_else(|| CutError::Busy {
+            disk: disk.name.clone(),
+            waited: DRAIN_MAX,
+        })
+}
+
+fn seal_and_swap(
+    mut gates: Vec<RwLockWriteGuard<'_, OpenDiff>>,
+    live: &Live,
+    opening: Generation,
+    next: Vec<OpenDiff>,
+    at: UnixNanos,
+) -> Vec<OpenDiff> {
+    gates.iter().for_each(|gate| gate.map.seal(at));
+    live.set_open_generation(opening);
+    gates
+        .iter_mut()
+        .zip(next)
+        .map(|(gate, diff)| std::mem::replace(&mut **gate, diff))
+        .collect()
+}
+
+/// Granules that are marked at once, with their stripes held.
+const ABSORB_GRANULES_MAX: u64 = 8192;
+
+impl TrackedDisk {
+    /// Marks in the open map all that a sealed one marks.
+    fn absorb(&self, sealed: &SealedDiff) -> io::Result<()> {
+        // The diff file may be the damaged part: only the map is needed.
+        let map = sealed.open_map()?;
+        let diff = self.gate.read();
+        let mut at = 0;
+        map.check()?;
+        while let Some(run) = map.next_run(at, ABSORB_GRANULES_MAX) {
+            let _held = self.stripes.lock(run.granules);
+            diff.map.mark(run.granules)?;
+            at = run.granules.end;
+        }
+        Ok(())
+    }
+
+    fn figures(&self) -> DiskFigures {
+        DiskFigures {
+            name: self.name.clone(),
+            size: self.size(),
+            dirty_bytes: self.dirty_bytes(),
+            stale_bytes: self.stale_bytes(),
+            trouble: self.trouble(),
+        }
+    }
+}
+
+fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
+    let disk = disk.name.clone();
+    match error {
+        HealError::Production(source) => CutError::Production { disk, source },
+        HealError::Diff(source) => CutError::Degraded { disk, source },
+    }
+}

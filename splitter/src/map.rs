@@ -1,0 +1,479 @@
+//! The dirty map of one disk in one generation: which granules were written, and whether the diff
+//! holds them. It is mapped shared, so it survives the process at any instruction.
+//!
+//! ```text
+//! byte 0     header   one page: magic, version, disk size, generation, since, sealed at, lineage, check
+//! byte 4096  summary  one bit per body page, padded to a page: only pages whose bit is set are read
+//!            body     pages of 128 groups; a group is four words for 64 granules:
+//!                     [dirty] [stale] [zero] [0]      (a body page speaks of 32 MiB of the disk)
+//! ```
+//!
+//! | dirty | stale | zero | the granule |
+//! |---|---|---|---|
+//! | 0 | - | - | was not written |
+//! | 1 | 1 | - | was or is being written; the diff is not to be trusted |
+//! | 1 | 0 | 1 | is all zero |
+//! | 1 | 0 | 0 | is whole in the diff file |
+//!
+//! Rule: stale is stored before dirty, and taken back last: a granule that is dirty and not stale is
+//! in the diff, at every instruction.
+//!
+//! Rule: a body page is reserved on the disk, then its summary bit is set, then its words are
+//! stored; so a full disk is an error here and not a signal, and a set word is never overlooked.
+//! (Not on copy-on-write file systems: there a reserved page can still meet a full disk.)
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use block::{ByteRange, File, GranuleRange, SharedWords, UnixNanos, index};
+
+use crate::runs::{GranuleState, StateRun};
+use crate::{Generation, Lineage};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"STDNMAP1");
+const VERSION: u64 = 1;
+
+const PAGE: u64 = 4096;
+const PAGE_WORDS: u64 = PAGE / 8;
+const GROUP_GRANULES: u64 = 64;
+const GROUP_WORDS: u64 = 4;
+/// Granules that one body page speaks of.
+const PAGE_GRANULES: u64 = PAGE_WORDS / GROUP_WORDS * GROUP_GRANULES;
+
+/// Header words.
+mod word {
+    pub(super) const MAGIC: usize = 0;
+    pub(super) const VERSION: usize = 1;
+    pub(super) const SIZE: usize = 2;
+    pub(super) const GENERATION: usize = 3;
+    pub(super) const LINEAGE_LOW: usize = 4;
+    pub(super) const LINEAGE_HIGH: usize = 5;
+    /// CRC-32C over the words before it; the ones after it change.
+    pub(super) const CHECK: usize = 6;
+    pub(super) const SINCE: usize = 7;
+    pub(super) const SEALED_AT: usize = 8;
+}
+
+/// Which map a file must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MapIdentity {
+    pub(crate) size: u64,
+    pub(crate) generation: Generation,
+    pub(crate) lineage: Lineage,
+}
+
+pub(crate) struct DirtyMap {
+    file: Arc<dyn File>,
+    words: Arc<dyn SharedWords>,
+    shape: Shape,
+    /// A page could not be brought to the disk: words may come back old.
+    unreliable: AtomicBool,
+    dirty_count: AtomicU64,
+    stale_count: AtomicU64,
+}
+
+/// Where things lie in the map of a disk, in words.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    granule_count: u64,
+    page_count: u64,
+    summary_words: u64,
+}
+
+/// What settled a granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Data,
+    Zero,
+}
+
+impl DirtyMap {
+    /// Makes an empty map in a new, empty file.
+    pub(crate) fn create(
+        file: Arc<dyn File>,
+        identity: MapIdentity,
+        since: Generation,
+    ) -> io::Result<Self> {
+        let shape = Shape::of(identity.size);
+        file.set_len(shape.file_len())?;
+        file.allocate(shape.fixed_part())?;
+        let words = file.map(shape.file_len())?;
+        let header = words.words();
+        for (at, value) in identity.header().into_iter().enumerate() {
+            header[at].store(value, Ordering::Relaxed);
+        }
+        header[word::SINCE].store(since.0, Ordering::Release);
+        Ok(Self::with(file, words, shape))
+    }
+
+    /// Opens a map that may have been damaged; `Err(InvalidData)` says how.
+    pub(crate) fn open(file: Arc<dyn File>, identity: MapIdentity) -> io::Result<Self> {
+        let shape = Shape::of(identity.size);
+        let len = file.len()?;
+        if len != shape.file_len() {
+            return Err(damaged(format!(
+                "the map has {len} bytes, not {}",
+                shape.file_len()
+            )));
+        }
+        let words = file.map(len)?;
+        for (at, expected) in identity.header().into_iter().enumerate() {
+            let found = words.words()[at].load(Ordering::Acquire);
+            if found != expected {
+                return Err(damaged(format!(
+                    "word {at} of the map is {found:#x}, not {expected:#x}"
+                )));
+            }
+        }
+        let map = Self::with(file, words, shape);
+        // A file that was copied or moved may have lost what was reserved.
+        map.file.allocate(shape.fixed_part())?;
+        map.recount()?;
+        Ok(map)
+    }
+
+    fn with(file: Arc<dyn File>, words: Arc<dyn SharedWords>, shape: Shape) -> Self {
+        Self {
+            file,
+            words,
+            shape,
+            unreliable: AtomicBool::new(false),
+            dirty_count: AtomicU64::new(0),
+            stale_count: AtomicU64::new(0),
+        }
+    }
+
+    /// Before a write: the granules are dirty, and stale until [`Self::settle`].
+    pub(crate) fn mark(&self, granules: GranuleRange) -> io::Result<()> {
+        for (group, mask) in groups(granules) {
+            self.enter_page(self.shape.page_of(group))?;
+            let [dirty, stale, _] = self.group(group);
+            let was_stale = stale.fetch_or(mask, Ordering::AcqRel);
+            let was_dirty = dirty.fetch_or(mask, Ordering::AcqRel);
+            // A kill between the two stores leaves stale without dirty: that counts as clean.
+            count_up(&self.stale_count, mask & !(was_stale & was_dirty));
+            count_up(&self.dirty_count, mask & !was_dirty);
+        }
+        Ok(())
+    }
+
+    /// After the diff holds what production holds. The granules must have been marked.
+    pub(crate) fn settle(&self, granules: GranuleRange, settled: Settled) {
+        for (group, mask) in groups(granules) {
+            let [_, stale, zero] = self.group(group);
+            // The kind first: a granule that is not stale says what it is.
+            match settled {
+                Settled::Data => zero.fetch_and(!mask, Ordering::AcqRel),
+                Settled::Zero => zero.fetch_or(mask, Ordering::AcqRel),
+            };
+            let was_stale = stale.fetch_and(!mask, Ordering::AcqRel);
+            self.stale_count
+                .fetch_sub(u64::from((was_stale & mask).count_ones()), Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn state(&self, granule: u64) -> GranuleState {
+        let group = granule / GROUP_GRANULES;
+        if !self.page_entered(self.shape.page_of(group)) {
+            return GranuleState::Clean;
+        }
+        self.states(group).at(granule % GROUP_GRANULES)
+    }
+
+    /// The next run at or after `from` whose state is not clean, of at most `count_max` granules.
+    pub(crate) fn next_run(&self, from: u64, count_max: u64) -> Option<StateRun> {
+        let (start, state) = self.first_dirty(from)?;
+        let mut end = start;
+        let limit = start
+            .saturating_add(count_max)
+            .min(self.shape.granule_count);
+        while end < limit {
+            let group = end / GROUP_GRANULES;
+            if !self.page_entered(self.shape.page_of(group)) {
+                break;
+            }
+            let more = self.states(group).run_at(end % GROUP_GRANULES, state);
+            if more == 0 {
+                break;
+            }
+            end += more;
+        }
+        Some(StateRun {
+            granules: GranuleRange {
+                start,
+                end: end.min(limit),
+            },
+            state,
+        })
+    }
+
+    fn first_dirty(&self, from: u64) -> Option<(u64, GranuleState)> {
+        let mut at = from;
+        while at < self.shape.granule_count {
+            let page = at / PAGE_GRANULES;
+            if !self.page_entered(page) {
+                at = self.next_entered_page(page + 1)? * PAGE_GRANULES;
+                continue;
+            }
+            let states = self.states(at / GROUP_GRANULES);
+            let rest = states.dirty >> (at % GROUP_GRANULES);
+            if rest != 0 {
+                let found = at + u64::from(rest.trailing_zeros());
+                let state = states.at(found % GROUP_GRANULES);
+                return (found < self.shape.granule_count).then_some((found, state));
+            }
+            at = (at / GROUP_GRANULES + 1) * GROUP_GRANULES;
+        }
+        None
+    }
+
+    fn next_entered_page(&self, from: u64) -> Option<u64> {
+        let mut page = from;
+        while page < self.shape.page_count {
+            let rest = self.summary(page).load(Ordering::Acquire) >> (page % 64);
+            if rest != 0 {
+                let found = page + u64::from(rest.trailing_zeros());
+                return (found < self.shape.page_count).then_some(found);
+            }
+            page = (page / 64 + 1) * 64;
+        }
+        None
+    }
+
+    /// Granules written in this generation.
+    pub(crate) fn dirty_count(&self) -> u64 {
+        self.dirty_count.load(Ordering::Acquire)
+    }
+
+    /// Granules whose diff is not to be trusted. Exact while no write is in flight.
+    pub(crate) fn stale_count(&self) -> u64 {
+        self.stale_count.load(Ordering::Acquire)
+    }
+
+    /// The cut whose content this generation builds on.
+    pub(crate) fn since(&self) -> Generation {
+        Generation(self.words.words()[word::SINCE].load(Ordering::Acquire))
+    }
+
+    /// Makes this generation build on an earlier cut: it took in what came in between.
+    pub(crate) fn lower_since(&self, since: Generation) {
+        self.words.words()[word::SINCE].fetch_min(since.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn seal(&self, at: UnixNanos) {
+        self.words.words()[word::SEALED_AT].store(at.0.max(1), Ordering::Release);
+    }
+
+    /// When it was sealed; `None` while it is open.
+    pub(crate) fn sealed_at(&self) -> Option<UnixNanos> {
+        let at = self.words.words()[word::SEALED_AT].load(Ordering::Acquire);
+        (at != 0).then_some(UnixNanos(at))
+    }
+
+    /// Fails, from then on always, if words may be lost.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if let Err(error) = self.file.check_writeback() {
+            self.unreliable.store(true, Ordering::Release);
+            return Err(error);
+        }
+        match self.unreliable.load(Ordering::Acquire) {
+            true => Err(damaged(
+                "part of the map could not be written to the disk".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Bytes the map occupies.
+    pub(crate) fn allocated(&self) -> io::Result<u64> {
+        self.file.allocated()
+    }
+
+    fn recount(&self) -> io::Result<()> {
+        let (mut dirty, mut stale) = (0, 0);
+        let mut page = self.next_entered_page(0);
+        while let Some(entered) = page {
+            self.file.allocate(self.shape.body_page(entered))?;
+            let first = entered * PAGE_GRANULES / GROUP_GRANULES;
+            for group in first..(first + PAGE_GRANULES / GROUP_GRANULES).min(self.shape.groups()) {
+                let states = self.states(group);
+                dirty += u64::from(states.dirty.count_ones());
+                stale += u64::from((states.dirty & states.stale).count_ones());
+            }
+            page = self.next_entered_page(entered + 1);
+        }
+        self.dirty_count.store(dirty, Ordering::Release);
+        self.stale_count.store(stale, Ordering::Release);
+        Ok(())
+    }
+
+    fn enter_page(&self, page: u64) -> io::Result<()> {
+        if self.page_entered(page) {
+            return Ok(());
+        }
+        self.file.allocate(self.shape.body_page(page))?;
+        self.summary(page)
+            .fetch_or(1 << (page % 64), Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn page_entered(&self, page: u64) -> bool {
+        self.summary(page).load(Ordering::Acquire) >> (page % 64) & 1 == 1
+    }
+
+    fn summary(&self, page: u64) -> &AtomicU64 {
+        &self.words.words()[index(PAGE_WORDS + page / 64)]
+    }
+
+    fn group(&self, group: u64) -> [&AtomicU64; 3] {
+        let first = index(PAGE_WORDS + self.shape.summary_words + group * GROUP_WORDS);
+        let words = self.words.words();
+        [&words[first], &words[first + 1], &words[first + 2]]
+    }
+
+    fn states(&self, group: u64) -> States {
+        let [dirty, stale, zero] = self.group(group).map(|word| word.load(Ordering::Acquire));
+        // Bits past the end of the disk are nobody's: a damaged map must not invent granules.
+        let granules_left = self
+            .shape
+            .granule_count
+            .saturating_sub(group * GROUP_GRANULES);
+        let valid = if granules_left >= GROUP_GRANULES {
+            !0
+        } else {
+            (1 << granules_left) - 1
+        };
+        States {
+            dirty: dirty & valid,
+            stale,
+            zero,
+        }
+    }
+}
+
+/// The words of one group, read at once.
+#[derive(Clone, Copy)]
+struct States {
+    dirty: u64,
+    stale: u64,
+    zero: u64,
+}
+
+impl States {
+    fn at(self, bit: u64) -> GranuleState {
+        let is = |word: u64| word >> bit & 1 == 1;
+        match (is(self.dirty), is(self.stale), is(self.zero)) {
+            (false, _, _) => GranuleState::Clean,
+            (true, true, _) => GranuleState::Stale,
+            (true, false, true) => GranuleState::Zero,
+            (true, false, false) => GranuleState::Data,
+        }
+    }
+
+    /// How many granules from `bit` to the end of the group are in `state` without a gap.
+    fn run_at(self, bit: u64, state: GranuleState) -> u64 {
+        let mask = match state {
+            GranuleState::Clean => !self.dirty,
+            GranuleState::Stale => self.dirty & self.stale,
+            GranuleState::Zero => self.dirty & !self.stale & self.zero,
+            GranuleState::Data => self.dirty & !self.stale & !self.zero,
+        };
+        u64::from((mask >> bit).trailing_ones())
+    }
+}
+
+impl Shape {
+    fn of(size: u64) -> Self {
+        let granule_count = GranuleRange::of_size(size).end;
+        let page_count = granule_count.div_ceil(PAGE_GRANULES);
+        let summary_words = page_count.div_ceil(64).next_multiple_of(PAGE_WORDS);
+        Self {
+            granule_count,
+            page_count,
+            summary_words,
+        }
+    }
+
+    fn file_len(self) -> u64 {
+        PAGE + self.summary_words * 8 + self.page_count * PAGE
+    }
+
+    fn fixed_part(self) -> ByteRange {
+        ByteRange::at(0, PAGE + self.summary_words * 8).expect("a map is far below 2^64 bytes")
+    }
+
+    fn body_page(self, page: u64) -> ByteRange {
+        ByteRange::at(self.fixed_part().end() + page * PAGE, PAGE).expect("inside the map")
+    }
+
+    fn page_of(self, group: u64) -> u64 {
+        group * GROUP_GRANULES / PAGE_GRANULES
+    }
+
+    fn groups(self) -> u64 {
+        self.granule_count.div_ceil(GROUP_GRANULES)
+    }
+}
+
+impl MapIdentity {
+    fn header(&self) -> [u64; word::CHECK + 1] {
+        let (low, high) = self.lineage.0.split_at(8);
+        let half = |b: &[u8]| u64::from_le_bytes(b.try_into().expect("half of sixteen bytes"));
+        let mut header = [0; word::CHECK + 1];
+        header[word::MAGIC] = MAGIC;
+        header[word::VERSION] = VERSION;
+        header[word::SIZE] = self.size;
+        header[word::GENERATION] = self.generation.0;
+        header[word::LINEAGE_LOW] = half(low);
+        header[word::LINEAGE_HIGH] = half(high);
+        let checked: Vec<u8> = header[..word::CHECK]
+            .iter()
+            .flat_map(|w| w.to_le_bytes())
+            .collect();
+        header[word::CHECK] = u64::from(crc32c::crc32c(&checked));
+        header
+    }
+}
+
+/// The groups that `granules` touch, each with the mask of its bits.
+fn groups(granules: GranuleRange) -> impl Iterator<Item = (u64, u64)> {
+    let mut at = granules.start;
+    std::iter::from_fn(move || {
+        if at >= granules.end {
+            return None;
+        }
+        let (group, bit) = (at / GROUP_GRANULES, at % GROUP_GRANULES);
+        let count = (GROUP_GRANULES - bit).min(granules.end - at);
+        at += count;
+        let mask = if count == GROUP_GRANULES {
+            !0
+        } else {
+            ((1 << count) - 1) << bit
+        };
+        Some((group, mask))
+    })
+}
+
+fn count_up(counter: &AtomicU64, bits: u64) {
+    if bits != 0 {
+        counter.fetch_add(u64::from(bits.count_ones()), Ordering::AcqRel);
+    }
+}
+
+fn damaged(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use fuzz::fuzz;
+
+#[cfg(feature = "fuzzing")]
+mod fuzz;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+use rand::RngExt;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use sim::SimWorld;
+
+use super::*;
+
+const SIZE: u64 = 100 * 1024 * 1024 + 512;
+
+fn identity(size: u64) -> MapIdentity {
+    MapIdentity {
+        size,
+        generation: Generation(3),
+        lineage: Lineage([9; 16]),
+    }
+}
+
+fn fresh(size: u64) -> (SimWorld, DirtyMap) {
+    let world = SimWorld::new(1);
+    let file = world.dir().create("map").unwrap();
+    (
+        world,
+        DirtyMap::create(file, identity(size), Generation(2)).unwrap(),
+    )
+}
+
+fn all_runs(map: &DirtyMap) -> Vec<StateRun> {
+    let mut at = 0;
+    std::iter::from_fn(|| {
+        let run = map.next_run(at, u64::MAX - at)?;
+        at = run.granules.end;
+        Some(run)
+    })
+    .collect()
+}
+
+/// The same runs, from a plain list of states.
+fn runs_of(states: &[GranuleState]) -> Vec<StateRun> {
+    let mut runs: Vec<StateRun> = Vec::new();
+    for (granule, state) in (0..).zip(states) {
+        if *state == GranuleState::Clean {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if run.granules.end == granule && run.state == *state => {
+                run.granules.end += 1
+            }
+            _ => runs.push(StateRun {
+                granules: GranuleRange {
+                    start: granule,
+                    end: granule + 1,
+                },
+                state: *state,
+            }),
+        }
+    }
+    runs
+}
+
+#[test]
+fn the_map_is_a_list_of_states_across_reopen() {
+    let mut rng = ChaCha8Rng::seed_from_u64(sim::seed_from_env(7));
+    let (mut world, mut map) = fresh(SIZE);
+    let mut states = vec![GranuleState::Clean; index(GranuleRange::of_size(SIZE).end)];
+    for step in 0..400 {
+        let start = rng.random_range(0..states.len());
+        let len = if rng.random_bool(0.1) {
+            20_000
+        } else {
+            rng.random_range(1..200)
+        };
+        let end = (start + len).min(states.len());
+        let granules = GranuleRange {
+            start: start as u64,
+            end: end as u64,
+        };
+        map.mark(granules).unwrap();
+        states[start..end].fill(GranuleState::Stale);
+        match rng.random_range(0..3) {
+            0 => {}
+            1 => {
+                map.settle(granules, Settled::Data);
+                states[start..end].fill(GranuleState::Data);
+            }
+            _ => {
+                map.settle(granules, Settled::Zero);
+                states[start..end].fill(GranuleState::Zero);
+            }
+        }
+        if step % 50 == 0 {
+            world = world.kill();
+            map = DirtyMap::open(world.dir().open("map").unwrap(), identity(SIZE)).unwrap();
+        }
+        let count = |wanted: fn(&GranuleState) -> bool| states.iter().filter(|s| wanted(s)).count();
+        assert_eq!(
+            map.dirty_count(),
+            count(|s| *s != GranuleState::Clean) as u64
+        );
+        assert_eq!(
+            map.stale_count(),
+            count(|s| *s == GranuleState::Stale) as u64
+        );
+    }
+    assert_eq!(all_runs(&map), runs_of(&states));
+    let from = states.len() / 2;
+    let later = map.next_run(from as u64, 5).unwrap();
+    let first = (from..)
+        .find(|g| states[*g] != GranuleState::Clean)
+        .unwrap();
+    assert_eq!(
+        (later.granules.start, later.state),
+        (first as u64, states[first])
+    );
+    assert!(later.granules.count() <= 5);
+}
+
+#[test]
+fn a_map_of_another_disk_generation_or_length_is_refused() {
+    let (world, map) = fresh(SIZE);
+    drop(map);
+    let open = |identity| DirtyMap::open(world.dir().open("map").unwrap(), identity);
+    assert!(open(identity(SIZE)).is_ok());
+    let other = MapIdentity {
+        generation: Generation(4),
+        ..identity(SIZE)
+    };
+    assert!(open(other).is_err());
+    assert!(open(identity(SIZE * 2)).is_err());
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_marks_nothing_beyond_it() {
+    let (world, map) = fresh(SIZE);
+    map.mark(GranuleRange { start: 0, end: 1 }).unwrap();
+    world.set_fault(Some(Arc::new(|_| Some(io::ErrorKind::StorageFull))));
+    // The same page is reserved already; the next one is not.
+    map.mark(GranuleRange { start: 5, end: 6 }).unwrap();
+    let next_page = GranuleRange {
+        start: PAGE_GRANULES,
+        end: PAGE_GRANULES + 1,
+    };
+    assert_eq!(
+        map.mark(next_page).unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
+    assert_eq!(map.state(PAGE_GRANULES), GranuleState::Clean);
+}
+
+/// A kill between the two stores of a mark left stale without dirty. The next mark of that granule
+/// did not count it, its settling counted it down, and the count of stale granules wrapped: every
+/// later cut would have waited for granules that do not exist.
+#[test]
+fn stale_without_dirty_is_clean_and_does_not_upset_the_count() {
+    let (_world, map) = fresh(SIZE);
+    map.mark(GranuleRange { start: 1, end: 2 }).unwrap();
+    map.settle(GranuleRange { start: 1, end: 2 }, Settled::Data);
+    let [_, stale, _] = map.group(0);
+    stale.fetch_or(1, Ordering::SeqCst);
+    assert_eq!(map.state(0), GranuleState::Clean);
+    map.mark(GranuleRange { start: 0, end: 1 }).unwrap();
+    assert_eq!(map.stale_count(), 1);
+    map.settle(GranuleRange { start: 0, end: 1 }, Settled::Data);
+    assert_eq!(map.stale_count(), 0);
+}

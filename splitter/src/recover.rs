@@ -1,0 +1,416 @@
+//! Opening a group on whatever an earlier process left.
+//!
+//! | found | then |
+//! |---|---|
+//! | nothing | a new lineage |
+//! | closed cleanly, disks unchanged since | go on; nothing is stale |
+//! | killed, same boot | go on; stale is what was in flight at the kill |
+//! | no clean close and another boot | a new lineage: the page cache is gone, and with it what says which granules were written |
+//! | disks changed, or written to from outside | a new lineage |
+//! | state, live words or the open map missing or damaged | a new lineage |
+//! | a sealed diff missing or damaged | the older ones are dropped as released; a ship that misses one finds the gap by `since` |
+//!
+//! A new lineage costs a copy of the disks, never a wrong point.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use block::{Dir, GRANULE, Name, UnixNanos};
+use parking_lot::Mutex;
+
+use crate::diff::OpenDiff;
+use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
+use crate::lineage::{DiskRecord, LineageRecord, load_labels};
+use crate::live::{LAST_WRITE_PRECISION, Live};
+use crate::sealed::{SealedDiff, SealedGeneration};
+use crate::tracked::TrackedDisk;
+use crate::{Generation, Lineage, OpenError, files};
+
+/// How a group came to be open.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The history that the next point belongs to.
+    pub lineage: Lineage,
+    /// Whether it goes on or is new.
+    pub how: How,
+    /// Sealed generations that still wait for a target.
+    pub sealed: Vec<Generation>,
+}
+
+/// Whether a history goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// The first time.
+    Fresh,
+    /// It goes on. Some of the open diff may have to be read again from production.
+    Resumed {
+        /// How much, in bytes of whole granules.
+        stale_bytes: u64,
+    },
+    /// It could not go on: the disks must be copied anew.
+    Distrusted {
+        /// Why, in words for a person.
+        why: String,
+    },
+}
+
+/// What is left of a lineage that can go on.
+struct Found {
+    lineage: Lineage,
+    live: Arc<Live>,
+    diffs: Vec<OpenDiff>,
+    sealed: Vec<Arc<SealedGeneration>>,
+}
+
+impl Group {
+    /// Opens a group: goes on where an earlier process stopped, or begins anew where that cannot
+    /// be trusted.
+    ///
+    /// # Errors
+    /// Only what keeps the group from being tracked at all.
+    pub fn open(
+        name: Name,
+        specs: Vec<DiskSpec>,
+        around: Surroundings,
+    ) -> Result<(Self, Opened), OpenError> {
+        check_disks(&specs)?;
+        let lock = take_lock(&name, &*around.state)?;
+        let failed = |what, dir: &Arc<dyn Dir>| {
+            let place = dir.describe();
+            move |source| OpenError::Io {
+                what,
+                place,
+                source,
+            }
+        };
+        let (found, how) = match find(&name, &specs, &around) {
+            Ok(found) => {
+                let stale: u64 = found.diffs.iter().map(|diff| diff.map.stale_count()).sum();
+                (
+                    found,
+                    How::Resumed {
+                        stale_bytes: stale * GRANULE,
+                    },
+                )
+            }
+            Err(why) => {
+                clear(&around).map_err(failed("remove what an old lineage left", &around.state))?;
+                let found = begin(&specs, &around)
+                    .map_err(failed("create the files of a new lineage", &around.diffs))?;
+                (found, why.map_or(How::Fresh, |why| How::Distrusted { why }))
+            }
+        };
+        let group = assemble(name, specs, around, found, lock);
+        group
+            .settle_in(&how)
+            .map_err(failed("record the lineage", &group.around.state))?;
+        let tracking = group.tracking.lock();
+        let sealed = tracking.sealed.iter().map(|s| s.generation).collect();
+        let opened = Opened {
+            lineage: tracking.lineage,
+            how,
+            sealed,
+        };
+        drop(tracking);
+        Ok((group, opened))
+    }
+
+    /// Makes the lineage the one that counts, on this boot, before any write is served.
+    fn settle_in(&self, how: &How) -> io::Result<()> {
+        let tracking = self.tracking.lock();
+        let record = self.record(tracking.lineage);
+        // Not written again where it says the same: the directory may be full.
+        if !matches!(LineageRecord::load(&*self.around.state), Ok(Some(found)) if found == record) {
+            record.save(&*self.around.state)?;
+        }
+        if matches!(how, How::Resumed { .. }) {
+            tracking.live.clear_clean()?;
+        }
+        let mut kept: Vec<_> = tracking.sealed.iter().map(|s| s.generation).collect();
+        kept.push(tracking.live.open_generation());
+        remove_debris(&self.around, tracking.lineage, &kept)
+    }
+}
+
+fn check_disks(specs: &[DiskSpec]) -> Result<(), OpenError> {
+    let names: BTreeSet<_> = specs.iter().map(|spec| &spec.name).collect();
+    if names.len() == specs.len() && (1..=DISKS_MAX).contains(&specs.len()) {
+        return Ok(());
+    }
+    Err(OpenError::Disks {
+        count: specs.len(),
+        max: DISKS_MAX,
+    })
+}
+
+fn take_lock(
+    name: &Name,
+    state: &dyn Dir,
+) -> Result<Box<dyn std::any::Any + Send + Sync>, OpenError> {
+    let place = state.describe();
+    state
+        .lock_exclusive(files::LOCK)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => OpenError::InUse {
+                group: name.clone(),
+                place,
+            },
+            _ => OpenError::Io {
+                what: "lock the state",
+                place,
+                source,
+            },
+        })
+}
+
+/// `Err(None)`: nothing was tracked before. `Err(Some(why))`: it cannot go on.
+fn find(name: &Name, specs: &[DiskSpec], around: &Surroundings) -> Result<Found, Option<String>> {
+    let record = LineageRecord::load(&*around.state)
+        .map_err(|error| format!("the record of tracking is damaged: {error}"))?
+        .ok_or(None)?;
+    same_disks(name, specs, &record)?;
+    let lineage = record.lineage;
+    let live = Live::open(&*around.state, lineage)
+        .map_err(|error| format!("the live state cannot be read: {error}"))?;
+    if live.is_lost() {
+        return Err(Some("earlier writes went untracked".into()));
+    }
+    if !live.is_clean() && record.boot != around.boot {
+        return Err(Some(
+            "the machine stopped before tracking was closed".into(),
+        ));
+    }
+    untouched(specs, &live)?;
+    let live = Arc::new(live);
+    let diffs = open_diffs(specs, around, lineage, &live)?;
+    let sealed = find_sealed(specs, around, lineage, &diffs);
+    Ok(Found {
+        lineage,
+        live,
+        diffs,
+        sealed,
+    })
+}
+
+fn same_disks(name: &Name, specs: &[DiskSpec], record: &LineageRecord) -> Result<(), String> {
+    if record.group != name.as_str() {
+        return Err(format!("the state is of group {}", record.group));
+    }
+    let describe = |spec: &DiskSpec| DiskRecord {
+        name: spec.name.clone(),
+        size: spec.production.size(),
+        identity: spec.identity.clone(),
+    };
+    let disks: Vec<_> = specs.iter().map(describe).collect();
+    if disks == record.disks {
+        return Ok(());
+    }
+    let other = disks.iter().find(|disk| !record.disks.contains(disk));
+    Err(match other {
+        Some(disk) => format!("disk {} is not the disk that was tracked", disk.name),
+        None => "the group had other disks".into(),
+    })
+}
+
+/// Whether somebody else wrote to a disk while nobody tracked it.
+fn untouched(specs: &[DiskSpec], live: &Live) -> Result<(), String> {
+    for (at, spec) in specs.iter().enumerate() {
+        let Some(stamp) = spec.stamp else { continue };
+        let touched = if live.is_clean() {
+            stamp != live.stamp(at)
+        } else {
+            let latest = UnixNanos(stamp.mtime_ns);
+            latest.since(live.last_write()) > 2 * LAST_WRITE_PRECISION
+        };
+        if touched {
+            return Err(format!(
+                "disk {} was changed while it was not protected",
+                spec.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn open_diffs(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    live: &Arc<Live>,
+) -> Result<Vec<OpenDiff>, String> {
+    let generation = live.open_generation();
+    let open = |spec: &DiskSpec| {
+        let size = spec.production.size();
+        OpenDiff::open(&*around.diffs, &spec.name, size, lineage, generation, live)
+            .map_err(|error| format!("the open diff of disk {} is damaged: {error}", spec.name))
+    };
+    specs.iter().map(open).collect()
+}
+
+/// The newest sealed generations that are complete and chain without a gap up to the open one.
+fn find_sealed(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    diffs: &[OpenDiff],
+) -> Vec<Arc<SealedGeneration>> {
+    let mut sealed = Vec::new();
+    let mut needed = diffs
+        .iter()
+        .map(|diff| diff.map.since())
+        .min()
+        .unwrap_or_default();
+    while needed > Generation::NONE {
+        let Some(generation) = open_sealed(specs, around, lineage, needed) else {
+            break;
+        };
+        needed = generation.since.min(needed.previous());
+        sealed.push(Arc::new(generation));
+    }
+    sealed.reverse();
+    sealed
+}
+
+fn open_sealed(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    generation: Generation,
+) -> Option<SealedGeneration> {
+    let labels = load_labels(&*around.state, lineage, generation).unwrap_or_else(|error| {
+        tracing::warn!(%generation, %error, "the labels of a cut are lost");
+        Default::default()
+    });
+    let (mut since, mut at, mut disks) = (generation, None, Vec::new());
+    for spec in specs {
+        let mut diff = SealedDiff {
+            dir: Arc::clone(&around.diffs),
+            name: spec.name.clone(),
+            size: spec.production.size(),
+            lineage,
+            generation,
+            dirty_bytes: 0,
+            kept: None,
+        };
+        let map = diff.open_map().ok()?;
+        at = Some(map.sealed_at()?);
+        since = since.min(map.since());
+        diff.dirty_bytes = map.dirty_count() * GRANULE;
+        disks.push(diff);
+    }
+    Some(SealedGeneration {
+        lineage,
+        generation,
+        since,
+        at: at?,
+        labels,
+        disks,
+    })
+}
+
+fn begin(specs: &[DiskSpec], around: &Surroundings) -> io::Result<Found> {
+    let lineage = Lineage((around.random)());
+    let live = Arc::new(Live::create(&*around.state, lineage, around.clock.wall())?);
+    let create = |spec: &DiskSpec| {
+        let size = spec.production.size();
+        OpenDiff::create(
+            &*around.diffs,
+            &spec.name,
+            size,
+            lineage,
+            Generation::FIRST,
+            &live,
+        )
+    };
+    let diffs = specs.iter().map(create).collect::<io::Result<_>>()?;
+    Ok(Found {
+        lineage,
+        live,
+        diffs,
+        sealed: Vec::new(),
+    })
+}
+
+fn assemble(
+    name: Name,
+    specs: Vec<DiskSpec>,
+    around: Surroundings,
+    found: Found,
+    lock: Box<dyn std::any::Any + Send + Sync>,
+) -> Group {
+    let identities = specs.iter().map(|spec| spec.identity.clone()).collect();
+    let track = |(spec, diff): (DiskSpec, OpenDiff)| {
+        Arc::new(TrackedDisk::new(
+            spec.name,
+            spec.production,
+            diff,
+            Arc::clone(&around.clock),
+        ))
+    };
+    let disks = specs.into_iter().zip(found.diffs).map(track).collect();
+    let Found {
+        lineage,
+        live,
+        sealed,
+        ..
+    } = Found {
+        diffs: Vec::new(),
+        ..found
+    };
+    let tracking = Mutex::new(Tracking {
+        lineage,
+        live,
+        sealed,
+    });
+    Group {
+        name,
+        around,
+        disks,
+        identities,
+        tracking,
+        _lock: lock,
+    }
+}
+
+/// Removes everything that a lineage which cannot go on left, so that a directory it filled cannot
+/// keep the next one from beginning.
+/// Crash: the record goes first; without it there is nothing to go on from.
+fn clear(around: &Surroundings) -> io::Result<()> {
+    files::remove(&*around.state, files::TRACKING)?;
+    files::remove(&*around.state, files::TRACKING_NEW)?;
+    around.state.sync()?;
+    for name in around.diffs.list()? {
+        if files::parse(&name).is_some() {
+            files::remove(&*around.diffs, &name)?;
+        }
+    }
+    for name in around.state.list()? {
+        if files::parse_state(&name).is_some() {
+            files::remove(&*around.state, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files of other lineages, and of generations that are not `kept`.
+pub(crate) fn remove_debris(
+    around: &Surroundings,
+    lineage: Lineage,
+    kept: &[Generation],
+) -> io::Result<()> {
+    let short = lineage.short();
+    for name in around.diffs.list()? {
+        if files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g)) {
+            files::remove(&*around.diffs, &name)?;
+        }
+    }
+    for name in around.state.list()? {
+        let debris = files::parse_state(&name)
+            .is_some_and(|(g, l)| l != short || g.is_some_and(|g| !kept.contains(&g)));
+        if debris {
+            files::remove(&*around.state, &name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! Sealed generations: immutable, kept until a target has committed their point.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use block::{Dir, File, GRANULE, GranuleRange, Name, UnixNanos, index};
+
+use crate::diff::{check_len, names};
+use crate::map::{DirtyMap, MapIdentity};
+use crate::runs::{GranuleState, Run, RunContent};
+use crate::{DamagedDiff, Generation, Lineage};
+
+/// Most granules in a run of data: 1 MiB.
+const RUN_GRANULES_MAX: u64 = 256;
+
+/// What the disks of a group wrote between two cuts.
+pub struct SealedGeneration {
+    /// The history it belongs to: numbers begin again with a new one.
+    pub lineage: Lineage,
+    /// The cut that sealed it.
+    pub generation: Generation,
+    /// Its diffs hold everything written after this cut: normally the one before, an earlier one
+    /// where generations were folded. It may be shipped onto any base from here to before itself.
+    pub since: Generation,
+    /// When it was cut.
+    pub at: UnixNanos,
+    /// What the user wrote on the cut.
+    pub labels: BTreeMap<String, String>,
+    /// Its diffs, in the order of the group's disks.
+    pub disks: Vec<SealedDiff>,
+}
+
+impl SealedGeneration {
+    /// Bytes written, in whole granules.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.dirty_bytes).sum()
+    }
+}
+
+/// One disk's sealed diff.
+pub struct SealedDiff {
+    /// The files, open since before they were written, where this process wrote them: only such
+    /// handles are told for certain that bytes could not be brought to the disk.
+    pub(crate) kept: Option<(Arc<DirtyMap>, Arc<dyn File>)>,
+    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) name: Name,
+    pub(crate) size: u64,
+    pub(crate) lineage: Lineage,
+    pub(crate) generation: Generation,
+    pub(crate) dirty_bytes: u64,
+}
+
+impl SealedDiff {
+    /// The disk's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The disk's size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Opens the diff and checks that it is whole.
+    ///
+    /// # Errors
+    /// [`DamagedDiff`]: it cannot become a point.
+    pub fn reader(&self) -> Result<DiffReader, DamagedDiff> {
+        let (map, data) = self
+            .open()
+            .map_err(|error| self.damaged(error.to_string()))?;
+        if map.sealed_at().is_none() || map.stale_count() != 0 {
+            let stale = map.stale_count();
+            return Err(self.damaged(format!("it was not sealed ({stale} granules are stale)")));
+        }
+        let (disk, generation) = (self.name.clone(), self.generation);
+        Ok(DiffReader {
+            disk,
+            generation,
+            map,
+            data,
+        })
+    }
+
+    pub(crate) fn open(&self) -> io::Result<(Arc<DirtyMap>, Arc<dyn File>)> {
+        let data = match &self.kept {
+            Some((_, data)) => Arc::clone(data),
+            None => {
+                let [_, data] = names(&self.name, self.generation, self.lineage);
+                self.dir.open(&data)?
+            }
+        };
+        check_len(&*data, self.size)?;
+        Ok((self.open_map()?, data))
+    }
+
+    pub(crate) fn open_map(&self) -> io::Result<Arc<DirtyMap>> {
+        if let Some((map, _)) = &self.kept {
+            return Ok(Arc::clone(map));
+        }
+        let [map, _] = names(&self.name, self.generation, self.lineage);
+        let identity = MapIdentity {
+            size: self.size,
+            generation: self.generation,
+            lineage: self.lineage,
+        };
+        DirtyMap::open(self.dir.open(&map)?, identity).map(Arc::new)
+    }
+
+    fn damaged(&self, why: String) -> DamagedDiff {
+        DamagedDiff {
+            disk: self.name.clone(),
+            generation: self.generation,
+            why,
+        }
+    }
+
+    /// Bytes that diff and map occupy; zero for what cannot be asked.
+    pub(crate) fn allocated(&self) -> u64 {
+        let size_of = |name: String| self.dir.open(&name).and_then(|file| file.allocated());
+        names(&self.name, self.generation, self.lineage)
+            .into_iter()
+            .map(|name| size_of(name).unwrap_or(0))
+            .sum()
+    }
+
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        names(&self.name, self.generation, self.lineage)
+            .iter()
+            .try_for_each(|name| crate::files::remove(&*self.dir, name))
+    }
+}
+
+/// An open sealed diff.
+pub struct DiffReader {
+    disk: Name,
+    generation: Generation,
+    map: Arc<DirtyMap>,
+    data: Arc<dyn File>,
+}
+
+impl DiffReader {
+    /// Everything written, in ascending order. A run of data is at most 1 MiB, of zeroes any length.
+    pub fn runs(&self) -> impl Iterator<Item = Run> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let mut next = self.map.next_run(at, u64::MAX - at)?;
+            let content = match next.state {
+                GranuleState::Zero => RunContent::Zero,
+                GranuleState::Data | GranuleState::Stale | GranuleState::Clean => {
+                    let end = next.granules.start + RUN_GRANULES_MAX;
+                    next.granules.end = next.granules.end.min(end);
+                    RunContent::Data
+                }
+            };
+            at = next.granules.end;
+            Some(Run {
+                granules: next.granules,
+                content,
+            })
+        })
+    }
+
+    /// Ends the reading. What was read may be used only if this succeeds: it says that no byte of
+    /// the diff was lost on its way to the disk before it was read.
+    ///
+    /// # Errors
+    /// [`DamagedDiff`].
+    pub fn finish(self) -> Result<(), DamagedDiff> {
+        let checked = self.data.check_writeback().and_then(|()| self.map.check());
+        checked.map_err(|error| DamagedDiff {
+            disk: self.disk,
+            generation: self.generation,
+            why: format!("it could not be written to its disk: {error}"),
+        })
+    }
+
+    /// Number of granules written.
+    #[must_use]
+    pub fn dirty_count(&self) -> u64 {
+        self.map.dirty_count()
+    }
+
+    /// Fills `buf` with granules of a data run; past the end of a short disk it is zero.
+    ///
+    /// # Errors
+    /// The operating system's.
+    ///
+    /// # Panics
+    /// If `buf` is not as long as the granules.
+    pub fn read(&self, granules: GranuleRange, buf: &mut [u8]) -> io::Result<()> {
+        assert_eq!(
+            buf.len(),
+            index(granules.count() * GRANULE),
+            "one granule is 4 KiB"
+        );
+        self.data.read_exact_at(buf, granules.start * GRANULE)
+    }
+}

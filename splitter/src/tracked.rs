@@ -1,0 +1,274 @@
+//! The tracked device: production, with a copy of every write in the open diff.
+//!
+//! Invariant: a write holds its disk's gate (shared) from before its mark until after its diff is
+//! settled, so a cut, which holds all gates alone, sees no write half done.
+
+use std::sync::Arc;
+
+use block::{
+    BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
+    Fua, GRANULE, GranuleRange, Hole, Name, Op, Result, Speed, ZeroOptions,
+};
+use parking_lot::{Mutex, RwLock};
+
+use crate::diff::{HealError, OpenDiff};
+use crate::stripes::Stripes;
+
+/// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
+const ZERO_BYTES_MAX: u64 = 256 << 20;
+
+/// A protected disk, as the guest sees it.
+pub struct TrackedDisk {
+    pub(crate) name: Name,
+    pub(crate) production: Arc<dyn BlockDevice>,
+    pub(crate) gate: RwLock<OpenDiff>,
+    pub(crate) stripes: Stripes,
+    clock: Arc<dyn Clock>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl TrackedDisk {
+    pub(crate) fn new(
+        name: Name,
+        production: Arc<dyn BlockDevice>,
+        diff: OpenDiff,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (gate, stripes, trouble) = (RwLock::new(diff), Stripes::new(), Mutex::new(None));
+        Self {
+            name,
+            production,
+            gate,
+            stripes,
+            clock,
+            trouble,
+        }
+    }
+
+    /// The disk's name in its group.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Bytes written in the open generation, in whole granules.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.gate.read().map.dirty_count() * GRANULE
+    }
+
+    /// Bytes whose copy is missing or in the making.
+    #[must_use]
+    pub fn stale_bytes(&self) -> u64 {
+        self.gate.read().map.stale_count() * GRANULE
+    }
+
+    /// Why copies are missing, in words for a person; `None` while all is well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// Whether a granule was written in the open generation. A copy of the disk that runs beside
+    /// the guest may skip it: the diff brings it.
+    #[must_use]
+    pub fn is_dirty(&self, granule: u64) -> bool {
+        self.gate.read().map.state(granule) != crate::runs::GranuleState::Clean
+    }
+
+    /// Marks, runs `request` on production, and copies what it did. Returns `request`'s answer:
+    /// whatever goes wrong with the copy is protection's trouble, not the guest's.
+    fn tracked(
+        &self,
+        range: ByteRange,
+        request: impl FnOnce(&dyn BlockDevice) -> Result<()>,
+        copy: impl FnOnce(&OpenDiff, crate::diff::EdgesHeld) -> std::result::Result<(), HealError>,
+    ) -> Result<()> {
+        let touched = range.granules_touched();
+        let diff = self.gate.read();
+        if diff.live.is_lost() {
+            // Nothing is tracked until tracking restarts; copies would only take space.
+            return request(&*self.production);
+        }
+        let _held = self.stripes.lock(touched);
+        let edges = diff.edges_held(touched);
+        diff.live.note_write(self.clock.wall());
+        if let Err(error) = diff.map.mark(touched) {
+            diff.live.lose();
+            self.note_trouble(&format!("the dirty map cannot be written: {error}"));
+            return request(&*self.production);
+        }
+        // A request that fails may have changed part of its range: it stays stale.
+        let answer = request(&*self.production);
+        // Again: a slow device sets the file's time when the write ends.
+        diff.live.note_write(self.clock.wall());
+        answer?;
+        if let Err(error) = copy(&diff, edges) {
+            self.note_trouble(&error.to_string());
+        }
+        Ok(())
+    }
+
+    /// Durability comes after the gate: a sync takes long, and a cut must not wait for it.
+    fn settle(&self, fua: Fua) -> Result<()> {
+        match fua {
+            Fua::Yes => self.production.flush(),
+            Fua::No => Ok(()),
+        }
+    }
+
+    fn zero_piece(&self, range: ByteRange, options: ZeroOptions) -> Result<()> {
+        self.tracked(
+            range,
+            |production| production.write_zeroes(range, options),
+            |diff, _| diff.copy_zeroes(&*self.production, range),
+        )
+    }
+
+    /// Re-reads the granules that are stale, a little at a time, between the guest's writes.
+    /// Returns the bytes re-read.
+    pub(crate) fn heal(&self) -> std::result::Result<u64, HealError> {
+        let (mut at, mut healed) = (0, 0);
+        loop {
+            let diff = self.gate.read();
+            let Some(run) = crate::heal::next_stale(&diff.map, at) else {
+                break;
+            };
+            at = run.end;
+            // Held: a write is in flight that will settle it, or hangs; neither is worth a wait.
+            let Some(_held) = self.stripes.try_lock(run) else {
+                continue;
+            };
+            // The write that made it stale may have settled it since we looked.
+            let mut still = run.start;
+            while let Some(stale) = crate::heal::next_stale(&diff.map, still)
+                && stale.start < run.end
+            {
+                let piece = GranuleRange {
+                    end: stale.end.min(run.end),
+                    ..stale
+                };
+                diff.heal(&*self.production, piece)?;
+                healed += piece.count() * GRANULE;
+                still = piece.end;
+            }
+        }
+        if self.gate.read().map.stale_count() == 0 {
+            *self.trouble.lock() = None;
+        }
+        Ok(healed)
+    }
+
+    fn note_trouble(&self, why: &str) {
+        let mut trouble = self.trouble.lock();
+        if trouble.is_none() {
+            tracing::warn!(disk = %self.name, why, "a guest's write could not be copied");
+            *trouble = Some(why.to_owned());
+        }
+    }
+}
+
+impl BlockDevice for TrackedDisk {
+    fn size(&self) -> u64 {
+        self.production.size()
+    }
+
+    fn features(&self) -> Features {
+        let features = self.production.features();
+        Features {
+            trim: features.trim || features.fast_zero,
+            ..features
+        }
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.production.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> Result<()> {
+        let range = ByteRange::of_buf(offset, data);
+        Error::check_range(Op::Write, range, self.size())?;
+        if !range.is_empty() {
+            self.tracked(
+                range,
+                |production| production.write_at(data, offset, Fua::No),
+                |diff, edges| diff.copy_write(&*self.production, data, offset, edges),
+            )?;
+        }
+        self.settle(fua)
+    }
+
+    fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> Result<()> {
+        Error::check_range(Op::WriteZeroes, range, self.size())?;
+        if options.speed == Speed::FastOnly && !self.production.features().fast_zero {
+            let why = "production zeroes no faster than it writes";
+            return Err(Error::because(
+                Op::WriteZeroes,
+                range,
+                ErrorKind::Unsupported,
+                why,
+            ));
+        }
+        let relaxed = ZeroOptions {
+            fua: Fua::No,
+            ..options
+        };
+        pieces(range).try_for_each(|piece| self.zero_piece(piece, relaxed))?;
+        self.settle(options.fua)
+    }
+
+    /// Trim becomes a zeroing that frees space, so that what the disk reads as afterwards, and so
+    /// what the point must hold, is certain. Where that is not cheap it is ignored.
+    fn trim(&self, range: ByteRange, fua: Fua) -> Result<()> {
+        Error::check_range(Op::Trim, range, self.size())?;
+        let inside = range.granules_covered().bytes(self.size());
+        if !self.production.features().fast_zero || inside.is_empty() {
+            return Ok(());
+        }
+        let options = ZeroOptions {
+            fua: Fua::No,
+            hole: Hole::Allowed,
+            speed: Speed::FastOnly,
+        };
+        match pieces(inside).try_for_each(|piece| self.zero_piece(piece, options)) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+            Ok(()) => self.settle(fua),
+            other => other,
+        }
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.production.flush()
+    }
+
+    fn block_status(&self, range: ByteRange, extents_max: usize) -> Result<Vec<Extent>> {
+        self.production.block_status(range, extents_max)
+    }
+
+    fn prefetch(&self, range: ByteRange) -> Result<()> {
+        self.production.prefetch(range)
+    }
+}
+
+impl DirtyBitmap for TrackedDisk {
+    fn dirty_status(&self, range: ByteRange, extents_max: usize) -> Result<Vec<DirtyExtent>> {
+        Error::check_range(Op::BlockStatus, range, self.size())?;
+        let diff = self.gate.read();
+        Ok(crate::heal::dirty_extents(
+            &diff.map,
+            range,
+            self.size(),
+            extents_max,
+        ))
+    }
+}
+
+fn pieces(range: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let mut start = range.start();
+    std::iter::from_fn(move || {
+        let end = (start + ZERO_BYTES_MAX).min(range.end());
+        let piece = ByteRange::new(start, end).filter(|piece| !piece.is_empty())?;
+        start = end;
+        Some(piece)
+    })
+}

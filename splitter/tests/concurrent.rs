@@ -1,0 +1,219 @@
+//! Guests that write from several threads at once, while cuts go on.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use block::{BlockDevice, ByteRange, Extent, Features, Fua, ZeroOptions};
+use common::{Bench, Image, lay_over};
+use rand::RngExt;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use sim::{SimDisk, SimWorld};
+use splitter::{CutError, CutNote, DiskSpec, Group};
+
+const THREADS: usize = 4;
+const DISKS: usize = 4;
+const SIZE: u64 = 96 * 4096 + 512;
+
+/// Every sealed diff, laid over the cut before it; what the target would have.
+fn ship_all(group: &Group, images: &mut Vec<Image>) {
+    for sealed in group.sealed() {
+        *images = lay_over(images, &sealed);
+        group.release(&sealed).unwrap();
+    }
+}
+
+#[test]
+fn overlapping_writes_reach_production_and_diff_in_one_order() {
+    let seed = sim::seed_from_env(3);
+    let bench = Bench::new(seed, &[SIZE]);
+    let mut images = bench.production();
+    let disk = Arc::clone(&bench.group().disks()[0]);
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..THREADS as u64)
+            .map(|at| {
+                let disk = Arc::clone(&disk);
+                scope.spawn(move || overlap(&*disk, seed + at))
+            })
+            .collect();
+        while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            bench.group().cut(CutNote::default()).unwrap();
+            ship_all(bench.group(), &mut images);
+        }
+    });
+    bench.group().cut(CutNote::default()).unwrap();
+    ship_all(bench.group(), &mut images);
+    assert!(images == bench.production(), "seed {seed}");
+}
+
+fn overlap(disk: &dyn BlockDevice, seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for _ in 0..4000 {
+        let sector = rng.random_range(0..SIZE / 512);
+        let count = rng.random_range(1..=20).min(SIZE / 512 - sector);
+        let range = ByteRange::at(sector * 512, count * 512).unwrap();
+        match rng.random_range(0..10) {
+            0 => disk.write_zeroes(range, ZeroOptions::RELAXED).unwrap(),
+            1 => disk.trim(range, Fua::No).unwrap(),
+            _ => {
+                let data = vec![rng.random(); usize::try_from(range.len()).unwrap()];
+                disk.write_at(&data, range.start(), Fua::No).unwrap();
+            }
+        }
+    }
+}
+
+/// Each thread counts: the same number to disk 0, then 1, 2, 3, each after the other's answer. In
+/// every cut the numbers of a thread never increase from one disk to the next, and differ by one
+/// at most. The cells of all threads share granules.
+#[test]
+fn a_cut_of_a_group_is_one_instant() {
+    let bench = Bench::new(sim::seed_from_env(4), &[SIZE; DISKS]);
+    let mut images = bench.production();
+    let stop = AtomicBool::new(false);
+    for thread in 0..THREADS {
+        bench
+            .group()
+            .disks()
+            .iter()
+            .for_each(|disk| put(&**disk, thread, 0));
+    }
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (disks, stop) = (bench.group().disks(), &stop);
+            scope.spawn(move || {
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    disks.iter().for_each(|disk| put(&**disk, thread, number));
+                }
+            });
+        }
+        let _stop = StopOnDrop(&stop);
+        for _ in 0..500 {
+            bench.group().cut(CutNote::default()).unwrap();
+            ship_all(bench.group(), &mut images);
+            (0..THREADS).for_each(|thread| check(&images, thread));
+        }
+    });
+}
+
+/// Ends the writers even where a check fails: a failed test must not hang.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A cut waited for a write in flight with the gates of the other disks closed: one production
+/// device that hung would have stopped the guests of every disk of the group.
+#[test]
+fn a_hanging_disk_fails_the_cut_and_holds_up_no_other_disk() {
+    let world = SimWorld::new(5);
+    let make = |name: &str| {
+        let file = world.dir().create(name).unwrap();
+        file.set_len(SIZE).unwrap();
+        SimDisk::new(file).unwrap()
+    };
+    let (entered, enters) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let hanging = Hanging {
+        disk: make("slow"),
+        entered,
+        released: Mutex::new(released),
+    };
+    let disks: [(&str, Arc<dyn BlockDevice>); 2] = [
+        ("fine", Arc::new(make("fine"))),
+        ("slow", Arc::new(hanging)),
+    ];
+    let spec = |(name, production): (&str, Arc<dyn BlockDevice>)| DiskSpec {
+        name: name.parse().unwrap(),
+        production,
+        identity: name.to_owned(),
+        stamp: None,
+    };
+    let bench = Bench::new(5, &[]);
+    let specs = disks.map(spec).into();
+    let (group, _) = Group::open("g".parse().unwrap(), specs, bench.around()).unwrap();
+    thread::scope(|scope| {
+        let slow = Arc::clone(&group.disks()[1]);
+        scope.spawn(move || slow.write_at(&[1; 512], 0, Fua::No).unwrap());
+        enters.recv().unwrap();
+        let error = group.cut(CutNote::default()).unwrap_err();
+        assert!(
+            matches!(&error, CutError::Busy { disk, .. } if disk.as_str() == "slow"),
+            "{error}"
+        );
+        group.disks()[0].write_at(&[1; 512], 0, Fua::No).unwrap();
+        release.send(()).unwrap();
+    });
+    assert_eq!(group.cut(CutNote::default()).unwrap().dirty_bytes, 2 * 4096);
+}
+
+/// A disk whose first write hangs until it is released.
+struct Hanging {
+    disk: SimDisk,
+    entered: mpsc::Sender<()>,
+    released: Mutex<mpsc::Receiver<()>>,
+}
+
+impl BlockDevice for Hanging {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+    fn features(&self) -> Features {
+        self.disk.features()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> block::Result<()> {
+        self.disk.read_at(buf, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> block::Result<()> {
+        self.entered.send(()).unwrap();
+        self.released.lock().unwrap().recv().unwrap();
+        self.disk.write_at(data, offset, fua)
+    }
+    fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> block::Result<()> {
+        self.disk.write_zeroes(range, options)
+    }
+    fn trim(&self, range: ByteRange, fua: Fua) -> block::Result<()> {
+        self.disk.trim(range, fua)
+    }
+    fn flush(&self) -> block::Result<()> {
+        self.disk.flush()
+    }
+    fn block_status(&self, range: ByteRange, max: usize) -> block::Result<Vec<Extent>> {
+        self.disk.block_status(range, max)
+    }
+    fn prefetch(&self, range: ByteRange) -> block::Result<()> {
+        self.disk.prefetch(range)
+    }
+}
+
+const CELL: usize = 512;
+
+fn put(disk: &dyn BlockDevice, thread: usize, number: u64) {
+    let cell: Vec<u8> = number.to_le_bytes().repeat(CELL / 8);
+    disk.write_at(&cell, (thread * CELL) as u64 + 4096 * 7, Fua::No)
+        .unwrap();
+}
+
+fn check(images: &[Image], thread: usize) {
+    let start = thread * CELL + 4096 * 7;
+    let number = |image: &Image| {
+        let words = image[start..start + CELL].chunks_exact(8);
+        let words: Vec<u64> = words
+            .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+            .collect();
+        assert!(words.iter().all(|word| *word == words[0]), "a torn cell");
+        words[0]
+    };
+    let numbers: Vec<u64> = images.iter().map(number).collect();
+    assert!(numbers.is_sorted_by(|a, b| a >= b), "{numbers:?}");
+    assert!(numbers[0] - numbers[DISKS - 1] <= 1, "{numbers:?}");
+}

@@ -1,0 +1,162 @@
+//! The real thing: a process that tracks real files is killed at random moments under load; what
+//! it left is opened, and the next cut is production, byte for byte.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use block::{Access, BlockDevice, ByteRange, Fua, GRANULE, OsDir, SystemClock, ZeroOptions, index};
+use rand::RngExt;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use splitter::{CutNote, DiskSpec, Group, How, RunContent, SealedGeneration, Surroundings};
+
+const DISKS: usize = 2;
+const SIZE: u64 = (8 << 20) + 512;
+const KILLS: u64 = 40;
+const CHILD_DIR: &str = "STANDIN_TEST_KILL_DIR";
+const CHILD_SEED: &str = "STANDIN_TEST_KILL_SEED";
+
+#[test]
+fn a_killed_process_leaves_what_makes_the_next_cut_exact() {
+    let seed = sim::seed_from_env(1);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let temp = tempfile::tempdir().unwrap();
+    for disk in 0..DISKS {
+        let file = std::fs::File::create(temp.path().join(format!("disk{disk}.raw"))).unwrap();
+        file.set_len(SIZE).unwrap();
+    }
+    let mut target = vec![vec![0; index(SIZE)]; DISKS];
+    for kill in 0..KILLS {
+        run_and_kill(
+            temp.path(),
+            seed + kill,
+            Duration::from_micros(rng.random_range(0..40_000)),
+        );
+        let (group, how) = open(temp.path());
+        assert!(
+            matches!(how, How::Fresh | How::Resumed { .. }),
+            "seed {seed}, {kill}: {how:?}"
+        );
+        group.cut(CutNote::default()).unwrap();
+        for sealed in group.sealed() {
+            lay_over(&mut target, &sealed);
+            group.release(&sealed).unwrap();
+        }
+        for (disk, image) in target.iter().enumerate() {
+            let production = std::fs::read(temp.path().join(format!("disk{disk}.raw"))).unwrap();
+            assert!(
+                production == *image,
+                "seed {seed}: disk {disk} differs after kill {kill}"
+            );
+        }
+    }
+}
+
+/// Runs [`child`] in a process of its own, and kills it `after` it said that it writes.
+fn run_and_kill(dir: &Path, seed: u64, after: Duration) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(CHILD_DIR, dir)
+        .env(CHILD_SEED, seed.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = Vec::new();
+    let mut stdout = child.stdout.take().unwrap();
+    while !said.ends_with(b"writing\n") {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    let (_hold, waits) = std::sync::mpsc::channel::<()>();
+    let _ = waits.recv_timeout(after);
+    child.kill().unwrap();
+    assert_eq!(
+        child.wait().unwrap().signal(),
+        Some(9),
+        "it ended by itself"
+    );
+}
+
+/// Writes and cuts until it is killed. Does nothing when it is run as a test of its own.
+#[test]
+fn child() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else {
+        return;
+    };
+    let seed: u64 = std::env::var(CHILD_SEED).unwrap().parse().unwrap();
+    let (group, _) = open(Path::new(&dir));
+    thread::scope(|scope| {
+        for thread in 0..3 {
+            let disks = group.disks();
+            scope.spawn(move || {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed << 8 | thread);
+                loop {
+                    write_somewhere(&*disks[rng.random_range(0..DISKS)], &mut rng);
+                }
+            });
+        }
+        println!("writing");
+        loop {
+            group.cut(CutNote::default()).unwrap();
+        }
+    });
+}
+
+fn write_somewhere(disk: &dyn BlockDevice, rng: &mut ChaCha8Rng) {
+    let sector = rng.random_range(0..SIZE / 512);
+    let count = rng.random_range(1..=40).min(SIZE / 512 - sector);
+    let range = ByteRange::at(sector * 512, count * 512).unwrap();
+    match rng.random_range(0..10) {
+        0 => disk.write_zeroes(range, ZeroOptions::RELAXED).unwrap(),
+        1 => disk.trim(range, Fua::No).unwrap(),
+        _ => {
+            let data = vec![rng.random(); index(range.len())];
+            disk.write_at(&data, range.start(), Fua::No).unwrap();
+        }
+    }
+}
+
+fn open(dir: &Path) -> (Group, How) {
+    let around = Surroundings {
+        state: Arc::new(OsDir::create_all(dir.join("state")).unwrap()),
+        diffs: Arc::new(OsDir::create_all(dir.join("diffs")).unwrap()),
+        clock: Arc::new(SystemClock::new()),
+        boot: "this one".into(),
+        random: Arc::new(rand::random),
+    };
+    let spec = |disk: usize| {
+        let path = dir.join(format!("disk{disk}.raw"));
+        let production = block::open_production(&path, Access::ReadWrite).unwrap();
+        DiskSpec {
+            name: format!("disk{disk}").parse().unwrap(),
+            identity: production.identity.clone(),
+            stamp: production.stamp,
+            production: production.device,
+        }
+    };
+    let specs = (0..DISKS).map(spec).collect();
+    let (group, opened) = Group::open("kill".parse().unwrap(), specs, around).unwrap();
+    (group, opened.how)
+}
+
+fn lay_over(target: &mut [Vec<u8>], sealed: &SealedGeneration) {
+    for (image, disk) in target.iter_mut().zip(&sealed.disks) {
+        let reader = disk.reader().unwrap();
+        for run in reader.runs() {
+            let mut bytes = vec![0; index(run.granules.count() * GRANULE)];
+            if run.content == RunContent::Data {
+                reader.read(run.granules, &mut bytes).unwrap();
+            }
+            let range = run.granules.bytes(SIZE);
+            let inside = &bytes[..index(range.len())];
+            image[index(range.start())..index(range.end())].copy_from_slice(inside);
+        }
+    }
+}
