@@ -1,0 +1,433 @@
+//! The catalog: which points and seeds there are. A chain of numbered commits, each one change;
+//! now and then a checkpoint with the whole state, so that opening reads a bounded number of them.
+//!
+//! ```text
+//! catalog/commit-SEQUENCE      "STDNCMT1" version | store 16 | sequence u64 | epoch u64 | sha256 of the
+//!                              commit before 32 | at u64 | totals 6*u64 | kind u8: 1 point, 2 seed | record | crc32c
+//! catalog/checkpoint-SEQUENCE  "STDNCKP1" version | store 16 | sequence u64 | epoch u64 | sha256 of that commit 32
+//!                              | totals | groups u32: name, last u64 | points u32 | seeds u32 | crc32c
+//! ```
+//!
+//! Rule: a commit is created under its number only if that is free, so two writers never both
+//! commit; a commit that is missing, torn or out of line is an error that names it, never skipped.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use block::{Dir, Name};
+
+use crate::codec::{self, Decoded, Decoder, Encode};
+use crate::error::{Result, StoreError};
+use crate::fingerprint::Fingerprint;
+use crate::records::{PointRecord, SeedRecord, decode_name};
+use crate::shelf::{TMP_MARK, io_error, put_object, read_object};
+
+const COMMIT_MAGIC: [u8; 8] = *b"STDNCMT1";
+const CHECKPOINT_MAGIC: [u8; 8] = *b"STDNCKP1";
+
+const COMMIT_LEN_MAX: u64 = 4 << 20;
+const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
+
+/// A checkpoint is due after so many commits, or an eighth as many as there are points: so opening
+/// stays short, and checkpoints cost a bounded share of what commits cost.
+const CHECKPOINT_COMMITS_MIN: u64 = 256;
+
+/// What the store holds, as of a commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) next_container: u64,
+    pub(crate) next_tree: u64,
+    pub(crate) containers: u64,
+    pub(crate) chunks: u64,
+    pub(crate) container_bytes: u64,
+    pub(crate) tree_bytes: u64,
+}
+
+/// The catalog after some commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Number of the last commit; 0 before the first.
+    pub(crate) sequence: u64,
+    epoch: u64,
+    last: Fingerprint,
+    checkpoint: u64,
+    pub(crate) held: Held,
+    /// In the order of their commits.
+    pub(crate) points: Vec<Arc<PointRecord>>,
+    pub(crate) seeds: BTreeMap<Name, Arc<SeedRecord>>,
+    /// The highest number given to a point of each group.
+    numbers: BTreeMap<Name, u64>,
+}
+
+/// One change of the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A point is listed; its group's seed is done.
+    AddPoint(Arc<PointRecord>),
+    /// The progress of a seed, in place of what was saved before.
+    SaveSeed(Arc<SeedRecord>),
+}
+
+/// The catalog's directory.
+pub(crate) struct Catalog {
+    dir: Arc<dyn Dir>,
+    store: [u8; 16],
+}
+
+impl State {
+    fn empty() -> Self {
+        let held = Held {
+            next_container: 1,
+            next_tree: 1,
+            ..Held::default()
+        };
+        Self {
+            sequence: 0,
+            epoch: 0,
+            last: Fingerprint::ZERO,
+            checkpoint: 0,
+            held,
+            points: Vec::new(),
+            seeds: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+        }
+    }
+
+    /// The number that the group's next point gets.
+    pub(crate) fn next_number(&self, group: &Name) -> u64 {
+        self.numbers.get(group).map_or(1, |last| last + 1)
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::AddPoint(point) => {
+                self.seeds.remove(&point.id.group);
+                let number = self.numbers.entry(point.id.group.clone()).or_default();
+                *number = (*number).max(point.id.sequence);
+                self.points.push(point);
+            }
+            Change::SaveSeed(seed) => {
+                self.seeds.insert(seed.group.clone(), seed);
+            }
+        }
+    }
+}
+
+impl Catalog {
+    pub(crate) fn open(store_dir: &dyn Dir, store: [u8; 16]) -> Result<Self> {
+        let dir = store_dir.subdir("catalog");
+        let dir = dir.map_err(|e| io_error("open", "catalog".into(), e))?;
+        Ok(Self { dir, store })
+    }
+
+    /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
+    /// durable yet, if its writer was killed: see [`sync`](Self::sync).
+    pub(crate) fn load(&self) -> Result<State> {
+        let names = self.list()?;
+        let numbers = |kind| names.iter().filter_map(move |name| parse_name(name, kind));
+        let newest = numbers("commit").max().unwrap_or(0);
+        let mut state = match numbers("checkpoint").max() {
+            Some(sequence) => self.load_checkpoint(sequence)?,
+            None => State::empty(),
+        };
+        self.follow(&mut state)?;
+        if state.sequence < newest {
+            let missing = path(&commit_name(state.sequence + 1));
+            return Err(StoreError::corrupt(missing, "it is missing"));
+        }
+        Ok(state)
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        self.dir
+            .list()
+            .map_err(|e| io_error("list", "catalog".into(), e))
+    }
+
+    fn load_checkpoint(&self, sequence: u64) -> Result<State> {
+        let name = checkpoint_name(sequence);
+        let bytes = self.read(&name, CHECKPOINT_LEN_MAX)?;
+        let state = decode_checkpoint(&bytes, self.store)
+            .map_err(|malformed| StoreError::malformed(path(&name), malformed))?;
+        if state.sequence != sequence {
+            return Err(StoreError::corrupt(path(&name), "it is another checkpoint"));
+        }
+        Ok(state)
+    }
+
+    fn read(&self, name: &str, len_max: u64) -> Result<Vec<u8>> {
+        match read_object(&*self.dir, name, len_max) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::corrupt(path(name), "it is missing"))
+            }
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+                ) =>
+            {
+                Err(StoreError::corrupt(path(name), e.to_string()))
+            }
+            other => other.map_err(|e| io_error("read", path(name), e)),
+        }
+    }
+
+    /// Applies the commits that follow `state`.
+    pub(crate) fn follow(&self, state: &mut State) -> Result<()> {
+        loop {
+            let sequence = state.sequence + 1;
+            let name = commit_name(sequence);
+            match self.dir.open(&name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other.map_err(|e| io_error("open", path(&name), e))?,
+            };
+            let bytes = self.read(&name, COMMIT_LEN_MAX)?;
+            let commit = decode_commit(&bytes, self.store)
+                .map_err(|malformed| StoreError::malformed(path(&name), malformed))?;
+            let wrong = |what: &'static str| Err(StoreError::corrupt(path(&name), what));
+            if commit.sequence != sequence {
+                return wrong("it is another commit");
+            }
+            if commit.previous != state.last {
+                return wrong("it does not follow the commit before it");
+            }
+            if commit.epoch < state.epoch {
+                return wrong("it was written by a writer that had been fenced");
+            }
+            state.sequence = sequence;
+            state.epoch = commit.epoch;
+            state.last = Fingerprint::of_bytes(&bytes);
+            state.held = commit.held;
+            state.apply(commit.change);
+        }
+    }
+
+    /// Makes one change durable, and then part of `state`. `Ok(false)`: another writer has taken
+    /// the number. The caller has made durable all that the change refers to.
+    pub(crate) fn append(
+        &self,
+        state: &mut State,
+        epoch: u64,
+        at: u64,
+        held: Held,
+        change: Change,
+    ) -> std::result::Result<bool, AppendError> {
+        let sequence = state.sequence + 1;
+        let commit = Commit {
+            sequence,
+            epoch,
+            previous: state.last,
+            at,
+            held,
+            change,
+        };
+        let bytes = commit.encode(self.store);
+        // A commit that could not be read back would close the store for good.
+        if decode_commit(&bytes, self.store).as_ref() != Ok(&commit) {
+            let sentence = "a commit would not be readable; this is a bug";
+            return Err(AppendError::NotDone(StoreError::Invalid(sentence)));
+        }
+        let name = commit_name(sequence);
+        match put_object(&*self.dir, &name, &bytes, epoch) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            other => other.map_err(|e| AppendError::NotDone(io_error("create", path(&name), e)))?,
+        }
+        self.sync().map_err(AppendError::Unknown)?;
+        state.sequence = sequence;
+        state.epoch = epoch;
+        state.last = Fingerprint::of_bytes(&bytes);
+        state.held = held;
+        state.apply(commit.change);
+        Ok(true)
+    }
+
+    /// Writes a checkpoint if one is due. It is an economy: that it fails harms nothing.
+    pub(crate) fn checkpoint_if_due(&self, state: &mut State, epoch: u64) -> io::Result<()> {
+        let since = state.sequence - state.checkpoint;
+        if since < CHECKPOINT_COMMITS_MIN.max(state.points.len() as u64 / 8) {
+            return Ok(());
+        }
+        let name = checkpoint_name(state.sequence);
+        let bytes = encode_checkpoint(state, self.store);
+        put_object(&*self.dir, &name, &bytes, epoch)?;
+        self.dir.sync()?;
+        state.checkpoint = state.sequence;
+        Ok(())
+    }
+
+    /// For the one writer, before it writes: removes what was half written, and makes every name
+    /// durable.
+    pub(crate) fn recover(&self) -> Result<()> {
+        for name in self.list()?.iter().filter(|name| name.contains(TMP_MARK)) {
+            self.dir
+                .remove(name)
+                .map_err(|e| io_error("remove", path(name), e))?;
+        }
+        self.sync()
+    }
+
+    /// Makes durable the name of every commit that is there. What a reader lists must not vanish in
+    /// a power cut, and who wrote it may have been killed between naming and syncing it.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.dir
+            .sync()
+            .map_err(|e| io_error("sync", "catalog".into(), e))
+    }
+}
+
+/// A commit that failed.
+pub(crate) enum AppendError {
+    /// It did not happen.
+    NotDone(StoreError),
+    /// It may or may not be durable: until the catalog is read again nobody can say.
+    Unknown(StoreError),
+}
+
+fn path(name: &str) -> String {
+    format!("catalog/{name}")
+}
+
+fn commit_name(sequence: u64) -> String {
+    format!("commit-{sequence:016x}")
+}
+
+fn checkpoint_name(sequence: u64) -> String {
+    format!("checkpoint-{sequence:016x}")
+}
+
+fn parse_name(name: &str, kind: &str) -> Option<u64> {
+    let digits = name.strip_prefix(kind)?.strip_prefix('-')?;
+    let sequence = u64::from_str_radix(digits, 16).ok()?;
+    (digits.len() == 16).then_some(sequence)
+}
+
+/// A commit as it stands in its object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    sequence: u64,
+    epoch: u64,
+    previous: Fingerprint,
+    at: u64,
+    held: Held,
+    change: Change,
+}
+
+impl Commit {
+    fn encode(&self, store: [u8; 16]) -> Vec<u8> {
+        let mut out = codec::begin(COMMIT_MAGIC);
+        out.put_bytes(&store);
+        out.put_u64(self.sequence);
+        out.put_u64(self.epoch);
+        out.put_bytes(&self.previous.0);
+        out.put_u64(self.at);
+        put_held(&self.held, &mut out);
+        match &self.change {
+            Change::AddPoint(point) => {
+                out.put_u8(1);
+                point.put(&mut out);
+            }
+            Change::SaveSeed(seed) => {
+                out.put_u8(2);
+                seed.put(&mut out);
+            }
+        }
+        codec::seal(out)
+    }
+}
+
+/// Reads a commit object.
+pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
+    let mut d = codec::unseal(bytes, COMMIT_MAGIC)?;
+    d.is(Decoder::array, store, "it belongs to another store")?;
+    let [sequence, epoch] = [d.u64()?, d.u64()?];
+    let previous = Fingerprint(d.array()?);
+    let at = d.u64()?;
+    let held = decode_held(&mut d)?;
+    let change = match d.u8()? {
+        1 => Change::AddPoint(Arc::new(PointRecord::decode(&mut d)?)),
+        2 => Change::SaveSeed(Arc::new(SeedRecord::decode(&mut d)?)),
+        _ => return Err(d.error("its kind of change is unknown")),
+    };
+    d.end()?;
+    Ok(Commit {
+        sequence,
+        epoch,
+        previous,
+        at,
+        held,
+        change,
+    })
+}
+
+fn put_held(held: &Held, out: &mut Vec<u8>) {
+    for number in [
+        held.next_container,
+        held.next_tree,
+        held.containers,
+        held.chunks,
+        held.container_bytes,
+        held.tree_bytes,
+    ] {
+        out.put_u64(number);
+    }
+}
+
+fn decode_held(d: &mut Decoder<'_>) -> Decoded<Held> {
+    Ok(Held {
+        next_container: d.u64()?,
+        next_tree: d.u64()?,
+        containers: d.u64()?,
+        chunks: d.u64()?,
+        container_bytes: d.u64()?,
+        tree_bytes: d.u64()?,
+    })
+}
+
+pub(crate) fn encode_checkpoint(state: &State, store: [u8; 16]) -> Vec<u8> {
+    let mut out = codec::begin(CHECKPOINT_MAGIC);
+    out.put_bytes(&store);
+    out.put_u64(state.sequence);
+    out.put_u64(state.epoch);
+    out.put_bytes(&state.last.0);
+    put_held(&state.held, &mut out);
+    out.put_count(state.numbers.len());
+    for (group, last) in &state.numbers {
+        out.put_text(group.as_str());
+        out.put_u64(*last);
+    }
+    out.put_count(state.points.len());
+    state.points.iter().for_each(|point| point.put(&mut out));
+    out.put_count(state.seeds.len());
+    state.seeds.values().for_each(|seed| seed.put(&mut out));
+    codec::seal(out)
+}
+
+/// Reads a checkpoint object.
+pub(crate) fn decode_checkpoint(bytes: &[u8], store: [u8; 16]) -> Decoded<State> {
+    const ANY: usize = usize::MAX;
+    let mut d = codec::unseal(bytes, CHECKPOINT_MAGIC)?;
+    d.is(Decoder::array, store, "it belongs to another store")?;
+    let mut state = State::empty();
+    state.sequence = d.u64()?;
+    state.checkpoint = state.sequence;
+    state.epoch = d.u64()?;
+    state.last = Fingerprint(d.array()?);
+    state.held = decode_held(&mut d)?;
+    for _ in 0..d.count(ANY, 11)? {
+        let group = decode_name(&mut d)?;
+        state.numbers.insert(group, d.u64()?);
+    }
+    for _ in 0..d.count(ANY, 68)? {
+        state.points.push(Arc::new(PointRecord::decode(&mut d)?));
+    }
+    for _ in 0..d.count(ANY, 31)? {
+        let seed = SeedRecord::decode(&mut d)?;
+        state.seeds.insert(seed.group.clone(), Arc::new(seed));
+    }
+    d.end()?;
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests;

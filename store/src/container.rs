@@ -1,0 +1,404 @@
+//! A container: an immutable object of compressed regions, and the manifest that says which chunk
+//! lies in which slot.
+//!
+//! ```text
+//! 0        header 64    magic "STDNCON1" | version u32 | 0 u32 | store 16 | id u64 | 0.. | crc32c u32
+//! 64       regions      each up to 32 chunks, compressed together (or raw if that is no smaller)
+//! m        manifest     slots * 32: fingerprints | regions * 16: offset u32, stored u32, crc32c u32,
+//!                       chunks u16, codec u8, 0 u8
+//! end-112  footer 112   magic "STDNCONF" | version u32 | slots u32 | regions u32 | 0 u32 | store 16
+//!                       | id u64 | m u64 | sha256 of the manifest 32 | 0 .. | crc32c u32
+//! ```
+//!
+//! Slots are counted through the regions in order. Rule: a region's bytes are handed out only after
+//! its checksum and the fingerprint of every chunk in it were found right.
+
+use std::cell::RefCell;
+
+use crate::codec::{Decoded, Decoder, Encode, Malformed, VERSION};
+use crate::fingerprint::{CHUNK, Fingerprint};
+use crate::place::{ObjectId, SLOTS_MAX};
+
+const MAGIC: [u8; 8] = *b"STDNCON1";
+const FOOTER_MAGIC: [u8; 8] = *b"STDNCONF";
+
+pub(crate) const HEADER_LEN: usize = 64;
+pub(crate) const FOOTER_LEN: usize = 112;
+const REGION_ENTRY_LEN: usize = 16;
+
+/// Most chunks compressed together: 128 KiB.
+pub(crate) const REGION_CHUNKS_MAX: usize = 32;
+
+/// A container is closed when its regions take about this many bytes.
+pub(crate) const STORED_TARGET: u64 = 4 << 20;
+
+/// Fast and nearly as small as slower levels (peers/dedup.md A3); later levels recompress when idle.
+const ZSTD_LEVEL: i32 = 1;
+
+const CODEC_RAW: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+
+/// A compressed run of chunks, ready to be laid into a container.
+pub(crate) struct PackedRegion {
+    pub(crate) stored: Vec<u8>,
+    chunks: u16,
+    codec: u8,
+    crc: u32,
+}
+
+impl PackedRegion {
+    /// Compresses whole chunks, at least one and at most [`REGION_CHUNKS_MAX`].
+    pub(crate) fn pack(raw: Vec<u8>) -> Self {
+        let chunks = raw.len() / CHUNK;
+        assert!(raw.len().is_multiple_of(CHUNK) && (1..=REGION_CHUNKS_MAX).contains(&chunks));
+        let (codec, stored) = match compress(&raw) {
+            Some(smaller) => (CODEC_ZSTD, smaller),
+            None => (CODEC_RAW, raw),
+        };
+        Self {
+            crc: crc32c::crc32c(&stored),
+            stored,
+            chunks: u16::try_from(chunks).expect("checked above"),
+            codec,
+        }
+    }
+}
+
+/// `None` if the result would not be smaller.
+fn compress(raw: &[u8]) -> Option<Vec<u8>> {
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    let mut out = vec![0; raw.len()];
+    let len = COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
+        // A result that does not fit the buffer is an error: then it is not smaller.
+        slot.as_mut()?.compress_to_buffer(raw, &mut out[..]).ok()
+    })?;
+    (len < raw.len()).then(|| {
+        out.truncate(len);
+        out.shrink_to_fit();
+        out
+    })
+}
+
+fn decompress(stored: &[u8], raw: &mut [u8]) -> Option<usize> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = zstd::bulk::Decompressor::new().ok();
+        }
+        slot.as_mut()?.decompress_to_buffer(stored, raw).ok()
+    })
+}
+
+/// The bytes of a container, and its manifest.
+pub(crate) fn encode(
+    store: [u8; 16],
+    id: ObjectId,
+    fingerprints: Vec<Fingerprint>,
+    packed: &[PackedRegion],
+) -> (Vec<u8>, Manifest) {
+    let data: usize = packed.iter().map(|region| region.stored.len()).sum();
+    let manifest_len = fingerprints.len() * 32 + packed.len() * REGION_ENTRY_LEN;
+    let mut out = Vec::with_capacity(HEADER_LEN + data + manifest_len + FOOTER_LEN);
+    put_header(&mut out, store, id);
+    let mut regions = Vec::with_capacity(packed.len());
+    let mut slot = 0;
+    for region in packed {
+        regions.push(Region {
+            offset: to_u32(out.len()),
+            stored: to_u32(region.stored.len()),
+            crc: region.crc,
+            first_slot: slot,
+            chunks: region.chunks,
+            codec: region.codec,
+        });
+        slot += region.chunks;
+        out.put_bytes(&region.stored);
+    }
+    assert_eq!(
+        usize::from(slot),
+        fingerprints.len(),
+        "one fingerprint per slot"
+    );
+    let manifest_at = out.len();
+    fingerprints.iter().for_each(|f| out.put_bytes(&f.0));
+    regions.iter().for_each(|region| region.put(&mut out));
+    put_footer(
+        &mut out,
+        store,
+        id,
+        manifest_at,
+        [fingerprints.len(), regions.len()],
+    );
+    let manifest = Manifest {
+        fingerprints: fingerprints.into(),
+        regions: regions.into(),
+        object_len: out.len() as u64,
+    };
+    (out, manifest)
+}
+
+fn to_u32(len: usize) -> u32 {
+    u32::try_from(len).expect("a container is a few MiB")
+}
+
+fn put_header(out: &mut Vec<u8>, store: [u8; 16], id: ObjectId) {
+    out.put_bytes(&MAGIC);
+    out.put_u32(VERSION);
+    out.put_u32(0);
+    out.put_bytes(&store);
+    out.put_u64(id.0);
+    out.resize(HEADER_LEN - 4, 0);
+    let crc = crc32c::crc32c(out);
+    out.put_u32(crc);
+}
+
+fn put_footer(
+    out: &mut Vec<u8>,
+    store: [u8; 16],
+    id: ObjectId,
+    manifest_at: usize,
+    [slots, regions]: [usize; 2],
+) {
+    let sha = Fingerprint::of_bytes(&out[manifest_at..]);
+    let mut footer = FOOTER_MAGIC.to_vec();
+    footer.put_u32(VERSION);
+    footer.put_count(slots);
+    footer.put_count(regions);
+    footer.put_u32(0);
+    footer.put_bytes(&store);
+    footer.put_u64(id.0);
+    footer.put_u64(manifest_at as u64);
+    footer.put_bytes(&sha.0);
+    footer.resize(FOOTER_LEN - 4, 0);
+    let crc = crc32c::crc32c(&footer);
+    footer.put_u32(crc);
+    out.put_bytes(&footer);
+}
+
+/// Checks the header of a container.
+pub(crate) fn check_header(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<()> {
+    let mut decoder = Decoder::new(bytes);
+    let header = Decoder::new(bytes).bytes(HEADER_LEN)?;
+    let mut expected = Vec::with_capacity(HEADER_LEN);
+    put_header(&mut expected, store, id);
+    decoder.is(
+        Decoder::array,
+        MAGIC,
+        "the magic number of its header is wrong",
+    )?;
+    decoder.check(
+        header == expected,
+        "its header is damaged or another object's",
+    )
+}
+
+/// The checked footer of a container.
+#[derive(Debug)]
+pub(crate) struct Footer {
+    slots: usize,
+    regions: usize,
+    /// Where the manifest begins; it ends where the footer begins.
+    pub(crate) manifest_at: u64,
+    pub(crate) manifest_len: usize,
+    sha: Fingerprint,
+    object_len: u64,
+}
+
+impl Footer {
+    /// Checks the last [`FOOTER_LEN`] bytes of the container `id` that is `object_len` bytes long.
+    pub(crate) fn decode(
+        bytes: &[u8],
+        store: [u8; 16],
+        id: ObjectId,
+        object_len: u64,
+    ) -> Decoded<Self> {
+        let mut d = Decoder::new(bytes);
+        d.check(bytes.len() == FOOTER_LEN, "its footer is cut off")?;
+        let crc = crc32c::crc32c(&bytes[..FOOTER_LEN - 4]).to_le_bytes();
+        d.is(
+            Decoder::array,
+            FOOTER_MAGIC,
+            "the magic number of its footer is wrong",
+        )?;
+        d.check(
+            bytes.ends_with(&crc),
+            "the checksum of its footer does not match",
+        )?;
+        d.is(Decoder::u32, VERSION, "its version is unknown")?;
+        let [slots, regions] = [d.u32()? as usize, d.u32()? as usize];
+        d.check(
+            (1..=SLOTS_MAX).contains(&slots),
+            "its number of slots is impossible",
+        )?;
+        d.check(
+            (1..=slots).contains(&regions),
+            "its number of regions is impossible",
+        )?;
+        d.u32()?;
+        d.is(Decoder::array, store, "it belongs to another store")?;
+        d.is(Decoder::u64, id.0, "it is another container")?;
+        let manifest_at = d.u64()?;
+        let manifest_len = slots * 32 + regions * REGION_ENTRY_LEN;
+        let tail = (manifest_len + FOOTER_LEN) as u64;
+        d.check(
+            manifest_at.checked_add(tail) == Some(object_len),
+            "its length is wrong",
+        )?;
+        Ok(Self {
+            slots,
+            regions,
+            manifest_at,
+            manifest_len,
+            sha: Fingerprint(d.array()?),
+            object_len,
+        })
+    }
+}
+
+/// Which chunk lies in which slot, and where its region is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    pub(crate) fingerprints: Box<[Fingerprint]>,
+    pub(crate) regions: Box<[Region]>,
+    pub(crate) object_len: u64,
+}
+
+/// Where a region lies in its container, and which slots it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    pub(crate) offset: u32,
+    pub(crate) stored: u32,
+    crc: u32,
+    pub(crate) first_slot: u16,
+    pub(crate) chunks: u16,
+    codec: u8,
+}
+
+impl Manifest {
+    /// Checks the bytes between a container's regions and its footer.
+    pub(crate) fn decode(bytes: &[u8], footer: &Footer) -> Decoded<Self> {
+        let mut d = Decoder::new(bytes);
+        d.check(
+            bytes.len() == footer.manifest_len,
+            "its manifest is cut off",
+        )?;
+        let intact = Fingerprint::of_bytes(bytes) == footer.sha;
+        d.check(intact, "the hash of its manifest does not match")?;
+        let fingerprints = (0..footer.slots).map(|_| Ok(Fingerprint(d.array()?)));
+        let fingerprints = fingerprints.collect::<Decoded<_>>()?;
+        let mut regions = Vec::with_capacity(footer.regions);
+        let (mut slot, mut offset) = (0, HEADER_LEN as u64);
+        for _ in 0..footer.regions {
+            let region = Region::decode(&mut d, slot)?;
+            d.check(
+                u64::from(region.offset) == offset,
+                "a region is out of place",
+            )?;
+            offset += u64::from(region.stored);
+            slot += region.chunks;
+            d.check(
+                usize::from(slot) <= footer.slots,
+                "its regions hold too many slots",
+            )?;
+            regions.push(region);
+        }
+        d.check(
+            usize::from(slot) == footer.slots,
+            "its regions hold too few slots",
+        )?;
+        d.check(
+            offset == footer.manifest_at,
+            "its regions do not reach the manifest",
+        )?;
+        Ok(Self {
+            fingerprints,
+            regions: regions.into(),
+            object_len: footer.object_len,
+        })
+    }
+
+    /// The region that holds `slot`; `None` if the container has no such slot.
+    pub(crate) fn region_of(&self, slot: usize) -> Option<usize> {
+        (slot < self.fingerprints.len()).then(|| {
+            let after = |region: &Region| usize::from(region.first_slot) <= slot;
+            self.regions.partition_point(after) - 1
+        })
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn footprint(&self) -> usize {
+        self.fingerprints.len() * 32 + self.regions.len() * size_of::<Region>() + 64
+    }
+
+    /// The chunks of a region from its stored bytes, all found right.
+    pub(crate) fn open_region(&self, region: usize, stored: &[u8]) -> Decoded<Vec<u8>> {
+        let region = &self.regions[region];
+        let wrong = |what| Malformed {
+            what,
+            at: region.offset as usize,
+        };
+        if crc32c::crc32c(stored) != region.crc {
+            return Err(wrong("the checksum of a region does not match"));
+        }
+        let raw_len = usize::from(region.chunks) * CHUNK;
+        let raw = if region.codec == CODEC_RAW {
+            stored.to_vec()
+        } else {
+            let mut raw = vec![0; raw_len];
+            if decompress(stored, &mut raw) != Some(raw_len) {
+                return Err(wrong("a region cannot be decompressed"));
+            }
+            raw
+        };
+        let first = usize::from(region.first_slot);
+        let named = raw.chunks_exact(CHUNK).zip(&self.fingerprints[first..]);
+        if raw.len() != raw_len || named.clone().any(|(c, f)| Fingerprint::of_chunk(c) != *f) {
+            return Err(wrong("a chunk does not have its fingerprint"));
+        }
+        Ok(raw)
+    }
+}
+
+impl Region {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.offset);
+        out.put_u32(self.stored);
+        out.put_u32(self.crc);
+        out.put_u16(self.chunks);
+        out.put_u8(self.codec);
+        out.put_u8(0);
+    }
+
+    fn decode(d: &mut Decoder<'_>, first_slot: u16) -> Decoded<Self> {
+        let [offset, stored, crc] = [d.u32()?, d.u32()?, d.u32()?];
+        let (chunks, codec) = (d.u16()?, d.u8()?);
+        d.u8()?;
+        let legal = (1..=REGION_CHUNKS_MAX).contains(&usize::from(chunks));
+        d.check(legal, "a region holds too many chunks or none")?;
+        let raw = u32::from(chunks) * to_u32(CHUNK);
+        let legal = match codec {
+            CODEC_RAW => stored == raw,
+            CODEC_ZSTD => stored < raw,
+            _ => return Err(d.error("the codec of a region is unknown")),
+        };
+        d.check(legal, "the length of a region is impossible")?;
+        Ok(Self {
+            offset,
+            stored,
+            crc,
+            first_slot,
+            chunks,
+            codec,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const STORE: [u8; 16] = [7; 16];
+const ID: ObjectId = ObjectId(1);
+
+fn chunks(count: u8) -> Vec<u8> {
+    let chunk = |i: u8| [vec![i + 1; CHUNK / 2], vec![!i; CHUNK / 2]].concat();
+    (0..count).flat_map(chunk).collect()
+}
+
+fn object(regions: &[u8]) -> (Vec<u8>, Manifest) {
+    let raw: Vec<Vec<u8>> = regions.iter().map(|count| chunks(*count)).collect();
+    let of_region = |raw: &Vec<u8>| {
+        raw.chunks(CHUNK)
+            .map(Fingerprint::of_chunk)
+            .collect::<Vec<_>>()
+    };
+    let fingerprints = raw.iter().flat_map(of_region).collect();
+    let packed: Vec<_> = raw.into_iter().map(PackedRegion::pack).collect();
+    encode(STORE, ID, fingerprints, &packed)
+}
+
+fn decode(bytes: &[u8]) -> Decoded<Manifest> {
+    check_header(bytes, STORE, ID)?;
+    let at = bytes.len() - FOOTER_LEN;
+    let footer = Footer::decode(&bytes[at..], STORE, ID, bytes.len() as u64)?;
+    Manifest::decode(&bytes[block::index(footer.manifest_at)..at], &footer)
+}
+
+#[test]
+fn what_was_packed_is_found_by_slot() {
+    let (bytes, manifest) = object(&[32, 1, 7]);
+    assert_eq!(decode(&bytes).unwrap(), manifest);
+    assert_eq!(
+        [0, 31, 32, 33, 39].map(|s| manifest.region_of(s)),
+        [0, 0, 1, 2, 2].map(Some)
+    );
+    assert_eq!(manifest.region_of(40), None);
+    for (i, count) in [32, 1, 7].into_iter().enumerate() {
+        let region = &manifest.regions[i];
+        let from = region.offset as usize;
+        let stored = &bytes[from..from + region.stored as usize];
+        assert_eq!(manifest.open_region(i, stored).unwrap(), chunks(count));
+    }
+}
+
+#[test]
+fn random_bytes_are_stored_as_they_are() {
+    let raw: Vec<u8> = (0_u32..1024)
+        .flat_map(|i| Fingerprint::of_bytes(&i.to_le_bytes()).0)
+        .collect();
+    let packed = PackedRegion::pack(raw.clone());
+    assert_eq!((packed.codec, packed.stored), (CODEC_RAW, raw));
+}
+
+#[test]
+fn another_container_or_another_store_is_refused() {
+    let (bytes, _) = object(&[3]);
+    let at = bytes.len() - FOOTER_LEN;
+    let len = bytes.len() as u64;
+    assert!(Footer::decode(&bytes[at..], STORE, ObjectId(2), len).is_err());
+    assert!(Footer::decode(&bytes[at..], [8; 16], ID, len).is_err());
+    assert!(check_header(&bytes, STORE, ObjectId(2)).is_err());
+}
+
+#[test]
+fn a_region_whose_chunks_are_others_is_refused() {
+    let (bytes, manifest) = object(&[4, 4]);
+    let [first, second] = [0, 1].map(|i| {
+        let region = &manifest.regions[i];
+        &bytes[region.offset as usize..][..region.stored as usize]
+    });
+    assert!(manifest.open_region(0, first).is_ok());
+    let mut lying = Manifest {
+        fingerprints: manifest.fingerprints.clone(),
+        regions: manifest.regions.clone(),
+        object_len: manifest.object_len,
+    };
+    lying.fingerprints[2] = lying.fingerprints[1];
+    assert!(lying.open_region(0, first).is_err());
+    assert!(manifest.open_region(1, &second[1..]).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_flipped_bit_is_noticed_by_some_check(at in 0_usize..3000, bit in 0_u8..8) {
+        let (mut bytes, manifest) = object(&[20, 5]);
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << bit;
+        let intact = decode(&bytes).is_ok_and(|m| m == manifest) && (0..2).all(|i| {
+            let region = &manifest.regions[i];
+            let stored = &bytes[region.offset as usize..][..region.stored as usize];
+            manifest.open_region(i, stored).is_ok()
+        });
+        prop_assert!(!intact, "byte {at}");
+    }
+}

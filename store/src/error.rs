@@ -1,0 +1,185 @@
+//! Why the store could not: a coarse kind to act on, and which object it was about.
+
+use std::io;
+use std::sync::Arc;
+
+use block::ByteRange;
+
+use crate::codec::Malformed;
+
+/// Result of a call on the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// What a caller can do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Somebody else is writing: try again later.
+    Retry,
+    /// A newer writer has taken over: stop.
+    Fenced,
+    /// The store holds damaged bytes; reading again will not help.
+    Corrupt,
+    /// The call was wrong.
+    Invalid,
+    /// No space left: make room, then try again.
+    Full,
+    /// There is no such store, point or image.
+    NotFound,
+    /// The disk failed.
+    Io,
+}
+
+/// A failed call on the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system's error.
+    #[error("cannot {verb} `{object}`")]
+    Io {
+        /// What was being done.
+        verb: &'static str,
+        /// To which object, by its path in the store.
+        object: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An object is damaged.
+    #[error("`{object}` is damaged: {}{}", .what, ListOf(.ranges))]
+    Corrupt {
+        /// The object, by its path in the store.
+        object: String,
+        /// What is wrong with it.
+        what: Cow,
+        /// The bytes of the image that cannot be read because of it, where known.
+        ranges: Vec<ByteRange>,
+    },
+    /// Another process writes to this store.
+    #[error("another process is writing to the store `{store}`")]
+    InUse {
+        /// The store.
+        store: String,
+    },
+    /// A newer writer has taken over.
+    #[error("a writer with epoch {theirs} has taken over the store; this one has epoch {ours}")]
+    Fenced {
+        /// This writer's epoch.
+        ours: u64,
+        /// The epoch that was seen.
+        theirs: u64,
+    },
+    /// An earlier sync failed: what is durable is unknown until the store is opened again.
+    #[error("an earlier sync of the store failed ({first}); it must be opened again")]
+    Latched {
+        /// The first failure.
+        first: Arc<str>,
+    },
+    /// The store was opened for reading.
+    #[error("the store was opened for reading only")]
+    ReadOnly,
+    /// There is no store in this directory.
+    #[error("there is no store in `{dir}`")]
+    NotAStore {
+        /// The directory.
+        dir: String,
+    },
+    /// The directory already holds a store, or other files.
+    #[error("a store cannot be created in `{dir}`: {why}")]
+    Occupied {
+        /// The directory.
+        dir: String,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// No such point.
+    #[error("there is no point `{0}`")]
+    NoPoint(String),
+    /// The call was wrong.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// An image writer failed earlier; its image is lost.
+    #[error("this image failed earlier ({first}); begin it again")]
+    ImageFailed {
+        /// The first failure.
+        first: Arc<str>,
+        /// Its kind.
+        kind: ErrorKind,
+    },
+}
+
+/// A fixed or a composed sentence.
+pub(crate) type Cow = std::borrow::Cow<'static, str>;
+
+struct ListOf<'a>(&'a [ByteRange]);
+
+impl std::fmt::Display for ListOf<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN_MAX: usize = 4;
+        let Some((first, rest)) = self.0.split_first() else {
+            return Ok(());
+        };
+        write!(f, "; it holds bytes {first}")?;
+        for range in rest.iter().take(SHOWN_MAX - 1) {
+            write!(f, ", {range}")?;
+        }
+        match self.0.len().saturating_sub(SHOWN_MAX) {
+            0 => f.write_str(" of the image"),
+            more => write!(f, " and {more} more ranges of the image"),
+        }
+    }
+}
+
+impl StoreError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+                _ => ErrorKind::Io,
+            },
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::InUse { .. } => ErrorKind::Retry,
+            Self::Fenced { .. } => ErrorKind::Fenced,
+            Self::Latched { .. } => ErrorKind::Io,
+            Self::NotAStore { .. } | Self::NoPoint(_) => ErrorKind::NotFound,
+            Self::ReadOnly | Self::Occupied { .. } | Self::Invalid(_) => ErrorKind::Invalid,
+            Self::ImageFailed { kind, .. } => *kind,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    #[must_use]
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+
+    pub(crate) fn corrupt(object: String, what: impl Into<Cow>) -> Self {
+        Self::Corrupt {
+            object,
+            what: what.into(),
+            ranges: Vec::new(),
+        }
+    }
+
+    pub(crate) fn malformed(object: String, malformed: Malformed) -> Self {
+        Self::corrupt(object, malformed.to_string())
+    }
+
+    /// Says which bytes of an image are hit, if that is not known yet.
+    pub(crate) fn hitting(mut self, range: ByteRange) -> Self {
+        if let Self::Corrupt { ranges, .. } = &mut self
+            && ranges.is_empty()
+        {
+            ranges.push(range);
+        }
+        self
+    }
+}

@@ -1,0 +1,90 @@
+//! Fingerprints: what names a chunk, a leaf, an inner node and a whole image by its content.
+//!
+//! ```text
+//! chunk  SHA-256(4096 bytes); a chunk of zeroes has the fingerprint ZERO and is never stored
+//! node   SHA-256(level byte, 256 fingerprints of children); ZERO if all of them are ZERO
+//! image  SHA-256("STDNROOT", size u64, fingerprint of the top node)
+//! ```
+//!
+//! Rule: same content and size, same image fingerprint, whatever the history.
+
+use std::fmt;
+
+use block::{GRANULE, index};
+use sha2::{Digest, Sha256};
+
+/// Bytes of a chunk.
+pub(crate) const CHUNK: usize = index(GRANULE);
+
+/// Children of a node, and chunks of a leaf.
+pub(crate) const FANOUT: usize = 256;
+
+/// A chunk of zeroes.
+pub(crate) static ZERO_CHUNK: [u8; CHUNK] = [0; CHUNK];
+
+/// A SHA-256, or [`Fingerprint::ZERO`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint(pub(crate) [u8; 32]);
+
+impl Fingerprint {
+    /// Stands for content that is all zeroes.
+    pub const ZERO: Self = Self([0; 32]);
+
+    /// The fingerprint of a chunk that is not all zeroes.
+    pub(crate) fn of_chunk(chunk: &[u8]) -> Self {
+        Self(Sha256::digest(chunk).into())
+    }
+
+    /// The fingerprint of a node from those of its children.
+    pub(crate) fn of_children(level: u8, children: &[Self; FANOUT]) -> Self {
+        if children.iter().all(|child| *child == Self::ZERO) {
+            return Self::ZERO;
+        }
+        let mut hash = Sha256::new();
+        hash.update([level]);
+        for child in children {
+            hash.update(child.0);
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// The fingerprint of an image.
+    pub(crate) fn of_image(size: u64, top: Self) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"STDNROOT");
+        hash.update(size.to_le_bytes());
+        hash.update(top.0);
+        Self(hash.finalize().into())
+    }
+
+    /// SHA-256 of any bytes (catalog objects, manifests).
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 64 bits: what the index keeps of it.
+    pub(crate) fn prefix(&self) -> u64 {
+        let (prefix, _) = self.0.split_first_chunk::<8>().expect("32 bytes");
+        u64::from_le_bytes(*prefix)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

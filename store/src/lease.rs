@@ -1,0 +1,86 @@
+//! The one writer: a lock that goes with the process, and an epoch that outlives it.
+//!
+//! ```text
+//! lease/lock            held (flock) by the writer
+//! lease/epoch-NUMBER    created by each writer in turn: "STDNEPO1" version | store 16 | number u64 | at u64 | crc32c
+//! ```
+//!
+//! Rule: before every commit a writer looks for an epoch above its own; where locks do not reach
+//! (a network file system that lies), that, and the numbers of the commits, fence it.
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+
+use block::{Dir, UnixNanos};
+
+use crate::codec::{self, Encode};
+use crate::error::{Result, StoreError};
+use crate::shelf::{TMP_MARK, io_error, put_object};
+
+const MAGIC: [u8; 8] = *b"STDNEPO1";
+
+/// The right to write.
+pub(crate) struct Lease {
+    dir: Arc<dyn Dir>,
+    pub(crate) epoch: u64,
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+impl Lease {
+    pub(crate) fn take(store_dir: &dyn Dir, store: [u8; 16], at: UnixNanos) -> Result<Self> {
+        let failed = |verb| move |e| io_error(verb, "lease".into(), e);
+        let dir = store_dir.subdir("lease").map_err(failed("open"))?;
+        let lock = match dir.lock_exclusive("lock") {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let store = store_dir.describe();
+                return Err(StoreError::InUse { store });
+            }
+            other => other.map_err(failed("lock"))?,
+        };
+        let names = dir.list().map_err(failed("list"))?;
+        for debris in names.iter().filter(|name| name.contains(TMP_MARK)) {
+            dir.remove(debris).map_err(failed("clean"))?;
+        }
+        let newest = names.iter().filter_map(|name| parse_name(name)).max();
+        let epoch = newest.unwrap_or(0) + 1;
+        let mut object = codec::begin(MAGIC);
+        object.put_bytes(&store);
+        object.put_u64(epoch);
+        object.put_u64(at.0);
+        match put_object(&*dir, &name(epoch), &codec::seal(object), epoch) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let store = store_dir.describe();
+                return Err(StoreError::InUse { store });
+            }
+            other => other.map_err(failed("write an epoch in"))?,
+        }
+        dir.sync().map_err(failed("sync"))?;
+        Ok(Self {
+            dir,
+            epoch,
+            _lock: lock,
+        })
+    }
+
+    /// `Fenced` if a later writer exists.
+    pub(crate) fn check(&self) -> Result<()> {
+        let theirs = self.epoch + 1;
+        match self.dir.open(&name(theirs)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(io_error("open", format!("lease/{}", name(theirs)), e)),
+            Ok(_) => Err(StoreError::Fenced {
+                ours: self.epoch,
+                theirs,
+            }),
+        }
+    }
+}
+
+fn name(epoch: u64) -> String {
+    format!("epoch-{epoch:016x}")
+}
+
+fn parse_name(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix("epoch-")?, 16).ok()
+}

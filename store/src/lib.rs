@@ -1,0 +1,53 @@
+//! Stage two's engine: chunks, containers, image trees, catalog; no network.
+//!
+//! ```text
+//!  ImageWriter --chunk--> [index: have it?] --no--> [packer] --regions--> container objects
+//!      |                        | yes                                          |
+//!      +-- place of every chunk-+----> change list, or a tree at a checkpoint --> tree objects
+//!                                                                              |
+//!  Store::commit_point ---------------------------------------------------> catalog commit: listed
+//!  Image (BlockDevice), restore, verify, diff <-- places <-- tree + change lists
+//! ```
+//!
+//! Rule: every object is created once and never changed, in the order container, tree, commit; so
+//! a crash at any moment leaves only objects that nothing refers to. `docs/formats/` draws the bytes.
+
+mod cache;
+mod catalog;
+mod codec;
+mod container;
+mod diff;
+mod error;
+mod fingerprint;
+mod fold;
+mod image;
+mod image_writer;
+mod index;
+mod lease;
+mod objects;
+mod packer;
+mod place;
+mod pool;
+mod records;
+mod restore;
+mod runs;
+mod shelf;
+mod store;
+mod tree;
+mod verify;
+
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
+pub use error::{ErrorKind, Result, StoreError};
+pub use fingerprint::Fingerprint;
+pub use image::Image;
+pub use image_writer::{Base, FinishedImage, ImageWriter};
+pub use records::{
+    Consistency, InvalidPoint, PointDisk, PointDraft, PointId, PointRecord, PointRef, SeedDisk,
+    SeedDiskRecord, SeedDraft, SeedRecord,
+};
+pub use restore::RestoreSink;
+pub use store::{Around, Store, StoreFigures};
+pub use tree::ImageRef;
+pub use verify::{Damage, VerifyReport};

@@ -1,0 +1,257 @@
+//! The packer of one image writer: new chunks in stream order become regions, regions a container.
+//!
+//! ```text
+//! add(chunk) -> raw region (128 KiB) --job--> compressed
+//!                     |  container closed: 4096 slots, or about 4 MiB stored
+//!                     +--job--> waits for its regions, lays them out, puts the object, tells the index
+//! ```
+//!
+//! A chunk has its place at once, long before its container exists. Rule: nobody but this writer
+//! learns of a place before the container was put, and the writer's image is finished only after
+//! all of its containers were.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+
+use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX, STORED_TARGET};
+use crate::error::{Result, StoreError};
+use crate::fingerprint::{CHUNK, Fingerprint};
+use crate::index::Index;
+use crate::objects::Objects;
+use crate::place::{ObjectId, Place, SLOTS_MAX};
+use crate::pool::Pool;
+use crate::shelf::io_error;
+
+/// Containers of one writer that are closed but not put. Each holds some 4 MiB.
+const CLOSED_MAX: usize = 2;
+
+/// What the jobs of a writing store share.
+pub(crate) struct Engine {
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) index: Mutex<Index>,
+    pub(crate) epoch: u64,
+    pub(crate) totals: Totals,
+}
+
+/// What the store holds, counted as objects are put.
+#[derive(Default)]
+pub(crate) struct Totals {
+    pub(crate) containers: AtomicU64,
+    pub(crate) chunks: AtomicU64,
+    pub(crate) container_bytes: AtomicU64,
+    pub(crate) tree_bytes: AtomicU64,
+}
+
+impl Totals {
+    pub(crate) fn count_container(&self, manifest: &container::Manifest) {
+        let chunks = manifest.fingerprints.len() as u64;
+        self.containers.fetch_add(1, Ordering::Relaxed);
+        self.chunks.fetch_add(chunks, Ordering::Relaxed);
+        self.container_bytes
+            .fetch_add(manifest.object_len, Ordering::Relaxed);
+    }
+}
+
+/// Lays new chunks into containers.
+pub(crate) struct Packer {
+    engine: Arc<Engine>,
+    pool: Arc<Pool>,
+    open: Option<Container>,
+    closed: VecDeque<Closed>,
+    /// Bytes of the containers that were put.
+    pub(crate) put_bytes: u64,
+}
+
+/// The container that is being filled.
+struct Container {
+    id: ObjectId,
+    chunks: Chunks,
+    raw: Vec<u8>,
+    regions: Vec<Receiver<PackedRegion>>,
+    stored: Arc<AtomicU64>,
+    raw_submitted: u64,
+}
+
+/// A container's fingerprints, by slot and by content.
+#[derive(Default)]
+struct Chunks {
+    fingerprints: Vec<Fingerprint>,
+    slots: HashTable<u16>,
+}
+
+/// A container that is being put.
+struct Closed {
+    id: ObjectId,
+    chunks: Chunks,
+    result: Receiver<Result<u64>>,
+}
+
+impl Packer {
+    pub(crate) fn new(engine: Arc<Engine>, pool: Arc<Pool>) -> Self {
+        Self {
+            engine,
+            pool,
+            open: None,
+            closed: VecDeque::new(),
+            put_bytes: 0,
+        }
+    }
+
+    /// Where this writer itself has put such a chunk, in a container that others do not know yet.
+    pub(crate) fn find(&self, fingerprint: &Fingerprint) -> Option<Place> {
+        let open = self.open.iter().map(|c| (c.id, &c.chunks));
+        let closed = self.closed.iter().map(|c| (c.id, &c.chunks));
+        open.chain(closed).find_map(|(id, chunks)| {
+            let slot = chunks.find(fingerprint)?;
+            Place::new(id, u64::from(slot))
+        })
+    }
+
+    /// Takes a chunk that the store lacks.
+    pub(crate) fn add(&mut self, fingerprint: Fingerprint, chunk: &[u8]) -> Result<Place> {
+        let containers = &self.engine.objects.containers;
+        let open = self
+            .open
+            .get_or_insert_with(|| Container::new(containers.allocate()));
+        let place = Place::new(open.id, open.chunks.push(fingerprint));
+        let place = place.ok_or(StoreError::Invalid("the store has run out of containers"))?;
+        open.raw.extend_from_slice(chunk);
+        if open.raw.len() == REGION_CHUNKS_MAX * CHUNK {
+            open.submit_region(&self.pool);
+            if open.is_full() {
+                self.close()?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// Puts what is left, and waits until all containers are put.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.close()?;
+        while !self.closed.is_empty() {
+            self.settle_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else {
+            return Ok(());
+        };
+        if !open.raw.is_empty() {
+            open.submit_region(&self.pool);
+        }
+        let (answer, result) = bounded(1);
+        let engine = Arc::clone(&self.engine);
+        let (id, fingerprints) = (open.id, open.chunks.fingerprints.clone());
+        let regions = open.regions;
+        self.pool.submit(move || {
+            let _ = answer.send(put_container(&engine, id, fingerprints, regions));
+        });
+        self.closed.push_back(Closed {
+            id,
+            chunks: open.chunks,
+            result,
+        });
+        while self.closed.len() > CLOSED_MAX {
+            self.settle_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn settle_oldest(&mut self) -> Result<()> {
+        let Some(oldest) = self.closed.pop_front() else {
+            return Ok(());
+        };
+        self.put_bytes += oldest.result.recv().unwrap_or_else(|_| {
+            let path = self.engine.objects.containers.path(oldest.id);
+            Err(worker_died(path))
+        })?;
+        Ok(())
+    }
+}
+
+impl Container {
+    fn new(id: ObjectId) -> Self {
+        Self {
+            id,
+            chunks: Chunks::default(),
+            raw: Vec::with_capacity(REGION_CHUNKS_MAX * CHUNK),
+            regions: Vec::new(),
+            stored: Arc::new(AtomicU64::new(0)),
+            raw_submitted: 0,
+        }
+    }
+
+    fn submit_region(&mut self, pool: &Pool) {
+        let raw = std::mem::replace(&mut self.raw, Vec::with_capacity(REGION_CHUNKS_MAX * CHUNK));
+        self.raw_submitted += raw.len() as u64;
+        let (answer, result) = bounded(1);
+        let stored = Arc::clone(&self.stored);
+        pool.submit(move || {
+            let region = PackedRegion::pack(raw);
+            stored.fetch_add(region.stored.len() as u64, Ordering::Relaxed);
+            let _ = answer.send(region);
+        });
+        self.regions.push(result);
+    }
+
+    /// Regions on their way to the workers are few, so what is stored so far is near enough.
+    fn is_full(&self) -> bool {
+        self.chunks.fingerprints.len() + REGION_CHUNKS_MAX > SLOTS_MAX
+            || self.stored.load(Ordering::Relaxed) >= STORED_TARGET
+            || self.raw_submitted >= 4 * STORED_TARGET
+    }
+}
+
+impl Chunks {
+    fn find(&self, fingerprint: &Fingerprint) -> Option<u16> {
+        let same = |slot: &u16| self.fingerprints[usize::from(*slot)] == *fingerprint;
+        self.slots.find(fingerprint.prefix(), same).copied()
+    }
+
+    /// Returns the slot.
+    fn push(&mut self, fingerprint: Fingerprint) -> u64 {
+        let slot = self.fingerprints.len();
+        self.fingerprints.push(fingerprint);
+        let narrow = u16::try_from(slot).expect("a container is closed at SLOTS_MAX");
+        let fingerprints = &self.fingerprints;
+        let hash = |slot: &u16| fingerprints[usize::from(*slot)].prefix();
+        self.slots.insert_unique(fingerprint.prefix(), narrow, hash);
+        slot as u64
+    }
+}
+
+/// Returns the length of the object.
+fn put_container(
+    engine: &Engine,
+    id: ObjectId,
+    fingerprints: Vec<Fingerprint>,
+    regions: Vec<Receiver<PackedRegion>>,
+) -> Result<u64> {
+    let path = || engine.objects.containers.path(id);
+    let packed: std::result::Result<Vec<_>, _> = regions.iter().map(Receiver::recv).collect();
+    let packed = packed.map_err(|_| worker_died(path()))?;
+    let store = engine.objects.store;
+    let (bytes, manifest) = container::encode(store, id, fingerprints, &packed);
+    drop(packed);
+    engine.objects.containers.put(id, &bytes, engine.epoch)?;
+    engine.totals.count_container(&manifest);
+    engine.index.lock().insert_all(id, &manifest);
+    engine.objects.keep_manifest(id, Arc::new(manifest));
+    Ok(bytes.len() as u64)
+}
+
+fn worker_died(path: String) -> StoreError {
+    io_error(
+        "create",
+        path,
+        io::Error::other("a worker thread has ended"),
+    )
+}

@@ -1,0 +1,89 @@
+//! What the tests of the store share.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use block::{BlockDevice, Dir, GRANULE, GranuleRange, Name, UnixNanos, index};
+use sim::SimClock;
+use store::{Around, Consistency, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store};
+
+pub(crate) fn around(workers: usize) -> Around {
+    let clock = Arc::new(SimClock::new());
+    Around { clock, workers }
+}
+
+pub(crate) fn open_writer(dir: &Arc<dyn Dir>, workers: usize) -> Store {
+    Store::open_writer(dir, around(workers)).unwrap()
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn draft(group: &str, image: FinishedImage) -> PointDraft {
+    PointDraft {
+        group: name(group),
+        disks: vec![(name("disk"), image)],
+        at: UnixNanos(1_780_000_000_000_000_000),
+        lineage: [3; 16],
+        generation: 9,
+        labels: [("why".into(), "test".into())].into(),
+        consistency: Consistency::Crash,
+    }
+}
+
+pub(crate) fn seed_draft(group: &str, image: FinishedImage) -> SeedDraft {
+    SeedDraft {
+        group: name(group),
+        lineage: [3; 16],
+        generation: 0,
+        disks: vec![SeedDisk {
+            name: name("disk"),
+            cursor_granule: 1,
+            image,
+        }],
+    }
+}
+
+pub(crate) fn read_all(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0xee; index(device.size())];
+    device.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// The model of a disk.
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Content {
+    pub(crate) fn new(size: u64) -> Self {
+        Self {
+            bytes: vec![0; index(size)],
+        }
+    }
+
+    pub(crate) fn zero(&mut self, granules: GranuleRange) {
+        let range = granules.bytes(self.bytes.len() as u64);
+        self.bytes[index(range.start())..index(range.end())].fill(0);
+    }
+
+    /// Puts whole granules; what of `data` lies past the end is made zero.
+    pub(crate) fn put(&mut self, first: u64, data: &mut [u8]) {
+        let from = index(first * GRANULE);
+        let len = data.len().min(self.bytes.len() - from);
+        data[len..].fill(0);
+        self.bytes[from..from + len].copy_from_slice(&data[..len]);
+    }
+}
+
+/// A chunk of that number: compressible, and unlike every other.
+pub(crate) fn chunk(number: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
+        let mixed = ((number << 32) | (i as u64 / 3)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        word.copy_from_slice(&(mixed >> 8).to_le_bytes());
+    }
+    bytes
+}
