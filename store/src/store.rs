@@ -136,6 +136,7 @@ impl Store {
         let store = read_format(&**dir)?;
         let catalog = Catalog::open(&**dir, store)?;
         let state = catalog.load()?;
+        catalog.sync()?;
         let next = [state.held.next_container, state.held.next_tree];
         let objects = Arc::new(Objects::open(&**dir, store, next)?);
         Ok(Self::assemble(objects, catalog, state, around, None))
