@@ -1,0 +1,171 @@
+//! What the control API says: the types behind `standin status --json` and `standin cut --json`.
+//!
+//! `docs/operate/cli.md` documents every field. Rule: fields are added, never renamed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The groups.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// What a group is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The target has not been opened yet.
+    Starting,
+    /// The first copy is being made; there is no point of this history yet.
+    Seeding,
+    /// Every cut reaches the target.
+    Protected,
+    /// Cuts are made, and wait for the target.
+    Lagging,
+    /// Writes are not being copied: see `trouble`. No cut can be made until that ends.
+    Degraded,
+    /// Another process has taken over the target: nothing is shipped any more.
+    Fenced,
+    /// The last cut is being shipped.
+    Stopping,
+    /// No process protects the group.
+    Stopped,
+}
+
+/// One group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: State,
+    /// The newest point on the target.
+    pub point: Option<String>,
+    /// Seconds since the cut of that point.
+    pub point_age_s: Option<f64>,
+    /// Bytes written and not yet on the target, in whole 4 KiB granules.
+    pub dirty_bytes: u64,
+    /// Bytes that diffs and dirty maps occupy.
+    pub diff_bytes: u64,
+    /// Cuts that wait for the target.
+    pub sealed: u64,
+    /// The generation that takes the guest's writes.
+    pub generation: u64,
+    /// The history of tracking, in hex.
+    pub lineage: String,
+    /// Bytes re-read from production because the process before this one was killed, or because a
+    /// write could not be copied.
+    pub reread_bytes: u64,
+    /// The first copy.
+    pub seed: SeedStatus,
+    /// Where points go.
+    pub target: String,
+    /// When cuts are made.
+    pub every: String,
+    /// Process id of the protecting process.
+    pub pid: Option<u32>,
+    /// What fails, if something does.
+    pub trouble: Option<Trouble>,
+    /// The newest cut.
+    pub last_cut: Option<CutFigures>,
+    /// The newest ship.
+    pub last_ship: Option<ShipFigures>,
+    /// The disks.
+    pub disks: Vec<DiskStatus>,
+    /// Where the disks are served: NBD URIs, one per disk.
+    pub exports: Vec<String>,
+}
+
+/// The first copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedStatus {
+    /// Whether it is complete.
+    pub complete: bool,
+    /// Bytes of the disks that are behind it.
+    pub done_bytes: u64,
+    /// Bytes of the disks.
+    pub total_bytes: u64,
+    /// Bytes that this process read from production for it; holes cost nothing.
+    pub read_bytes: u64,
+}
+
+/// A step that fails.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Which step: `cut`, `open-target`, `seed`, `ship` or `copy`.
+    pub step: String,
+    /// Why, with the causes.
+    pub error: String,
+    /// Seconds since it first failed.
+    pub since_s: f64,
+    /// How often it failed.
+    pub attempts: u64,
+}
+
+/// A cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutFigures {
+    /// The generation that it sealed.
+    pub generation: u64,
+    /// When, in nanoseconds since 1970 UTC.
+    pub at_unix_ns: u64,
+    /// How long guests' writes waited, in microseconds.
+    pub pause_us: u64,
+    /// Bytes written in it, in whole 4 KiB granules.
+    pub dirty_bytes: u64,
+}
+
+/// A ship.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShipFigures {
+    /// The point.
+    pub point: String,
+    /// Bytes that its diffs held.
+    pub changed_bytes: u64,
+    /// Bytes that it added to the target.
+    pub stored_bytes: u64,
+    /// From the start of the ship until the point was durable, in microseconds.
+    pub took_us: u64,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes written in the open generation.
+    pub dirty_bytes: u64,
+    /// Bytes whose copy is missing or in the making.
+    pub stale_bytes: u64,
+    /// What production is.
+    pub production: String,
+}
+
+/// `POST /v1/groups/{name}/cut`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutRequest {
+    /// Labels of the point.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether to answer only when the point is durable on the target.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutReply {
+    /// The group.
+    pub group: String,
+    /// The cut.
+    #[serde(flatten)]
+    pub cut: CutFigures,
+    /// The point's id, if it was waited for.
+    pub point: Option<String>,
+}

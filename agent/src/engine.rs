@@ -1,0 +1,550 @@
+//! A protected group at work: what its threads share, and the cut.
+//!
+//! ```text
+//!  cutter (schedule) --+                          +--> status
+//!  control API --------+--> Engine::cut --> Group +--> stage two (seed, ship) --> target
+//! ```
+//!
+//! Rule: no thread that serves a guest ever takes a lock of this file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use block::{Name, UnixNanos};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use splitter::{Cut, CutError, CutNote, Generation, Group, Lineage, SealedGeneration};
+use store::{PointRecord, Store};
+use tracing::{debug, info, warn};
+
+use crate::api::{CutFigures, CutReply, CutRequest, ShipFigures};
+use crate::base::{self, Held};
+use crate::places::{GroupPlace, Record};
+use crate::schedule::Every;
+use crate::seed::SeedProgress;
+use crate::target::Target;
+use crate::trouble::{Step, Troubles};
+use crate::world::World;
+use crate::{Error, Result};
+
+/// Fates of generations that are remembered for who waits for them.
+const FATES_MAX: usize = 4096;
+/// Cuts that are made for a caller who waits for a point, if one after the other is lost.
+const WAITED_CUTS_MAX: u32 = 3;
+/// Callers that wait at once, each on a thread.
+const WAITERS_MAX: usize = 64;
+
+/// What the threads of a protected group share.
+pub(crate) struct Engine {
+    pub(crate) name: Name,
+    pub(crate) group: Group,
+    pub(crate) world: World,
+    pub(crate) target: Target,
+    pub(crate) every: Every,
+    pub(crate) place: GroupPlace,
+    /// NBD URIs of the disks, once they are served.
+    pub(crate) exports: OnceLock<Vec<String>>,
+    pub(crate) seed: SeedProgress,
+    pub(crate) shared: Mutex<Shared>,
+    changed: Condvar,
+    reread: AtomicU64,
+    /// What the next start finds.
+    record: Mutex<Record>,
+    /// Held through a cut or a restart of tracking, so that a cut and its lineage belong together.
+    cutting: Mutex<()>,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// It runs.
+    No,
+    /// The exports are being closed: no cuts but the last one, no seed.
+    Closing,
+    /// The last cut is made: ship what is sealed.
+    Draining,
+    /// Leave everything as it is.
+    Now,
+}
+
+/// What became of a sealed generation.
+#[derive(Clone, Debug)]
+enum Fate {
+    Point(String),
+    Lost(String),
+}
+
+/// The newest point.
+#[derive(Clone, Debug)]
+pub(crate) struct Newest {
+    pub(crate) id: String,
+    pub(crate) at: UnixNanos,
+}
+
+/// State under the lock.
+pub(crate) struct Shared {
+    pub(crate) stop: Stop,
+    /// The first attempt to open the target has ended.
+    pub(crate) target_seen: bool,
+    /// There is something that a cut can build on.
+    pub(crate) seeded: bool,
+    /// Somebody else has taken over the target.
+    pub(crate) fenced: bool,
+    pub(crate) newest: Option<Newest>,
+    pub(crate) troubles: Troubles,
+    pub(crate) last_cut: Option<CutFigures>,
+    pub(crate) last_ship: Option<ShipFigures>,
+    /// The seed is complete, and no cut has followed.
+    first_cut_due: bool,
+    /// Counts cuts, so that stage two notices one.
+    pub(crate) cuts: u64,
+    lineage: Lineage,
+    fates: VecDeque<(Lineage, Generation, Fate)>,
+    waiters: usize,
+    /// Counts callers that began to wait for a point: for them a failed step is tried at once.
+    pub(crate) hurries: u64,
+    /// Callers that wait for the seed to end, to cut then.
+    waiting_to_cut: usize,
+}
+
+/// A cut, and the history it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    lineage: Lineage,
+    cut: Cut,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        group: Group,
+        world: World,
+        target: Target,
+        every: Every,
+        place: GroupPlace,
+        record: Record,
+    ) -> Self {
+        let total = group
+            .disks()
+            .iter()
+            .map(|disk| block::BlockDevice::size(&**disk))
+            .sum();
+        let shared = Shared {
+            stop: Stop::No,
+            target_seen: false,
+            seeded: false,
+            fenced: false,
+            newest: None,
+            troubles: Troubles::default(),
+            last_cut: None,
+            last_ship: None,
+            first_cut_due: false,
+            cuts: 0,
+            lineage: group.lineage(),
+            fates: VecDeque::new(),
+            waiters: 0,
+            hurries: 0,
+            waiting_to_cut: 0,
+        };
+        Self {
+            name: group.name().clone(),
+            group,
+            world,
+            target,
+            every,
+            place,
+            exports: OnceLock::new(),
+            seed: SeedProgress::new(total),
+            shared: Mutex::new(shared),
+            changed: Condvar::new(),
+            reread: AtomicU64::new(0),
+            record: Mutex::new(record),
+            cutting: Mutex::new(()),
+        }
+    }
+
+    /// Time since the process started.
+    pub(crate) fn now(&self) -> Duration {
+        self.world.clock.monotonic()
+    }
+
+    /// Bytes re-read from production to complete diffs.
+    pub(crate) fn reread_bytes(&self) -> u64 {
+        self.reread.load(Ordering::Relaxed)
+    }
+
+    // ---- cuts ----
+
+    /// Seals the open generation, and tells stage two.
+    pub(crate) fn cut(&self, labels: BTreeMap<String, String>) -> Result<Made> {
+        let cutting = self.cutting.lock();
+        let made = self
+            .heal()
+            .and_then(|()| self.group.cut(CutNote { labels }));
+        let lineage = self.group.lineage();
+        let made = match made {
+            Ok(cut) => Made { lineage, cut },
+            Err(error) => {
+                if matches!(error, CutError::Distrusted) {
+                    drop(cutting);
+                    self.restart_tracking(lineage, "writes went untracked")?;
+                }
+                return Err(error.into());
+            }
+        };
+        drop(cutting);
+        let cut = made.cut;
+        debug!(group = %self.name, generation = %cut.generation, bytes = cut.dirty_bytes, pause_us = micros(cut.pause), "cut");
+        let mut shared = self.shared.lock();
+        shared.last_cut = Some(figures_of(cut));
+        shared.troubles.clear(Step::Cut);
+        shared.first_cut_due = false;
+        shared.cuts += 1;
+        drop(shared);
+        self.changed.notify_all();
+        Ok(made)
+    }
+
+    /// Completes the open diffs from production, and counts what that read.
+    pub(crate) fn heal(&self) -> std::result::Result<(), CutError> {
+        let bytes = self.group.heal()?;
+        self.reread.fetch_add(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            info!(group = %self.name, bytes, "re-read from production what the diffs lacked");
+        }
+        Ok(())
+    }
+
+    /// A cut as a caller asks for it. Who waits for a point that is lost gets a later one, which
+    /// holds all that the lost one would have held.
+    pub(crate) fn cut_for(&self, request: &CutRequest) -> Result<CutReply> {
+        if !request.wait {
+            self.check_seeded()?;
+            return Ok(self.reply(self.cut_noted(request)?, None));
+        }
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            self.wait_until_seeded()?;
+            let made = self.cut_noted(request)?;
+            match self.wait_for_point(made) {
+                Err(error @ Error::PointLost { .. }) if tried < WAITED_CUTS_MAX => {
+                    info!(group = %self.name, error = error.chain(), "cutting again for who waits");
+                }
+                waited => return waited.map(|point| self.reply(made, Some(point))),
+            }
+        }
+    }
+
+    fn cut_noted(&self, request: &CutRequest) -> Result<Made> {
+        let made = self.cut(request.labels.clone());
+        made.inspect_err(|error| self.fails(Step::Cut, error))
+    }
+
+    fn reply(&self, made: Made, point: Option<String>) -> CutReply {
+        CutReply {
+            group: self.name.to_string(),
+            cut: figures_of(made.cut),
+            point,
+        }
+    }
+
+    fn check_seeded(&self) -> Result<()> {
+        let shared = self.shared.lock();
+        match &*shared {
+            Shared { stop, .. } if *stop != Stop::No => Err(self.stopping()),
+            Shared { seeded: true, .. } => Ok(()),
+            _ => Err(Error::Seeding {
+                group: self.name.clone(),
+                percent: self.seed.percent(),
+            }),
+        }
+    }
+
+    fn wait_until_seeded(&self) -> Result<()> {
+        let mut shared = self.shared.lock();
+        self.enter(&mut shared)?;
+        shared.waiting_to_cut += 1;
+        while !shared.seeded && shared.stop == Stop::No {
+            self.changed.wait(&mut shared);
+        }
+        shared.waiting_to_cut -= 1;
+        shared.waiters -= 1;
+        match shared.stop {
+            Stop::No => Ok(()),
+            _ => Err(self.stopping()),
+        }
+    }
+
+    /// Waits until the target has the point of a cut; its id.
+    fn wait_for_point(&self, made: Made) -> Result<String> {
+        let mut shared = self.shared.lock();
+        self.enter(&mut shared)?;
+        shared.hurries += 1;
+        self.changed.notify_all();
+        let generation = made.cut.generation;
+        let fate = loop {
+            if let Some(fate) = shared.fate(made.lineage, generation) {
+                break fate;
+            }
+            if shared.lineage != made.lineage {
+                break Fate::Lost("tracking was restarted, and the disks are copied anew".into());
+            }
+            if shared.fenced {
+                shared.waiters -= 1;
+                let target = self.target.to_string();
+                return Err(Error::Fenced { target });
+            }
+            if shared.stop == Stop::Now {
+                shared.waiters -= 1;
+                return Err(self.stopping());
+            }
+            self.changed.wait(&mut shared);
+        };
+        shared.waiters -= 1;
+        match fate {
+            Fate::Point(id) => Ok(id),
+            Fate::Lost(why) => Err(Error::PointLost { generation, why }),
+        }
+    }
+
+    fn enter(&self, shared: &mut Shared) -> Result<()> {
+        if shared.waiters >= WAITERS_MAX {
+            return Err(Error::Crowded);
+        }
+        shared.waiters += 1;
+        Ok(())
+    }
+
+    fn stopping(&self) -> Error {
+        let group = self.name.clone();
+        Error::Stopping { group }
+    }
+
+    // ---- what stage two tells ----
+
+    /// There is a base for the next cut of `lineage`. If `first_cut` is due and nobody waits to make
+    /// it, the cutter does.
+    pub(crate) fn seeded(&self, lineage: Lineage, first_cut: bool) {
+        let mut shared = self.shared.lock();
+        if shared.lineage != lineage {
+            return;
+        }
+        self.seed.complete();
+        shared.seeded = true;
+        shared.first_cut_due = first_cut && shared.waiting_to_cut == 0;
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    /// A point is durable and listed.
+    pub(crate) fn committed(&self, point: &PointRecord, figures: Option<ShipFigures>) {
+        let mut shared = self.shared.lock();
+        let fate = Fate::Point(point.id.to_string());
+        shared.remember(Lineage(point.lineage), Generation(point.generation), fate);
+        shared.newest = Some(Newest {
+            id: point.id.to_string(),
+            at: point.at,
+        });
+        if figures.is_some() {
+            shared.last_ship = figures;
+        }
+        drop(shared);
+        self.changed.notify_all();
+        self.remember_lineage(Lineage(point.lineage));
+    }
+
+    /// Lets the next start cut before it has seen the target.
+    fn remember_lineage(&self, lineage: Lineage) {
+        let mut record = self.record.lock();
+        let lineage = Some(lineage.to_string());
+        if record.lineage != lineage {
+            record.lineage = lineage;
+            if let Err(error) = self.place.save_record(&record) {
+                warn!(group = %self.name, error = error.chain(), "the next start will need the target to begin");
+            }
+        }
+    }
+
+    /// The newest point of the group on the target, whatever its history.
+    pub(crate) fn note_target(&self, store: &Store) {
+        let newest = store.newest(&self.name);
+        let mut shared = self.shared.lock();
+        shared.newest = newest.map(|point| Newest {
+            id: point.id.to_string(),
+            at: point.at,
+        });
+        shared.target_seen = true;
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    /// A damaged diff: its cut, and those after it, will not be points. The next one is exact.
+    pub(crate) fn give_up_from(&self, damaged: &SealedGeneration, why: &str) -> Result<()> {
+        let cutting = self.cutting.lock();
+        let (lineage, from) = (damaged.lineage, damaged.generation);
+        let lost = self.group.sealed();
+        warn!(group = %self.name, generation = %from, why, "cuts are given up; the next point is exact");
+        let folded = self.group.fold_from(damaged);
+        let mut shared = self.shared.lock();
+        for sealed in lost
+            .iter()
+            .filter(|s| s.lineage == lineage && s.generation >= from)
+        {
+            shared.remember(lineage, sealed.generation, Fate::Lost(why.to_owned()));
+        }
+        drop(shared);
+        drop(cutting);
+        self.changed.notify_all();
+        match folded {
+            Err(CutError::Distrusted) => self.restart_tracking(lineage, why),
+            folded => Ok(folded?),
+        }
+    }
+
+    /// Begins a new history, unless that has happened since `lineage`: the disks are copied anew.
+    pub(crate) fn restart_tracking(&self, lineage: Lineage, why: &str) -> Result<()> {
+        let cutting = self.cutting.lock();
+        if self.group.lineage() != lineage {
+            return Ok(());
+        }
+        self.shared.lock().seeded = false;
+        self.seed.reset();
+        let restarted = self.group.restart_tracking(why);
+        self.shared.lock().lineage = self.group.lineage();
+        drop(cutting);
+        self.changed.notify_all();
+        restarted?;
+        Ok(())
+    }
+
+    /// What the target has that concerns the history that counts.
+    pub(crate) fn held(&self, store: &Store) -> Held {
+        let lineage = self.group.lineage();
+        let own = |point: &Arc<PointRecord>| point.lineage == lineage.0;
+        // Nearly always the newest point of the group; another one if somebody else shipped to it.
+        let newest = store.newest(&self.name).filter(own);
+        let point = newest.or_else(|| {
+            let points = store.points();
+            let mut of_group = points.iter().rev().filter(|p| *p.group() == self.name);
+            of_group.find(|point| own(point)).cloned()
+        });
+        let seed = store.seed(&self.name);
+        Held { point, seed }
+    }
+
+    /// Whether a cut could be laid on what the target has. Only a guess where nothing is sealed:
+    /// the ship decides.
+    pub(crate) fn has_base(&self, held: &Held) -> bool {
+        let lineage = self.group.lineage();
+        if let Some(first) = self.group.sealed().first() {
+            let disks = self.disk_sizes();
+            let sealed = base::Sealed {
+                lineage,
+                since: first.since,
+                generation: first.generation,
+                disks: &disks,
+            };
+            return !matches!(base::plan(held, &sealed), base::Plan::Missing(_));
+        }
+        let before = self.group.open_generation().previous().0;
+        let seed = |seed: &store::SeedRecord| {
+            seed.lineage == lineage.0 && seed.generation == before && base::is_complete(seed)
+        };
+        held.point.is_some() || held.seed.as_deref().is_some_and(seed)
+    }
+
+    pub(crate) fn disk_sizes(&self) -> Vec<(Name, u64)> {
+        let size = |disk: &Arc<splitter::TrackedDisk>| {
+            (disk.name().clone(), block::BlockDevice::size(&**disk))
+        };
+        self.group.disks().iter().map(size).collect()
+    }
+
+    // ---- waiting, stopping, failing ----
+
+    /// Notes that a step failed.
+    pub(crate) fn fails(&self, step: Step, error: &Error) {
+        let now = self.now();
+        let mut shared = self.shared.lock();
+        if shared.troubles.note(step, error.chain(), now) {
+            warn!(group = %self.name, step = %step, error = error.chain(), "a step of protection fails; guests are served, and it is tried again");
+        }
+        shared.target_seen |= step == Step::OpenTarget;
+        shared.fenced |= error.kind() == crate::Kind::Fenced;
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn works(&self, step: Step) {
+        self.shared.lock().troubles.clear(step);
+    }
+
+    pub(crate) fn set_stop(&self, stop: Stop) {
+        let mut shared = self.shared.lock();
+        shared.stop = shared.stop.max(stop);
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn stop(&self) -> Stop {
+        self.shared.lock().stop
+    }
+
+    /// Waits, at most `limit`, until `ready` or the end has come closer than `stop`.
+    pub(crate) fn wait(
+        &self,
+        limit: Option<Duration>,
+        stop: Stop,
+        ready: impl Fn(&Shared) -> bool,
+    ) -> MutexGuard<'_, Shared> {
+        let end = limit.map(|limit| self.now() + limit);
+        let mut shared = self.shared.lock();
+        while shared.stop <= stop && !ready(&shared) {
+            match end {
+                None => self.changed.wait(&mut shared),
+                Some(end) => {
+                    let left = end.saturating_sub(self.now());
+                    if left.is_zero() || self.changed.wait_for(&mut shared, left).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        shared
+    }
+}
+
+impl Shared {
+    /// Whether the first cut after a seed is to be made.
+    pub(crate) fn first_cut_due(&self) -> bool {
+        self.seeded && self.first_cut_due
+    }
+
+    fn fate(&self, lineage: Lineage, generation: Generation) -> Option<Fate> {
+        let newest_first = self.fates.iter().rev();
+        let mut found = newest_first.filter(|(l, g, _)| *l == lineage && *g == generation);
+        found.next().map(|(_, _, fate)| fate.clone())
+    }
+
+    fn remember(&mut self, lineage: Lineage, generation: Generation, fate: Fate) {
+        if self.fates.len() == FATES_MAX {
+            self.fates.pop_front();
+        }
+        self.fates.push_back((lineage, generation, fate));
+    }
+}
+
+fn figures_of(cut: Cut) -> CutFigures {
+    CutFigures {
+        generation: cut.generation.0,
+        at_unix_ns: cut.at.0,
+        pause_us: micros(cut.pause),
+        dirty_bytes: cut.dirty_bytes,
+    }
+}
+
+/// Whole microseconds.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

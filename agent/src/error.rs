@@ -1,0 +1,333 @@
+//! What can go wrong around a protected group, with what a user can do about it.
+//!
+//! Rule: an error says what failed; [`Error::kind`] says what a caller can do, [`Error::hint`] what
+//! a person can do.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use block::Name;
+use serde::{Deserialize, Serialize};
+use splitter::Generation;
+use store::StoreError;
+
+/// Result of what the agent does.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a caller can do about a failure. `standin` exits with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// It failed; the message says why.
+    Failed,
+    /// What was asked for makes no sense: ask differently.
+    Usage,
+    /// Somebody else has taken over: stop.
+    Fenced,
+    /// Not now: try again.
+    Retry,
+    /// Stored data is damaged.
+    Damaged,
+}
+
+/// A failure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A target's URL.
+    #[error("`{url}` is not a target that can be used: {why}")]
+    Target {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Other values that were given.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A production disk cannot be opened.
+    #[error(transparent)]
+    Disk(#[from] block::OpenError),
+    /// Tracking cannot start.
+    #[error(transparent)]
+    Group(#[from] splitter::OpenError),
+    /// A cut was not made.
+    #[error("no cut was made: {0}")]
+    Cut(#[from] splitter::CutError),
+    /// The store failed.
+    #[error("cannot {doing} (target `{target}`)")]
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// Where.
+        target: String,
+        /// Why not.
+        source: StoreError,
+    },
+    /// The server cannot listen.
+    #[error("cannot serve the disks")]
+    Serve(#[from] export::ServeError),
+    /// A file or directory.
+    #[error("cannot {doing} `{}`", path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A device failed in the middle of work.
+    #[error("cannot {doing}")]
+    Device {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        source: block::Error,
+    },
+    /// A sealed diff is damaged.
+    #[error(transparent)]
+    Diff(#[from] splitter::DamagedDiff),
+    /// The first copy is not complete yet.
+    #[error(
+        "group {group} has no point yet: its seed (the first copy) is at {percent} %, and the first cut comes when it is complete"
+    )]
+    Seeding {
+        /// The group.
+        group: Name,
+        /// How far.
+        percent: u64,
+    },
+    /// A cut was made, and will never be a point.
+    #[error("the cut of generation {generation} will not become a point: {why}")]
+    PointLost {
+        /// Which.
+        generation: Generation,
+        /// Why not.
+        why: String,
+    },
+    /// Too many wait.
+    #[error("too many callers wait for a point")]
+    Crowded,
+    /// It is about to end.
+    #[error("the protection of group {group} is being stopped")]
+    Stopping {
+        /// The group.
+        group: Name,
+    },
+    /// Nobody protects the group.
+    #[error("group {group} is not being protected (no process answers at `{}`)", socket.display())]
+    NotRunning {
+        /// The group.
+        group: Name,
+        /// Where it would answer.
+        socket: PathBuf,
+    },
+    /// The protecting process answered with a failure.
+    #[error("{}", .0.error)]
+    Remote(Problem),
+    /// Its answer cannot be understood, or the connection broke.
+    #[error("the protecting process did not answer as it should")]
+    Control(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Points do not read back.
+    #[error("{damaged} of {checked} disk images are damaged")]
+    Damaged {
+        /// How many.
+        damaged: usize,
+        /// Of how many.
+        checked: usize,
+    },
+    /// Another process has taken over the target.
+    #[error("another process has taken over the target `{target}`; newer cuts do not reach it")]
+    Fenced {
+        /// Which target.
+        target: String,
+    },
+    /// The last cut did not reach the target.
+    #[error("the last cut is not on the target yet: {why}")]
+    LeftBehind {
+        /// Why not.
+        why: String,
+    },
+}
+
+/// A failure as the control API tells it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// What failed, with its causes.
+    pub error: String,
+    /// What a caller can do.
+    pub kind: Kind,
+    /// What a person can do.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    pub(crate) fn usage(what: impl Into<String>, hint: &'static str) -> Self {
+        let what = what.into();
+        Self::Usage { what, hint }
+    }
+
+    pub(crate) fn file(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Target { .. } | Self::Usage { .. } => Kind::Usage,
+            Self::Store { source, .. } => store_kind(source),
+            Self::Device { source, .. } if source.kind() == block::ErrorKind::Corrupt => {
+                Kind::Damaged
+            }
+            Self::Fenced { .. } => Kind::Fenced,
+            Self::Diff(_) | Self::Damaged { .. } => Kind::Damaged,
+            Self::Seeding { .. }
+            | Self::Crowded
+            | Self::Stopping { .. }
+            | Self::PointLost { .. } => Kind::Retry,
+            Self::Cut(splitter::CutError::Busy { .. } | splitter::CutError::Distrusted) => {
+                Kind::Retry
+            }
+            Self::Remote(problem) => problem.kind,
+            _ => Kind::Failed,
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Target { .. } => "give a directory, for example --target dir:/backup",
+            Self::Usage { hint, .. } => hint,
+            Self::Disk(block::OpenError::InUse { .. }) => {
+                "stop the other user of the disk; a disk has one writer at a time"
+            }
+            Self::Group(splitter::OpenError::InUse { .. }) => {
+                "see `standin status`; a group is protected by one process at a time"
+            }
+            Self::Store { source, .. } => return store_hint(source).map(str::to_owned),
+            Self::Seeding { .. } => {
+                "try again, or add --wait; `standin status` shows how far it is"
+            }
+            Self::Crowded => "try again later, or without --wait",
+            Self::Stopping { .. } => "start `standin protect` again",
+            Self::NotRunning { .. } => {
+                "start `standin protect`, or name the state directory it uses with --state"
+            }
+            Self::PointLost { .. } => "the next cut is exact; cut again",
+            Self::Fenced { .. } => "find out who writes to it; this one must not any more",
+            Self::LeftBehind { .. } => {
+                "the sealed diffs are kept; the next `standin protect` ships them"
+            }
+            Self::Remote(problem) => return problem.hint.clone(),
+            Self::Damaged { .. } => {
+                "restore from another point; points are independent of each other"
+            }
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// The failure with its causes, in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+
+    pub(crate) fn problem(&self) -> Problem {
+        Problem {
+            error: self.chain(),
+            kind: self.kind(),
+            hint: self.hint(),
+        }
+    }
+}
+
+/// An error with its causes, in one line; causes that the text names already are left out.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn store_kind(error: &StoreError) -> Kind {
+    match error.kind() {
+        store::ErrorKind::Retry => Kind::Retry,
+        store::ErrorKind::Fenced => Kind::Fenced,
+        store::ErrorKind::Corrupt => Kind::Damaged,
+        _ => Kind::Failed,
+    }
+}
+
+fn store_hint(error: &StoreError) -> Option<&'static str> {
+    Some(match error.kind() {
+        store::ErrorKind::Retry => "another process writes to this target; wait for it, or stop it",
+        store::ErrorKind::Fenced => {
+            "another process has taken over this target; this one must not write to it any more"
+        }
+        store::ErrorKind::Corrupt => {
+            "the named object was changed or lost bytes; `standin point verify --all` shows what is hit"
+        }
+        store::ErrorKind::Full => "make room on the target; protection goes on by itself then",
+        store::ErrorKind::NotFound => {
+            "`standin point list --target URL` shows what is there; `standin protect` creates a store"
+        }
+        _ => return None,
+    })
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Fenced => "fenced",
+            Self::Retry => "retry",
+            Self::Damaged => "damaged",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let path = PathBuf::from("/nowhere/x");
+        let inner = io::Error::other("no such thing");
+        let error = Error::file("read", path)(inner);
+        assert_eq!(error.chain(), "cannot read `/nowhere/x`: no such thing");
+        let path = PathBuf::from("d.raw");
+        let twice = Error::Disk(block::OpenError::Io {
+            path,
+            source: io::Error::other("gone"),
+        });
+        assert_eq!(twice.chain(), "cannot open `d.raw`: gone");
+    }
+}

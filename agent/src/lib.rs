@@ -1,0 +1,44 @@
+//! Joins splitter, store and export: protection of a group, ship, restore, serve, control API.
+//!
+//! ```text
+//!  Protection ---- export::Server ---- splitter::Group ---- production
+//!      |                                   | cut (cutter, control API)
+//!      +-- stage two: seed, ship <---------+ sealed generations
+//!              |
+//!              +--> store::Store (target) <-- points: verify, diff, restore, serve
+//! ```
+//!
+//! Rule: nothing here is on the path of a guest's write. What is policy (when to cut, when to retry,
+//! what to give up) is here; what is mechanism is in the crates that are joined.
+
+pub mod api;
+mod base;
+pub mod client;
+mod control;
+mod cutter;
+mod engine;
+mod error;
+mod output;
+mod places;
+mod points;
+mod protect;
+mod restore;
+mod schedule;
+mod seed;
+mod serve;
+mod ship;
+mod stage_two;
+mod status;
+mod target;
+mod trouble;
+mod world;
+
+pub use error::{Error, Kind, Problem, Result, chain};
+pub use places::{GroupPlace, Record, RecordedDisk, StateRoot};
+pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
+pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
+pub use restore::{Format, RestoreOptions, Restored, restore};
+pub use schedule::{Every, InvalidEvery};
+pub use serve::{ServeOptions, Served};
+pub use target::Target;
+pub use world::World;

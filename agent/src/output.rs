@@ -1,0 +1,274 @@
+//! Where a restored disk goes.
+//!
+//! ```text
+//!   raw file      PATH.partial               --durable--> PATH
+//!   VMDK          PATH.partial/{X-flat.vmdk, X.vmdk}  --durable--> X-flat.vmdk, then X.vmdk
+//!   block device  itself
+//! ```
+//!
+//! Rule: a file that has its final name is whole and durable. Nothing that exists is replaced or
+//! written to unless the user says so.
+//! Crash: what is left is named `.partial`; the next restore to the same place removes it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use block::{Access, BlockDevice, ByteRange, Dir, Fua, OsDir, Production, ZeroOptions};
+use store::RestoreSink;
+
+use crate::restore::Format;
+use crate::{Error, Result};
+
+/// A place that is being written.
+pub(crate) struct Output {
+    device: Arc<dyn BlockDevice>,
+    kind: Kind,
+    path: PathBuf,
+    force: bool,
+}
+
+enum Kind {
+    File { _lock: Production },
+    Vmdk(block::vmdk::NewFlat),
+    Device { _lock: Production },
+}
+
+impl Output {
+    /// Begins to write a disk of `size` bytes.
+    pub(crate) fn begin(path: &Path, size: u64, format: Format, force: bool) -> Result<Self> {
+        let found = fs::symlink_metadata(path).ok();
+        let is_device = fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
+        if is_device {
+            return Self::device(path, size, format, force);
+        }
+        if found.is_some_and(|meta| !meta.is_file() && !meta.is_symlink()) {
+            return Err(Error::usage(
+                format!("`{}` is neither a file nor a block device", path.display()),
+                "name a file that does not exist yet",
+            ));
+        }
+        let taken = |path: &Path| !force && path.symlink_metadata().is_ok();
+        let flat = flat_path(path);
+        let existing = [
+            Some(path),
+            (format == Format::Vmdk).then_some(flat.as_path()),
+        ];
+        if let Some(path) = existing.into_iter().flatten().find(|path| taken(path)) {
+            return Err(Error::usage(
+                format!("`{}` exists already", path.display()),
+                "choose another name, or add --force to replace it",
+            ));
+        }
+        let partial = partial_path(path);
+        remove_partial(&partial)?;
+        let (device, kind) = match format {
+            Format::Raw => {
+                let file = block::create_raw(&partial, size)?;
+                (Arc::clone(&file.device), Kind::File { _lock: file })
+            }
+            Format::Vmdk => {
+                let inner = partial.join(path.file_name().unwrap_or_default());
+                fs::create_dir(&partial).map_err(Error::file("create", &partial))?;
+                let vmdk = block::vmdk::create_flat(&inner, size).inspect_err(|_| {
+                    // It was ours and is empty.
+                    let _ = fs::remove_dir_all(&partial);
+                })?;
+                (Arc::clone(vmdk.device()), Kind::Vmdk(vmdk))
+            }
+        };
+        Ok(Self {
+            device,
+            kind,
+            path: path.to_owned(),
+            force,
+        })
+    }
+
+    fn device(path: &Path, size: u64, format: Format, force: bool) -> Result<Self> {
+        if format != Format::Raw {
+            return Err(Error::usage(
+                format!(
+                    "`{}` is a block device, which holds no {format}",
+                    path.display()
+                ),
+                "leave out --format, or name a file",
+            ));
+        }
+        if !force {
+            return Err(Error::usage(
+                format!(
+                    "`{}` is a block device; all it holds would be overwritten",
+                    path.display()
+                ),
+                "add --force if that is what you want",
+            ));
+        }
+        let opened = block::open_production(path, Access::ReadWrite)?;
+        if opened.device.size() < size {
+            return Err(Error::usage(
+                format!(
+                    "`{}` has {} bytes, the disk has {size}",
+                    path.display(),
+                    opened.device.size()
+                ),
+                "choose a device that is as large as the disk",
+            ));
+        }
+        Ok(Self {
+            device: Arc::clone(&opened.device),
+            kind: Kind::Device { _lock: opened },
+            path: path.to_owned(),
+            force,
+        })
+    }
+
+    /// Reserves space for the whole disk, so that it cannot run out later.
+    pub(crate) fn allocate(&self, size: u64) -> Result<()> {
+        let (dir, name) = match &self.kind {
+            Kind::Device { .. } => return Ok(()),
+            Kind::File { .. } => (parent(&self.path), partial_path(&self.path)),
+            Kind::Vmdk(_) => (partial_path(&self.path), flat_path(&self.path)),
+        };
+        let name = name
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let whole = ByteRange::at(0, size).expect("from zero");
+        let file = OsDir::open(&dir).and_then(|dir| dir.open(&name.unwrap_or_default()));
+        match file.and_then(|file| file.allocate(whole)) {
+            // A file system that cannot reserve is no reason not to restore.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            done => done.map_err(Error::file("reserve space for", &self.path)),
+        }
+    }
+
+    /// Makes the disk durable and gives it its name.
+    pub(crate) fn publish(self) -> Result<()> {
+        let failed = Error::file("complete", self.path.clone());
+        let done = match self.kind {
+            Kind::Device { .. } => self.device.flush().map_err(io::Error::other),
+            Kind::File { .. } => self
+                .device
+                .flush()
+                .map_err(io::Error::other)
+                .and_then(|()| settle(&partial_path(&self.path), &self.path, self.force)),
+            Kind::Vmdk(vmdk) => vmdk
+                .publish()
+                .and_then(|()| settle_vmdk(&self.path, self.force)),
+        };
+        done.map_err(failed)
+    }
+
+    /// Removes what was begun.
+    pub(crate) fn discard(self) {
+        let partial = partial_path(&self.path);
+        // What is left is named `.partial`; the next restore tries again to remove it.
+        let _ = match self.kind {
+            Kind::Device { .. } => Ok(()),
+            Kind::File { .. } => fs::remove_file(&partial),
+            Kind::Vmdk(_) => fs::remove_dir_all(&partial),
+        };
+    }
+
+    /// Whether a part that is not written reads as zeroes.
+    fn starts_zero(&self) -> bool {
+        !matches!(self.kind, Kind::Device { .. })
+    }
+}
+
+impl RestoreSink for Output {
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.device
+            .write_at(data, offset, Fua::No)
+            .map_err(device_error)
+    }
+
+    fn zero(&self, range: ByteRange) -> io::Result<()> {
+        if self.starts_zero() {
+            return Ok(());
+        }
+        self.device
+            .write_zeroes(range, ZeroOptions::RELAXED)
+            .map_err(device_error)
+    }
+}
+
+/// Keeps "no space left" what it is.
+fn device_error(error: block::Error) -> io::Error {
+    match error.kind() {
+        block::ErrorKind::Full => io::Error::new(io::ErrorKind::StorageFull, error),
+        _ => io::Error::other(error),
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn partial_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
+fn flat_path(path: &Path) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-flat.vmdk"))
+}
+
+/// Removes what an earlier restore left, unless one is at work there.
+fn remove_partial(partial: &Path) -> Result<()> {
+    let Ok(meta) = partial.symlink_metadata() else {
+        return Ok(());
+    };
+    let removed = if meta.is_dir() {
+        fs::remove_dir_all(partial)
+    } else {
+        match block::open_production(partial, Access::ReadWrite) {
+            Err(error @ block::OpenError::InUse { .. }) => return Err(error.into()),
+            _ => fs::remove_file(partial),
+        }
+    };
+    removed.map_err(Error::file("remove", partial))
+}
+
+fn settle(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    if force {
+        fs::rename(from, to)?;
+        return OsDir::open(parent(to))?.sync();
+    }
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let dir = OsDir::open(parent(to))?;
+    dir.rename_new(&name(from), &name(to))?;
+    dir.sync()
+}
+
+/// The data first: a descriptor must never name a file that is not there, or an old one.
+fn settle_vmdk(path: &Path, force: bool) -> io::Result<()> {
+    let partial = partial_path(path);
+    if force {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    for to in [flat_path(path), path.to_owned()] {
+        let from = partial.join(to.file_name().unwrap_or_default());
+        if !force && to.symlink_metadata().is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        fs::rename(from, &to)?;
+        OsDir::open(parent(path))?.sync()?;
+    }
+    fs::remove_dir(&partial)
+}

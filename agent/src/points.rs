@@ -1,0 +1,158 @@
+//! Points on a target, for who reads them: list, verify, diff.
+
+use std::sync::Arc;
+
+use block::{ByteRange, Clock, Name};
+use store::{Image, PointDisk, PointRecord, PointRef, Store, StoreFigures, VerifyReport};
+
+use crate::{Error, Result, Target};
+
+/// Told how far something is: bytes done, bytes in all. From several threads.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// The points of a target, as they were when it was opened.
+pub struct Points {
+    store: Store,
+    target: Target,
+}
+
+/// What verifying a point found.
+#[derive(Debug)]
+pub struct Verified {
+    /// The point.
+    pub point: Arc<PointRecord>,
+    /// Its disks, in the group's order.
+    pub disks: Vec<VerifiedDisk>,
+}
+
+/// What verifying one disk's image found.
+#[derive(Debug)]
+pub struct VerifiedDisk {
+    /// The disk.
+    pub name: Name,
+    /// What was found.
+    pub report: VerifyReport,
+}
+
+impl Verified {
+    /// Whether every byte of every disk is there and right.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.disks.iter().all(|disk| disk.report.is_whole())
+    }
+}
+
+impl Points {
+    /// Opens a target to read.
+    ///
+    /// # Errors
+    /// If there is no store, or its catalog is damaged.
+    pub fn open(target: &Target, clock: &Arc<dyn Clock>) -> Result<Self> {
+        let store = target.reader(clock)?;
+        let target = target.clone();
+        Ok(Self { store, target })
+    }
+
+    /// All points, oldest first; of one group if one is named.
+    #[must_use]
+    pub fn list(&self, group: Option<&Name>) -> Vec<Arc<PointRecord>> {
+        let mut points = self.store.points();
+        points.retain(|point| group.is_none_or(|group| point.group() == group));
+        points
+    }
+
+    /// What the store holds.
+    #[must_use]
+    pub fn figures(&self) -> StoreFigures {
+        self.store.figures()
+    }
+
+    /// One point.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn find(&self, point: &PointRef) -> Result<Arc<PointRecord>> {
+        let found = self.store.point(point);
+        found.map_err(self.target.failed("find the point"))
+    }
+
+    /// A disk of a point, to be read.
+    ///
+    /// # Errors
+    /// If its tree is damaged.
+    pub fn image(&self, disk: &PointDisk) -> Result<Image> {
+        let opened = self.store.image(&disk.image);
+        opened.map_err(self.target.failed("open the image of a disk"))
+    }
+
+    /// Reads and checks every byte of a point.
+    ///
+    /// # Errors
+    /// If the target cannot be read. Damage is no error but in the answer.
+    pub fn verify(&self, point: &Arc<PointRecord>, progress: Progress<'_>) -> Result<Verified> {
+        let all: u64 = point.disks.iter().map(|disk| disk.size).sum();
+        let mut before = 0;
+        let mut disks = Vec::new();
+        for disk in &point.disks {
+            let tell = |done, _| progress(before + done, all);
+            let report = self.store.verify_image(&disk.image, &tell);
+            disks.push(VerifiedDisk {
+                name: disk.name.clone(),
+                report: report.map_err(self.target.failed("verify the point"))?,
+            });
+            before += disk.size;
+        }
+        let point = Arc::clone(point);
+        Ok(Verified { point, disks })
+    }
+
+    /// The ranges in which each disk that both points have differs, from the trees alone.
+    ///
+    /// # Errors
+    /// If a tree is damaged, or a disk has another size in each point.
+    pub fn diff(&self, a: &PointRecord, b: &PointRecord) -> Result<Vec<(Name, Vec<ByteRange>)>> {
+        let pairs = a
+            .disks
+            .iter()
+            .filter_map(|disk| Some((disk, b.disk(&disk.name)?)));
+        let differ = |(x, y): (&PointDisk, &PointDisk)| {
+            if x.size != y.size {
+                return Err(Error::usage(
+                    format!(
+                        "disk {} has {} bytes in {} and {} in {}",
+                        x.name, x.size, a.id, y.size, b.id
+                    ),
+                    "only disks of one size can be compared",
+                ));
+            }
+            let ranges = self.store.diff_images(&x.image, &y.image);
+            Ok((
+                x.name.clone(),
+                ranges.map_err(self.target.failed("compare the points"))?,
+            ))
+        };
+        pairs.map(differ).collect()
+    }
+}
+
+/// The disk that a user means: by name, or the only one.
+///
+/// # Errors
+/// `Usage`, naming the disks that there are.
+pub fn find_disk<'a>(point: &'a PointRecord, name: Option<&Name>) -> Result<&'a PointDisk> {
+    let names: Vec<_> = point.disks.iter().map(|disk| disk.name.as_str()).collect();
+    let names = names.join(", ");
+    match (name, point.disks.as_slice()) {
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Error::usage(
+            format!("{} has several disks: {names}", point.id),
+            "name one of them with --disk",
+        )),
+        (Some(name), _) => point.disk(name).ok_or_else(|| {
+            Error::usage(
+                format!("{} has no disk {name}; it has {names}", point.id),
+                "name one of its disks with --disk",
+            )
+        }),
+    }
+}

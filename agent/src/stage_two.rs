@@ -1,0 +1,158 @@
+//! Stage two: one thread that brings what was sealed to the target, and makes the first copy.
+//!
+//! ```text
+//!  open the target --> is there a base? --no--> seed --> first cut
+//!        ^                   | yes                           |
+//!        |                   v                               v
+//!        +--- failed --- ship the oldest sealed generation, one by one <-- woken by a cut
+//! ```
+//!
+//! Rule: whatever fails here is noted, shown and tried again, ever more slowly. Nobody waits for it
+//! but who asked to.
+
+use std::time::Duration;
+
+use store::Store;
+use tracing::{debug, info};
+
+use crate::engine::{Engine, Shared, Stop};
+use crate::seed::Seeded;
+use crate::ship::Shipped;
+use crate::trouble::Step;
+use crate::{Error, Kind, Result, seed, ship};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// Failures in a row after which the end no longer waits for the target.
+const LAST_ATTEMPTS: u32 = 4;
+
+/// What one round did.
+enum Round {
+    /// Something; there may be more.
+    Went,
+    /// There is nothing to do until a cut.
+    Idle,
+}
+
+/// Works until the end.
+pub(crate) fn run(engine: &Engine, opened: Option<Store>) {
+    let mut store = opened;
+    let mut failures = 0;
+    loop {
+        let stop = engine.stop();
+        if stop == Stop::Now {
+            return;
+        }
+        match round(engine, &mut store) {
+            Ok(Round::Went) => failures = 0,
+            Ok(Round::Idle) if stop == Stop::Draining => return,
+            Ok(Round::Idle) => {
+                failures = 0;
+                let seen = engine.shared.lock().cuts;
+                // A cut between the round and here is seen as sealed.
+                if engine.group.sealed().is_empty() || !engine.shared.lock().seeded {
+                    drop(engine.wait(None, stop, |shared| {
+                        shared.cuts != seen || (stop == Stop::No && !shared.seeded)
+                    }));
+                }
+            }
+            Err(error) if error.kind() == Kind::Fenced => {
+                // Nothing will be shipped by this process; its writes would be refused anyhow.
+                drop(store.take());
+                drop(engine.wait(None, Stop::No, |_| false));
+                return;
+            }
+            Err(_) => {
+                failures += 1;
+                // What a failed sync left is known only to who opens the store again.
+                drop(store.take());
+                if stop == Stop::Draining && failures >= LAST_ATTEMPTS {
+                    return;
+                }
+                let wait = BACKOFF_MIN * 2_u32.saturating_pow(failures - 1).min(1_000);
+                let seen = engine.shared.lock().hurries;
+                let hurry = |shared: &Shared| shared.hurries != seen;
+                drop(engine.wait(Some(wait.min(BACKOFF_MAX)), stop, hurry));
+            }
+        }
+    }
+}
+
+fn round(engine: &Engine, store: &mut Option<Store>) -> Result<Round> {
+    let store = match store {
+        Some(open) => open,
+        None => store.insert(open(engine)?),
+    };
+    if !engine.shared.lock().seeded {
+        return find_base(engine, store);
+    }
+    let Some(oldest) = engine.group.sealed().into_iter().next() else {
+        return Ok(Round::Idle);
+    };
+    match ship::ship(engine, store, &oldest).inspect_err(|e| engine.fails(Step::Ship, e))? {
+        Shipped::Point => engine.works(Step::Ship),
+        Shipped::Interrupted => {}
+        Shipped::NoBase { lineage, why } => {
+            info!(group = %engine.name, why, "the disks are copied anew");
+            engine
+                .restart_tracking(lineage, why)
+                .inspect_err(|e| engine.fails(Step::Ship, e))?;
+        }
+    }
+    Ok(Round::Went)
+}
+
+/// Opens the target to write, and notes what is there.
+fn open(engine: &Engine) -> Result<Store> {
+    open_first(engine).inspect_err(|error| engine.fails(Step::OpenTarget, error))
+}
+
+/// The same, where whoever starts the protection is told of a failure.
+pub(crate) fn open_first(engine: &Engine) -> Result<Store> {
+    let store = engine.target.writer(&engine.world.clock)?;
+    engine.works(Step::OpenTarget);
+    engine.note_target(&store);
+    debug!(group = %engine.name, target = %engine.target, "target opened");
+    Ok(store)
+}
+
+/// Nothing was cut yet that could be shipped: go on from what the target has, or copy the disks.
+fn find_base(engine: &Engine, store: &Store) -> Result<Round> {
+    let lineage = engine.group.lineage();
+    let held = engine.held(store);
+    if engine.has_base(&held) {
+        // A seed that is complete, without a point: its first cut is still to come.
+        let first_cut = held.point.is_none() && engine.group.sealed().is_empty();
+        engine.seeded(lineage, first_cut);
+        return Ok(Round::Went);
+    }
+    if !engine.group.sealed().is_empty() {
+        let why = "the target lacks what the sealed diffs build on";
+        engine
+            .restart_tracking(lineage, why)
+            .inspect_err(|e| engine.fails(Step::Seed, e))?;
+        return Ok(Round::Went);
+    }
+    if engine.stop() != Stop::No {
+        return Ok(Round::Idle);
+    }
+    match seed::seed(engine, store).inspect_err(|error| engine.fails(Step::Seed, error))? {
+        Seeded::Complete(lineage) => {
+            engine.works(Step::Seed);
+            engine.seeded(lineage, true);
+        }
+        Seeded::Interrupted => {}
+    }
+    Ok(Round::Went)
+}
+
+/// Wraps a failure of the target.
+pub(crate) fn target_error(
+    engine: &Engine,
+    doing: &'static str,
+) -> impl Fn(store::StoreError) -> Error {
+    engine.target.failed(doing)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Where points go, named by a URL.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use block::{Clock, Dir, OsDir};
+use store::{Around, Store, StoreError};
+
+use crate::{Error, Result};
+
+/// A target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A store in a directory of this machine: `dir:PATH`.
+    Directory(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(url: &str) -> Result<Self> {
+        let refuse = |why| {
+            let url = url.to_owned();
+            Err(Error::Target { url, why })
+        };
+        match url.split_once(':') {
+            Some(("dir", "")) => refuse("the path is empty"),
+            Some(("dir", path)) => Ok(Self::Directory(PathBuf::from(path))),
+            Some(("https" | "http", _)) => {
+                refuse("stores behind a server are not supported yet, only directories")
+            }
+            Some(("s3" | "gs" | "az", _)) => {
+                refuse("object stores are not supported yet, only directories")
+            }
+            _ => refuse("it does not begin with `dir:`"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+        }
+    }
+}
+
+impl Target {
+    /// The same target, independent of the current directory.
+    #[must_use]
+    pub fn absolute(&self) -> Self {
+        let Self::Directory(path) = self;
+        Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+    }
+
+    /// Opens the store to read: beside a writer, or on a read-only directory.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn reader(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        let opened = self
+            .open_dir()
+            .and_then(|dir| Store::open_reader(&dir, around(clock)));
+        opened.map_err(self.failed("open the store"))
+    }
+
+    /// Opens the store as its only writer, and creates it first if it is not there.
+    ///
+    /// # Errors
+    /// `Retry` if another process writes to it.
+    pub fn writer(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        self.try_writer(clock)
+            .map_err(self.failed("open the store"))
+    }
+
+    fn try_writer(&self, clock: &Arc<dyn Clock>) -> std::result::Result<Store, StoreError> {
+        let Self::Directory(path) = self;
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
+        match Store::open_writer(&dir, around(clock)) {
+            Err(StoreError::NotAStore { .. }) => {
+                Store::create(&dir)?;
+                Store::open_writer(&dir, around(clock))
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_dir(&self) -> std::result::Result<Arc<dyn Dir>, StoreError> {
+        let Self::Directory(path) = self;
+        match OsDir::open(path) {
+            Ok(dir) => Ok(Arc::new(dir)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let dir = path.display().to_string();
+                Err(StoreError::NotAStore { dir })
+            }
+            Err(error) => Err(self.io(error)),
+        }
+    }
+
+    fn io(&self, source: std::io::Error) -> StoreError {
+        let Self::Directory(path) = self;
+        StoreError::Io {
+            verb: "open",
+            object: path.display().to_string(),
+            source,
+        }
+    }
+
+    /// Wraps a store's error with what was being done here.
+    pub(crate) fn failed(&self, doing: &'static str) -> impl Fn(StoreError) -> Error {
+        let target = self.to_string();
+        move |source| Error::Store {
+            doing,
+            target: target.clone(),
+            source,
+        }
+    }
+}
+
+fn around(clock: &Arc<dyn Clock>) -> Around {
+    Around::new(Arc::clone(clock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn urls_that_are_no_directory_are_refused_with_a_reason() {
+        let dir: Target = "dir:/backup".parse().expect("a directory");
+        assert_eq!(dir, Target::Directory("/backup".into()));
+        assert_eq!(dir.to_string(), "dir:/backup");
+        for (url, word) in [
+            ("https://host:1/vault", "not supported yet"),
+            ("s3://bucket/x", "not supported yet"),
+            ("/backup", "dir:"),
+            ("dir:", "empty"),
+        ] {
+            let error = url.parse::<Target>().expect_err(url);
+            assert_eq!(error.kind(), Kind::Usage);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+}
