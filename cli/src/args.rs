@@ -1,0 +1,284 @@
+//! The command line, as `docs/operate/cli.md` documents it.
+
+use std::path::PathBuf;
+
+use agent::{Every, Format, StateRoot, Target};
+use block::Name;
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use export::Listen;
+use store::PointRef;
+
+/// Keeps a stand-in for every virtual disk: a second copy, seconds old, that can be verified,
+/// restored and booted.
+#[derive(Debug, Parser)]
+#[command(name = "standin", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Print one JSON document (protect: one object per line) on standard output.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on standard error; twice: every request. RUST_LOG overrides it.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve disks to guests over NBD and keep copying them to a target.
+    Protect(Protect),
+    /// Cut a protected group now.
+    Cut(Cut),
+    /// What protected groups are doing.
+    Status(Status),
+    /// List, show, verify and compare restore points.
+    Point(Point),
+    /// Write a point's disk to a file or a block device.
+    Restore(Restore),
+    /// Serve a point as NBD disks, at once.
+    Serve(Serve),
+    /// See the whole story on this machine, in about a minute.
+    Demo(Demo),
+}
+
+/// Runs in the foreground: exports each DISK under the stem of its file name (one DISK is also the
+/// default export), cuts and ships until SIGINT or SIGTERM, which cuts and ships a last time. A
+/// second signal leaves what is not shipped to the next start.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Protect {
+    /// Raw files, block devices or flat VMDKs.
+    #[arg(required = true, value_name = "DISK")]
+    pub(crate) disks: Vec<PathBuf>,
+    /// Where points go: dir:PATH.
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Target,
+    /// Name of the group; the stem of the first DISK if left out.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<Name>,
+    /// Where to serve: unix:PATH, tcp:HOST:PORT or activation; may be repeated. STATE/GROUP/nbd.sock
+    /// if left out.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<Listen>,
+    /// How often to cut: 500ms, 5s, 1m, or manual.
+    #[arg(long, value_name = "INTERVAL", default_value = "5s")]
+    pub(crate) every: Every,
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// Where diffs are kept, if not in the state directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) diff_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct State {
+    /// Where state is kept; /var/lib/standin, or for users ~/.local/state/standin, if left out.
+    #[arg(long = "state", env = "STANDIN_STATE", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl State {
+    pub(crate) fn root(&self) -> StateRoot {
+        match &self.dir {
+            Some(dir) => StateRoot::at(dir),
+            None => StateRoot::from_environment(),
+        }
+    }
+}
+
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct Tls {
+    /// Certificate of the server (PEM, with its chain).
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        conflicts_with = "tls_psk_file"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the server (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Let in only clients with a certificate of this authority (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// Pre-shared keys instead of certificates: lines USER:HEXKEY, as psktool makes them.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_psk_file: Option<PathBuf>,
+    /// Whether clients must use TLS; required if left out, where keys are given.
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub(crate) tls: Option<TlsChoice>,
+    /// Serve on addresses that other machines can reach without TLS. Whoever reaches the port can
+    /// then read and write the disks.
+    #[arg(long)]
+    pub(crate) insecure_plaintext: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsChoice {
+    /// Nobody gets in without.
+    Required,
+    /// Clients may use it.
+    Offered,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cut {
+    /// The group.
+    pub(crate) group: Name,
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// Put a label on the point; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Wait until the point is durable on the target; the last word printed is its id. During the
+    /// seed, wait for its end.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    /// As the store has it.
+    const BYTES_MAX: usize = 4096;
+    match text.split_once('=') {
+        Some((key, value)) if key.len() > BYTES_MAX || value.len() > BYTES_MAX => Err(format!(
+            "a label's key and value have at most {BYTES_MAX} bytes"
+        )),
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is KEY=VALUE".to_owned()),
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Status {
+    /// The group; all of them if left out.
+    pub(crate) group: Option<Name>,
+    #[command(flatten)]
+    pub(crate) state: State,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Point {
+    #[command(subcommand)]
+    pub(crate) command: PointCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointCommand {
+    /// The points on a target, oldest first.
+    List {
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+        /// Only those of this group.
+        #[arg(long, value_name = "NAME")]
+        group: Option<Name>,
+    },
+    /// One point.
+    Show {
+        /// GROUP@NUMBER or GROUP@latest.
+        point: PointRef,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+    },
+    /// Read and check every byte of a point.
+    Verify {
+        /// GROUP@NUMBER or GROUP@latest.
+        #[arg(conflicts_with = "all")]
+        point: Option<PointRef>,
+        /// Every point on the target.
+        #[arg(long)]
+        all: bool,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+    },
+    /// The ranges in which two points differ, from the trees alone.
+    Diff {
+        /// GROUP@NUMBER or GROUP@latest.
+        a: PointRef,
+        /// GROUP@NUMBER or GROUP@latest.
+        b: PointRef,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Restore {
+    /// GROUP@NUMBER or GROUP@latest.
+    pub(crate) point: PointRef,
+    /// The target: dir:PATH.
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Target,
+    /// A file that does not exist yet, or a block device (with --force).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+    /// Which disk, where the point has several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) disk: Option<Name>,
+    /// raw, or vmdk (flat: PATH and PATH's stem with -flat.vmdk).
+    #[arg(long, value_name = "FORMAT", default_value = "raw")]
+    pub(crate) format: Format,
+    /// Leave holes where the disk is zero, instead of reserving all its space.
+    #[arg(long)]
+    pub(crate) sparse: bool,
+    /// Replace an existing file; overwrite a block device.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Serve {
+    /// GROUP@NUMBER or GROUP@latest.
+    pub(crate) point: PointRef,
+    /// The target: dir:PATH.
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Target,
+    /// Where to serve: unix:PATH, tcp:HOST:PORT or activation; may be repeated.
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    pub(crate) listen: Vec<Listen>,
+    /// Let clients write; changes go to a throw-away overlay, the point stays as it is.
+    #[arg(long)]
+    pub(crate) writable: bool,
+    /// Where the overlay is kept; $TMPDIR or /var/tmp if left out.
+    #[arg(long, value_name = "DIR", requires = "writable")]
+    pub(crate) overlay_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// Show it on a copy of this raw disk image, instead of one made from files of this machine.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) disk: Option<PathBuf>,
+    /// Where to work (needs some GiB); $TMPDIR or /var/tmp if left out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep what it made.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn labels_need_a_key() {
+        assert_eq!(parse_label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_label("a="), Ok(("a".into(), String::new())));
+        assert!(parse_label("=b").is_err() && parse_label("a").is_err());
+    }
+}

@@ -1,0 +1,277 @@
+//! `standin point list`, `show`, `verify`, `diff`.
+
+use agent::{Error, Points, Result, Target, Verified};
+use block::ByteRange;
+use serde_json::{Value, json};
+use store::{PointRecord, PointRef};
+
+use crate::args::{Point, PointCommand};
+use crate::commands::world;
+use crate::printer::{Printer, table};
+use crate::progress::Bar;
+use crate::units;
+
+/// Ranges shown to people; programs get all.
+const RANGES_SHOWN_MAX: usize = 20;
+
+pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
+    match args.command {
+        PointCommand::List { target, group } => {
+            let points = open(&target)?;
+            let found = points.list(group.as_ref());
+            let documents: Vec<_> = found.iter().map(|point| document(point)).collect();
+            let held = points.figures();
+            let document = json!({
+                "points": documents,
+                "stored_bytes": held.stored_bytes,
+                "target": target.to_string(),
+            });
+            printer.answer(&document, || {
+                let heading = [
+                    "POINT", "CUT AT", "DISKS", "SIZE", "CHANGED", "STORED", "LABELS",
+                ];
+                let mut rows = vec![heading.map(str::to_owned).to_vec()];
+                rows.extend(found.iter().map(|point| row(point)));
+                let held = format!(
+                    "{} points, {} stored",
+                    found.len(),
+                    units::bytes(held.stored_bytes)
+                );
+                format!("{}\n{held}", table(&rows))
+            });
+            Ok(())
+        }
+        PointCommand::Show { point, target } => {
+            let point = open(&target)?.find(&point)?;
+            printer.answer(&document(&point), || show(&point));
+            Ok(())
+        }
+        PointCommand::Verify { point, all, target } => {
+            if point.is_none() && !all {
+                return Err(Error::Usage {
+                    what: "no point to verify is named".to_owned(),
+                    hint: "name one, as in web@17 or web@latest, or say --all",
+                });
+            }
+            verify(point.as_ref(), &target, printer)
+        }
+        PointCommand::Diff { a, b, target } => diff(&a, &b, &target, printer),
+    }
+}
+
+fn open(target: &Target) -> Result<Points> {
+    Points::open(target, &world()?.clock)
+}
+
+/// A point, for programs.
+fn document(point: &PointRecord) -> Value {
+    let disk = |disk: &store::PointDisk| json!({ "name": disk.name.as_str(), "size": disk.size });
+    json!({
+        "id": point.id.to_string(),
+        "group": point.id.group.as_str(),
+        "sequence": point.id.sequence,
+        "at": units::rfc3339(point.at),
+        "at_unix_ns": point.at.0,
+        "lineage": splitter::Lineage(point.lineage).to_string(),
+        "generation": point.generation,
+        "consistency": "crash",
+        "labels": point.labels,
+        "disks": point.disks.iter().map(disk).collect::<Vec<_>>(),
+        "changed_bytes": point.changed_bytes,
+        "stored_bytes": point.stored_new_bytes,
+    })
+}
+
+fn labels(point: &PointRecord) -> String {
+    let pairs = point
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    // Labels are free text; what would move the cursor is shown, not done.
+    pairs
+        .collect::<Vec<_>>()
+        .join(" ")
+        .escape_debug()
+        .to_string()
+}
+
+fn row(point: &PointRecord) -> Vec<String> {
+    let size = point.disks.iter().map(|disk| disk.size).sum();
+    vec![
+        point.id.to_string(),
+        units::local_time(point.at),
+        point.disks.len().to_string(),
+        units::bytes(size),
+        units::bytes(point.changed_bytes),
+        units::bytes(point.stored_new_bytes),
+        labels(point),
+    ]
+}
+
+fn show(point: &PointRecord) -> String {
+    let mut lines = vec![
+        format!("{}", point.id),
+        format!(
+            "  cut at   {} ({})",
+            units::local_time(point.at),
+            units::rfc3339(point.at)
+        ),
+        "  state    crash-consistent: as after a power cut at that instant".to_owned(),
+        format!(
+            "  history  lineage {}, generation {}",
+            splitter::Lineage(point.lineage),
+            point.generation
+        ),
+        format!(
+            "  cost     {} changed, {} stored for it",
+            units::bytes(point.changed_bytes),
+            units::bytes(point.stored_new_bytes)
+        ),
+    ];
+    if !point.labels.is_empty() {
+        lines.push(format!("  labels   {}", labels(point)));
+    }
+    for disk in &point.disks {
+        lines.push(format!(
+            "  disk     {}, {}",
+            disk.name,
+            units::bytes(disk.size)
+        ));
+    }
+    lines.join("\n")
+}
+
+fn verify(point: Option<&PointRef>, target: &Target, printer: &Printer) -> Result<()> {
+    let points = open(target)?;
+    let wanted = match point {
+        Some(point) => vec![points.find(point)?],
+        None => points.list(None),
+    };
+    let bar = Bar::new(printer, "verify");
+    let mut found = Vec::new();
+    for point in &wanted {
+        bar.restart(&format!("verify {}", point.id));
+        found.push(points.verify(point, &|done, all| bar.tell(done, all))?);
+    }
+    bar.finish();
+    let documents: Vec<_> = found.iter().map(verified).collect();
+    let damaged = found.iter().filter(|point| !point.is_whole()).count();
+    let document = json!({
+        "points": documents,
+        "whole": damaged == 0,
+        "damaged_points": damaged,
+    });
+    printer.answer(&document, || {
+        let lines = found.iter().map(verdict);
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    let disks = found.iter().flat_map(|point| &point.disks);
+    let checked = disks.clone().count();
+    match disks.filter(|disk| !disk.report.is_whole()).count() {
+        0 => Ok(()),
+        damaged => Err(Error::Damaged { damaged, checked }),
+    }
+}
+
+fn verified(found: &Verified) -> Value {
+    let damage =
+        |damage: &store::Damage| json!({ "what": damage.what, "ranges": ranges(&damage.ranges) });
+    let disk = |disk: &agent::VerifiedDisk| {
+        json!({
+            "name": disk.name.as_str(),
+            "whole": disk.report.is_whole(),
+            "checked_bytes": disk.report.checked_bytes,
+            "data_bytes": disk.report.data_bytes,
+            "damage": disk.report.damage.iter().map(damage).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "id": found.point.id.to_string(),
+        "whole": found.is_whole(),
+        "disks": found.disks.iter().map(disk).collect::<Vec<_>>(),
+    })
+}
+
+fn verdict(found: &Verified) -> String {
+    let sum = |of: fn(&store::VerifyReport) -> u64| found.disks.iter().map(|d| of(&d.report)).sum();
+    let (checked, data) = (
+        sum(|report| report.checked_bytes),
+        sum(|report| report.data_bytes),
+    );
+    let mut lines = vec![format!(
+        "{}: {} ({} checked, {} of it data)",
+        found.point.id,
+        if found.is_whole() { "whole" } else { "DAMAGED" },
+        units::bytes(checked),
+        units::bytes(data),
+    )];
+    for disk in &found.disks {
+        for damage in &disk.report.damage {
+            let bytes: u64 = damage.ranges.iter().map(|range| range.len()).sum();
+            lines.push(format!(
+                "  disk {}: {}; {} are hit:",
+                disk.name,
+                damage.what,
+                units::bytes(bytes)
+            ));
+            lines.extend(shown(&damage.ranges));
+        }
+    }
+    lines.join("\n")
+}
+
+fn ranges(ranges: &[ByteRange]) -> Vec<Value> {
+    let range = |range: &ByteRange| json!({ "offset": range.start(), "length": range.len() });
+    ranges.iter().map(range).collect()
+}
+
+fn shown(ranges: &[ByteRange]) -> Vec<String> {
+    let mut lines: Vec<_> = ranges
+        .iter()
+        .take(RANGES_SHOWN_MAX)
+        .map(|range| format!("    {:>15}  {}", range.start(), units::bytes(range.len())))
+        .collect();
+    if ranges.len() > RANGES_SHOWN_MAX {
+        let more = ranges.len() - RANGES_SHOWN_MAX;
+        lines.push(format!("    and {more} more ranges (--json lists all)"));
+    }
+    lines
+}
+
+fn diff(a: &PointRef, b: &PointRef, target: &Target, printer: &Printer) -> Result<()> {
+    let points = open(target)?;
+    let (a, b) = (points.find(a)?, points.find(b)?);
+    let found = points.diff(&a, &b)?;
+    let sum = |ranges: &[ByteRange]| ranges.iter().map(|range| range.len()).sum::<u64>();
+    let disk = |(name, found): &(block::Name, Vec<ByteRange>)| json!({ "name": name.as_str(), "differing_bytes": sum(found), "ranges": ranges(found) });
+    let only = |x: &PointRecord, y: &PointRecord| {
+        let missing = x.disks.iter().filter(|disk| y.disk(&disk.name).is_none());
+        missing
+            .map(|disk| disk.name.to_string())
+            .collect::<Vec<_>>()
+    };
+    let document = json!({
+        "a": a.id.to_string(),
+        "b": b.id.to_string(),
+        "disks": found.iter().map(disk).collect::<Vec<_>>(),
+        "only_in_a": only(&a, &b),
+        "only_in_b": only(&b, &a),
+    });
+    printer.answer(&document, || {
+        let mut lines = Vec::new();
+        for (name, ranges) in &found {
+            let (bytes, count) = (units::bytes(sum(ranges)), ranges.len());
+            lines.push(format!("disk {name}: {bytes} differ, in {count} ranges"));
+            lines.extend(shown(ranges));
+        }
+        for (x, y) in [(&a, &b), (&b, &a)] {
+            lines.extend(
+                only(x, y)
+                    .iter()
+                    .map(|disk| format!("disk {disk}: only in {}", x.id)),
+            );
+        }
+        lines.join("\n")
+    });
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! `standin status`.
+
+use std::time::Duration;
+
+use agent::api::{GroupStatus, State, Status as Document};
+use agent::{Result, client};
+
+use crate::args::Status;
+use crate::commands::world;
+use crate::printer::Printer;
+use crate::units;
+
+pub(crate) fn status(args: &Status, printer: &Printer) -> Result<()> {
+    let state = args.state.root();
+    let world = world()?;
+    let document = match &args.group {
+        Some(group) => Document {
+            groups: vec![client::status(&state.group(group), &world)?],
+        },
+        None => client::status_of_all(&state, &world)?,
+    };
+    printer.answer(&document, || match document.groups.as_slice() {
+        [] => format!(
+            "no group has been protected here ({})",
+            state.path().display()
+        ),
+        groups => groups.iter().map(text).collect::<Vec<_>>().join("\n\n"),
+    });
+    Ok(())
+}
+
+fn text(group: &GroupStatus) -> String {
+    let mut lines = vec![format!("{}: {}", group.name, state(group.state))];
+    let mut say = |what: &str, text: String| lines.push(format!("  {what:<8} {text}"));
+    match (&group.point, group.point_age_s) {
+        (Some(point), Some(age)) => {
+            say(
+                "point",
+                format!("{point}, {} old", units::duration(units::seconds(age))),
+            );
+        }
+        _ => say("point", "none yet".into()),
+    }
+    if !group.seed.complete && group.seed.total_bytes > 0 && group.state != State::Stopped {
+        let (done, all) = (group.seed.done_bytes, group.seed.total_bytes);
+        let percent = u128::from(done) * 100 / u128::from(all);
+        say(
+            "seed",
+            format!(
+                "{percent} % ({} of {})",
+                units::bytes(done),
+                units::bytes(all)
+            ),
+        );
+    }
+    if group.state != State::Stopped {
+        say(
+            "ahead",
+            format!(
+                "{} written and not on the target yet, {} of diffs, {} cuts waiting",
+                units::bytes(group.dirty_bytes),
+                units::bytes(group.diff_bytes),
+                group.sealed
+            ),
+        );
+    }
+    if let Some(cut) = &group.last_cut {
+        let pause = units::duration(Duration::from_micros(cut.pause_us));
+        say(
+            "cut",
+            format!(
+                "{} written, writes paused for {pause}",
+                units::bytes(cut.dirty_bytes)
+            ),
+        );
+    }
+    if let Some(ship) = &group.last_ship {
+        say(
+            "ship",
+            format!(
+                "{} changed, {} stored, in {}",
+                units::bytes(ship.changed_bytes),
+                units::bytes(ship.stored_bytes),
+                units::duration(Duration::from_micros(ship.took_us))
+            ),
+        );
+    }
+    if group.reread_bytes > 0 {
+        say(
+            "reread",
+            format!(
+                "{} of production, after a crash",
+                units::bytes(group.reread_bytes)
+            ),
+        );
+    }
+    if let Some(trouble) = &group.trouble {
+        let since = units::duration(units::seconds(trouble.since_s));
+        say(
+            "TROUBLE",
+            format!(
+                "{} fails for {since} ({} times): {}",
+                trouble.step, trouble.attempts, trouble.error
+            ),
+        );
+    }
+    for disk in &group.disks {
+        let size = if disk.size > 0 {
+            format!(", {}", units::bytes(disk.size))
+        } else {
+            String::new()
+        };
+        say("disk", format!("{}{size}, {}", disk.name, disk.production));
+    }
+    for export in &group.exports {
+        say("export", export.clone());
+    }
+    say("target", format!("{}, every {}", group.target, group.every));
+    lines.join("\n")
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Seeding => "seeding: the first copy is being made",
+        State::Protected => "protected",
+        State::Lagging => "lagging: cuts wait for the target",
+        State::Degraded => "DEGRADED: no point can be made of what is written",
+        State::Fenced => "FENCED: another process has taken over the target",
+        State::Stopping => "stopping",
+        State::Stopped => "stopped: not being protected",
+    }
+}

@@ -1,0 +1,45 @@
+//! How a command ends.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed |
+//! | 2 | usage |
+//! | 3 | fenced: somebody else has taken over |
+//! | 4 | try again |
+//! | 5 | stored data is damaged |
+
+use std::process::ExitCode;
+
+use agent::{Kind, Problem};
+
+use crate::printer::Printer;
+
+/// Tells an error, and what to exit with.
+pub(crate) fn code(done: anyhow::Result<()>, printer: &Printer) -> ExitCode {
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    let problem = problem(&error);
+    printer.error(&problem);
+    ExitCode::from(number(problem.kind))
+}
+
+fn problem(error: &anyhow::Error) -> Problem {
+    let known = error.downcast_ref::<agent::Error>();
+    Problem {
+        error: agent::chain(error.as_ref()),
+        kind: known.map_or(Kind::Failed, agent::Error::kind),
+        hint: known.and_then(agent::Error::hint),
+    }
+}
+
+fn number(kind: Kind) -> u8 {
+    match kind {
+        Kind::Failed => 1,
+        Kind::Usage => 2,
+        Kind::Fenced => 3,
+        Kind::Retry => 4,
+        Kind::Damaged => 5,
+    }
+}

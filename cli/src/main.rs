@@ -1,0 +1,42 @@
+//! The `standin` command: parses, calls the agent, prints.
+//!
+//! ```text
+//!  args (clap) -> commands -> agent -> printer -> stdout: data, stderr: talk
+//!                                        |
+//!                                        +--> exit code (exit.rs)
+//! ```
+//!
+//! Rule: what a command does is in `agent`; here is only how it is asked for and how it looks.
+
+mod args;
+mod commands;
+mod demo;
+mod exit;
+mod listening;
+mod logging;
+mod printer;
+mod progress;
+mod signals;
+mod units;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::printer::Printer;
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    let chatty = matches!(args.command, Command::Protect(_) | Command::Serve(_));
+    logging::start(args.verbose, chatty);
+    let printer = Printer::new(args.json);
+    let done = match args.command {
+        Command::Protect(args) => commands::protect(args, &printer).map_err(Into::into),
+        Command::Cut(args) => commands::cut(&args, &printer).map_err(Into::into),
+        Command::Status(args) => commands::status(&args, &printer).map_err(Into::into),
+        Command::Point(args) => commands::point(args, &printer).map_err(Into::into),
+        Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
+        Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
+        Command::Demo(args) => demo::run(&args, &printer),
+    };
+    exit::code(done, &printer)
+}

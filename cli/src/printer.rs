@@ -1,0 +1,114 @@
+//! Standard output is data, standard error is talk. A reader that goes away is no error.
+
+use std::cell::Cell;
+use std::io::{self, IsTerminal, Write};
+
+use agent::Problem;
+use serde::Serialize;
+
+/// Where a command's words go.
+pub(crate) struct Printer {
+    json: bool,
+    said_json: Cell<bool>,
+}
+
+impl Printer {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            said_json: Cell::new(false),
+        }
+    }
+
+    /// Whether progress may be drawn: a person looks.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.json && io::stderr().is_terminal()
+    }
+
+    /// The answer: as a document, or as text.
+    pub(crate) fn answer(&self, document: &impl Serialize, text: impl FnOnce() -> String) {
+        if self.json {
+            self.said_json.set(true);
+            let line = serde_json::to_string_pretty(document).expect("documents are plain data");
+            say(&line);
+        } else {
+            say(text().trim_end_matches('\n'));
+        }
+    }
+
+    /// One of a stream of objects, or a line of text.
+    pub(crate) fn event(&self, document: &impl Serialize, text: impl FnOnce() -> String) {
+        if self.json {
+            self.said_json.set(true);
+            let line = serde_json::to_string(document).expect("documents are plain data");
+            say(&line);
+        } else {
+            say(&text());
+        }
+    }
+
+    /// A line for people only.
+    pub(crate) fn line(&self, text: &str) {
+        if !self.json {
+            say(text);
+        }
+    }
+
+    /// A word to who watches; no data.
+    pub(crate) fn talk(&self, text: &str) {
+        if !self.json {
+            // There may be nobody left to tell.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// What failed, and what to do.
+    pub(crate) fn error(&self, problem: &Problem) {
+        let mut err = io::stderr().lock();
+        // There is nobody left to tell.
+        let _ = writeln!(err, "error: {}", problem.error);
+        if let Some(hint) = &problem.hint {
+            let _ = writeln!(err, "\nhint: {hint}");
+        }
+        if self.json && !self.said_json.get() {
+            let line = serde_json::to_string_pretty(problem).expect("a problem is plain data");
+            say(&line);
+        }
+    }
+}
+
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    // Who closed the pipe wants no more.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Lines up columns; the first row is the heading.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["A", "LONG"], ["bbb", "c"]];
+        let rows: Vec<Vec<String>> = rows.map(|row| row.map(str::to_owned).to_vec()).into();
+        assert_eq!(table(&rows), "A    LONG\nbbb  c");
+    }
+}
