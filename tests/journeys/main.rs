@@ -1,0 +1,13 @@
+//! Journeys: each file is one promise of the product, kept or broken in front of a user's eyes.
+
+#![allow(clippy::print_stderr, reason = "figures for who reads a test's output")]
+
+mod badinput;
+mod changes;
+mod exact;
+mod group;
+mod guest;
+mod harness;
+mod kill9;
+mod peers;
+mod seed;

@@ -1,0 +1,382 @@
+//! What was written, when it was asked for, when it was acknowledged; and whether a disk's content
+//! can be that of one instant.
+//!
+//! Every write fills its sectors with stamps that name the write, so a point tells for each sector
+//! which write it holds. One counter orders all events:
+//!
+//! ```text
+//! counter  ...  A.issued  A.acked  B.issued  cut asked  B.acked  cut answered  C.issued  ...
+//! ```
+//!
+//! The rules checked for a point, where `H` is the write that a sector holds:
+//! 1. `H` was issued before the cut was answered.
+//! 2. If the point holds any write issued after `A` was acknowledged, or the cut was asked for after
+//!    that, then no sector of `A` holds an `H` that was acknowledged before `A` was issued.
+//! 3. A write is whole: if one sector holds `A`, no other sector of `A` holds such an `H`. Not asked
+//!    of a write whose connection died: the kernel may tear what is killed.
+
+use std::sync::Mutex;
+
+use anyhow::{Result, bail};
+
+/// Bytes per stamp.
+pub const SECTOR: usize = 512;
+const MAGIC: u64 = 0x5354_414d_5045_4453;
+/// Not yet, or never.
+const NEVER: u64 = u64::MAX;
+
+/// One write's number; 0 is the content before the first write.
+pub type WriteId = u64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Stamped,
+    Zeroed,
+    Trimmed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    kind: Kind,
+    first: usize,
+    end: usize,
+    issued: u64,
+    acked: u64,
+    torn: bool,
+}
+
+/// Events between which a cut fell.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// The counter when the cut was asked for.
+    pub asked: u64,
+    /// The counter when it was answered.
+    pub answered: u64,
+}
+
+impl Window {
+    /// Some time.
+    pub const ANY: Self = Self {
+        asked: 0,
+        answered: NEVER,
+    };
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    clock: u64,
+    entries: Vec<Entry>,
+}
+
+/// All writes to one disk.
+#[derive(Debug)]
+pub struct Ledger {
+    sectors: usize,
+    book: Mutex<Book>,
+}
+
+/// The content of sector `sector` after write `id`.
+#[must_use]
+pub fn stamp(id: WriteId, sector: usize) -> [u8; SECTOR] {
+    let mut bytes = [0; SECTOR];
+    let mut x = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (sector as u64) | 1;
+    for word in bytes[24..].chunks_exact_mut(8) {
+        // xorshift: cheap, and no two sectors look alike to the deduplication.
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        word.copy_from_slice(&x.to_le_bytes());
+    }
+    bytes[..8].copy_from_slice(&MAGIC.to_le_bytes());
+    bytes[8..16].copy_from_slice(&id.to_le_bytes());
+    bytes[16..24].copy_from_slice(&(sector as u64).to_le_bytes());
+    bytes
+}
+
+impl Ledger {
+    /// A disk of `sectors` sectors, whose content is [`stamp`]s of write 0 where `stamped`, else
+    /// zeroes.
+    #[must_use]
+    pub fn new(sectors: usize, stamped: bool) -> Self {
+        let kind = if stamped { Kind::Stamped } else { Kind::Zeroed };
+        let first = Entry {
+            kind,
+            first: 0,
+            end: sectors,
+            issued: 0,
+            acked: 0,
+            torn: false,
+        };
+        Self {
+            sectors,
+            book: Mutex::new(Book {
+                clock: 1,
+                entries: vec![first],
+            }),
+        }
+    }
+
+    /// The moment.
+    pub fn tick(&self) -> u64 {
+        self.with(|book| book.tick())
+    }
+
+    /// A write is about to be sent.
+    pub fn issue_write(&self, first: usize, count: usize) -> (WriteId, Vec<u8>) {
+        let id = self.issue(Kind::Stamped, first, count);
+        let mut data = Vec::with_capacity(count * SECTOR);
+        for sector in first..first + count {
+            data.extend(stamp(id, sector));
+        }
+        (id, data)
+    }
+
+    /// A write-zeroes is about to be sent.
+    pub fn issue_zero(&self, first: usize, count: usize) -> WriteId {
+        self.issue(Kind::Zeroed, first, count)
+    }
+
+    /// A trim is about to be sent.
+    pub fn issue_trim(&self, first: usize, count: usize) -> WriteId {
+        self.issue(Kind::Trimmed, first, count)
+    }
+
+    fn issue(&self, kind: Kind, first: usize, count: usize) -> WriteId {
+        assert!(first + count <= self.sectors, "inside the disk");
+        self.with(|book| {
+            let issued = book.tick();
+            let end = first + count;
+            book.entries.push(Entry {
+                kind,
+                first,
+                end,
+                issued,
+                acked: NEVER,
+                torn: false,
+            });
+            book.entries.len() as WriteId - 1
+        })
+    }
+
+    /// The server acknowledged `id`.
+    pub fn ack(&self, id: WriteId) {
+        self.with(|book| {
+            let now = book.tick();
+            book.at(id).acked = now;
+        });
+    }
+
+    /// The connection died with `id` in flight.
+    pub fn lose(&self, id: WriteId) {
+        self.with(|book| book.at(id).torn = true);
+    }
+
+    /// Writes issued so far.
+    pub fn writes(&self) -> usize {
+        self.with(|book| book.entries.len() - 1)
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Book) -> T) -> T {
+        f(&mut self.book.lock().expect("no holder panics"))
+    }
+
+    /// Checks `image` against the rules.
+    ///
+    /// # Errors
+    /// The first broken rule, with the sector and the writes.
+    pub fn check(&self, image: &[u8], window: Window) -> Result<()> {
+        if image.len() != self.sectors * SECTOR {
+            bail!(
+                "the image has {} bytes, the disk {}",
+                image.len(),
+                self.sectors * SECTOR
+            );
+        }
+        let entries = self.with(|book| book.entries.clone());
+        let held = held_writes(&entries, image, window)?;
+        let mut present = vec![false; entries.len()];
+        let mut horizon = window.asked;
+        for id in held.iter().filter_map(|held| held.stamped) {
+            present[index(id)] = true;
+            horizon = horizon.max(entries[index(id)].issued);
+        }
+        for (id, a) in entries
+            .iter()
+            .enumerate()
+            .filter(|(_, a)| a.kind != Kind::Trimmed)
+        {
+            let whole = present[id] && !a.torn;
+            if a.acked >= horizon && !whole {
+                continue;
+            }
+            let lacking = (a.first..a.end).find(|sector| held[*sector].acked < a.issued);
+            if let Some(sector) = lacking {
+                let part = if whole {
+                    ", and holds another part of it"
+                } else {
+                    ""
+                };
+                let held = held[sector];
+                bail!(
+                    "sector {sector} lacks write {id} ({a:?}) but the point is of {horizon} or \
+                     later{part}; it holds {held:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Book {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn at(&mut self, id: WriteId) -> &mut Entry {
+        &mut self.entries[index(id)]
+    }
+}
+
+/// What a sector holds.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// The write that stamped it; `None` if it is zero.
+    stamped: Option<WriteId>,
+    /// When that write was acknowledged; of all that may have zeroed it, the latest.
+    acked: u64,
+}
+
+fn held_writes(entries: &[Entry], image: &[u8], window: Window) -> Result<Vec<Held>> {
+    // For zero sectors: the latest acknowledgement among those who may have zeroed them.
+    let mut zeroed: Vec<Option<u64>> = vec![None; image.len() / SECTOR];
+    for entry in entries.iter().filter(|entry| entry.kind != Kind::Stamped) {
+        if entry.issued < window.answered {
+            for slot in &mut zeroed[entry.first..entry.end] {
+                *slot = Some(slot.map_or(entry.acked, |acked| acked.max(entry.acked)));
+            }
+        }
+    }
+    let sectors = image.chunks_exact(SECTOR).enumerate();
+    sectors
+        .map(|(sector, bytes)| held_write(entries, sector, bytes, zeroed[sector], window))
+        .collect()
+}
+
+fn held_write(
+    entries: &[Entry],
+    sector: usize,
+    bytes: &[u8],
+    zeroed: Option<u64>,
+    window: Window,
+) -> Result<Held> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        let Some(acked) = zeroed else {
+            bail!("sector {sector} is zero and nobody zeroed it")
+        };
+        return Ok(Held {
+            stamped: None,
+            acked,
+        });
+    }
+    let id = u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes"));
+    let entry = usize::try_from(id).ok().and_then(|id| entries.get(id));
+    let Some(entry) = entry.filter(|_| bytes == stamp(id, sector)) else {
+        bail!(
+            "sector {sector} holds what nobody wrote there: {:02x?}",
+            &bytes[..24]
+        );
+    };
+    if !(entry.first..entry.end).contains(&sector) || entry.kind != Kind::Stamped {
+        bail!("sector {sector} holds write {id}, which went elsewhere: {entry:?}");
+    }
+    if entry.issued >= window.answered {
+        bail!("sector {sector} holds write {id}, issued after the cut was answered: {entry:?}");
+    }
+    Ok(Held {
+        stamped: Some(id),
+        acked: entry.acked,
+    })
+}
+
+fn index(id: WriteId) -> usize {
+    usize::try_from(id).expect("ids are indices")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(held: &[Option<WriteId>]) -> Vec<u8> {
+        let sectors = held.iter().enumerate();
+        sectors
+            .flat_map(|(sector, id)| id.map_or([0; SECTOR], |id| stamp(id, sector)))
+            .collect()
+    }
+
+    /// A on sectors 0-1, acknowledged; then B on 1-2, acknowledged; then a zeroing of 3 in flight.
+    fn story() -> Ledger {
+        let ledger = Ledger::new(4, true);
+        let (a, _) = ledger.issue_write(0, 2);
+        ledger.ack(a);
+        let (b, _) = ledger.issue_write(1, 2);
+        ledger.ack(b);
+        ledger.issue_zero(3, 1);
+        ledger
+    }
+
+    fn check(held: [Option<WriteId>; 4], window: Window) -> bool {
+        story().check(&image(&held), window).is_ok()
+    }
+
+    #[test]
+    fn every_prefix_of_the_acknowledged_writes_is_one_instant() {
+        assert!(check([Some(0), Some(0), Some(0), Some(0)], Window::ANY));
+        assert!(check([Some(1), Some(1), Some(0), Some(0)], Window::ANY));
+        assert!(check([Some(1), Some(2), Some(2), Some(0)], Window::ANY));
+        assert!(check([Some(1), Some(2), Some(2), None], Window::ANY));
+    }
+
+    #[test]
+    fn a_point_with_b_but_without_a_is_wrong() {
+        assert!(!check([Some(0), Some(2), Some(2), Some(0)], Window::ANY));
+    }
+
+    #[test]
+    fn a_torn_write_is_wrong() {
+        assert!(!check([Some(1), Some(0), Some(0), Some(0)], Window::ANY));
+        assert!(!check([Some(1), Some(1), Some(2), Some(0)], Window::ANY));
+    }
+
+    #[test]
+    fn a_cut_asked_after_an_acknowledgement_holds_the_write() {
+        let ledger = story();
+        let now = ledger.tick();
+        let late = Window {
+            asked: now,
+            answered: now,
+        };
+        assert!(!check([Some(1), Some(1), Some(0), Some(0)], late));
+        assert!(check([Some(1), Some(2), Some(2), Some(0)], late));
+    }
+
+    #[test]
+    fn a_write_issued_after_the_cut_was_answered_is_not_in_it() {
+        assert!(!check(
+            [Some(1), Some(2), Some(2), Some(0)],
+            Window {
+                asked: 0,
+                answered: 3
+            }
+        ));
+    }
+
+    #[test]
+    fn bytes_that_nobody_wrote_are_wrong() {
+        assert!(!check([Some(7), Some(0), Some(0), Some(0)], Window::ANY));
+        assert!(!check([None, Some(0), Some(0), Some(0)], Window::ANY));
+        let mut image = image(&[Some(0); 4]);
+        image[700] ^= 1;
+        assert!(story().check(&image, Window::ANY).is_err());
+    }
+}

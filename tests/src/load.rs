@@ -1,0 +1,282 @@
+//! Concurrent writers over NBD that enter everything in the [`Ledger`].
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::ledger::{Ledger, WriteId};
+use crate::nbd::{Address, Client, Request};
+use crate::time::{elapsed, let_pass};
+
+/// How the writers behave.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Connections, each with a thread of its own.
+    pub connections: u64,
+    /// Most requests in flight on a connection.
+    pub depth: usize,
+    /// Sectors written to; they overlap between all connections.
+    pub sectors: Range<usize>,
+    /// Most sectors of one request.
+    pub longest: usize,
+    /// Of 100 requests, how many zero a range.
+    pub zero_percent: u32,
+    /// Of 100 requests, how many trim a range.
+    pub trim_percent: u32,
+    /// Wait this long between requests of a connection: a load that leaves the machine air.
+    pub pace: Duration,
+    /// Go on after the server vanished, until it is back or this long has passed.
+    pub reconnect: Option<Duration>,
+}
+
+impl Shape {
+    /// Four connections that overlap on `sectors`, with everything a guest may send.
+    #[must_use]
+    pub fn mixed(sectors: Range<usize>) -> Self {
+        Self {
+            connections: 4,
+            depth: 4,
+            sectors,
+            longest: 40,
+            zero_percent: 8,
+            trim_percent: 4,
+            pace: Duration::from_micros(300),
+            reconnect: None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Switch {
+    stop: AtomicBool,
+    acked: AtomicU64,
+    failed: AtomicBool,
+}
+
+/// Writers at work. Stopped when dropped.
+#[derive(Debug)]
+pub struct Load {
+    switch: Arc<Switch>,
+    workers: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    /// Starts the writers.
+    #[must_use]
+    pub fn start(
+        address: &Address,
+        export: &str,
+        ledger: &Arc<Ledger>,
+        shape: &Shape,
+        seed: u64,
+    ) -> Self {
+        let switch = Arc::new(Switch::default());
+        let workers = (0..shape.connections)
+            .map(|number| {
+                let worker = Worker {
+                    address: address.clone(),
+                    export: export.to_owned(),
+                    ledger: Arc::clone(ledger),
+                    shape: shape.clone(),
+                    switch: Arc::clone(&switch),
+                    rng: ChaCha8Rng::seed_from_u64(seed.wrapping_mul(1000) + number),
+                    in_flight: HashMap::new(),
+                };
+                std::thread::spawn(move || worker.run())
+            })
+            .collect();
+        Self { switch, workers }
+    }
+
+    /// Requests acknowledged so far.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.switch.acked.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `more` further requests were acknowledged.
+    ///
+    /// # Errors
+    /// If a writer failed, or none is acknowledged for 60 s.
+    pub fn wait_acked(&self, more: u64) -> Result<()> {
+        let goal = self.acked() + more;
+        let end = elapsed() + Duration::from_secs(60);
+        while self.acked() < goal {
+            if self.switch.failed.load(Ordering::Relaxed) {
+                bail!("a writer failed");
+            }
+            if elapsed() > end {
+                bail!("the server acknowledges nothing");
+            }
+            let_pass(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Stops the writers after the acknowledgement of what is in flight.
+    ///
+    /// # Errors
+    /// What a writer met: an error reply, a lost connection.
+    pub fn stop(mut self) -> Result<u64> {
+        self.switch.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            worker
+                .join()
+                .expect("a writer returns its errors")
+                .context("a writer failed")?;
+        }
+        Ok(self.acked())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.switch.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            // Whoever wanted to know has called stop().
+            let _ = worker.join();
+        }
+    }
+}
+
+struct Worker {
+    address: Address,
+    export: String,
+    ledger: Arc<Ledger>,
+    shape: Shape,
+    switch: Arc<Switch>,
+    rng: ChaCha8Rng,
+    in_flight: HashMap<u64, Option<WriteId>>,
+}
+
+impl Worker {
+    fn run(mut self) -> Result<()> {
+        let result = self.work_through_crashes();
+        if result.is_err() {
+            self.switch.failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn work_through_crashes(&mut self) -> Result<()> {
+        let mut down_since = None;
+        loop {
+            match self.work() {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    for id in self.in_flight.drain().filter_map(|(_, id)| id) {
+                        self.ledger.lose(id);
+                        down_since = None;
+                    }
+                    let Some(patience) = self.shape.reconnect else {
+                        return Err(error);
+                    };
+                    let since = *down_since.get_or_insert_with(elapsed);
+                    if self.stopping() {
+                        return Ok(());
+                    }
+                    if error.downcast_ref::<Refused>().is_some() || elapsed() - since > patience {
+                        return Err(error);
+                    }
+                    let_pass(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.switch.stop.load(Ordering::Relaxed)
+    }
+
+    fn work(&mut self) -> Result<()> {
+        let mut client = Client::connect(&self.address, &self.export)?;
+        while !self.stopping() {
+            while self.in_flight.len() < self.shape.depth {
+                let (request, id) = self.invent();
+                // Entered before it is sent: a send that fails half way may have arrived.
+                let cookie = match client.submit(&request) {
+                    Ok(cookie) => cookie,
+                    Err(error) => {
+                        id.into_iter().for_each(|id| self.ledger.lose(id));
+                        return Err(error.into());
+                    }
+                };
+                self.in_flight.insert(cookie, id);
+            }
+            self.reap(&mut client)?;
+            if !self.shape.pace.is_zero() {
+                let_pass(self.shape.pace);
+            }
+        }
+        while !self.in_flight.is_empty() {
+            self.reap(&mut client)?;
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self, client: &mut Client) -> Result<()> {
+        let reply = client.complete()?;
+        let id = self
+            .in_flight
+            .remove(&reply.cookie)
+            .context("a reply to nothing")?;
+        if reply.error != 0 {
+            return Err(Refused(reply.error).into());
+        }
+        if let Some(id) = id {
+            self.ledger.ack(id);
+        }
+        self.switch.acked.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn invent(&mut self) -> (Request, Option<WriteId>) {
+        let room = self.shape.sectors.clone();
+        // Short requests are the many: the length falls off like one over itself.
+        let longest = self
+            .rng
+            .random_range(1..=self.shape.longest.min(room.len()));
+        let count = self.rng.random_range(1..=longest);
+        let first = self.rng.random_range(room.start..=room.end - count);
+        let offset = first as u64 * 512;
+        let len = u32::try_from(count * 512).expect("short");
+        let dice = self.rng.random_range(0..100);
+        if dice < self.shape.zero_percent {
+            let keep = self.rng.random();
+            (
+                Request::Zero { offset, len, keep },
+                Some(self.ledger.issue_zero(first, count)),
+            )
+        } else if dice < self.shape.zero_percent + self.shape.trim_percent {
+            (
+                Request::Trim { offset, len },
+                Some(self.ledger.issue_trim(first, count)),
+            )
+        } else if dice == 99 {
+            (Request::Flush, None)
+        } else {
+            let (id, data) = self.ledger.issue_write(first, count);
+            let fua = self.rng.random_range(0..64) == 0;
+            (Request::Write { offset, data, fua }, Some(id))
+        }
+    }
+}
+
+/// The server answered with an error: no crash excuses that.
+#[derive(Debug)]
+struct Refused(u32);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the server answered error {}", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
