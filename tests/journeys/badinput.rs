@@ -383,7 +383,8 @@ fn badinput_a_full_diff_directory_fails_no_guest_write() -> Result<()> {
     client.flush()?;
     let now = ledger.tick();
     ledger.check(
-        &fs::read(&disk)?,
+        &*fs::read(&disk)?,
+        None,
         tests::Window {
             asked: now,
             answered: now,

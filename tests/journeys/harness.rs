@@ -47,7 +47,8 @@ fn harness_finds_a_foreign_server_exact() -> Result<()> {
     Client::connect(&address, "disk")?.flush()?;
     let now = ledger.tick();
     ledger.check(
-        &std::fs::read(&path)?,
+        &*std::fs::read(&path)?,
+        None,
         Window {
             asked: now,
             answered: now,
@@ -80,7 +81,8 @@ fn harness_notices_a_lost_write() -> Result<()> {
     assert!(
         ledger
             .check(
-                &lossy,
+                &*lossy,
+                None,
                 Window {
                     asked: now,
                     answered: now

@@ -1,37 +1,34 @@
 //! The first copy: while the guest writes, and through interruptions.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
+use tests::ledger::{Origin, Window};
 use tests::protect::How;
 use tests::time::{count_from_env, elapsed, let_pass};
-use tests::{Bench, Load, Protect, Shape, image, process};
+use tests::{Bench, Ledger, Load, Protect, Shape, image, process};
 
 /// What one interruption may cost: progress is saved every 128 MiB or two seconds, in pieces of 1 MiB.
 const UNSAVED_MAX: u64 = 136 << 20;
 
-/// The disk to seed: a copy of `$STANDIN_SEED_IMAGE`, or 1 GiB of which three quarters are data.
-fn disk(bench: &Bench) -> Result<(PathBuf, u64)> {
-    let path = bench.path("disk.raw");
-    if let Some(original) = std::env::var_os("STANDIN_SEED_IMAGE") {
-        let mut cp = process::command("cp");
-        cp.arg("--sparse=always").arg(original).arg(&path);
-        process::run(&mut cp, Duration::from_secs(600))?;
-    } else {
-        image::sparse(&path, 1 << 30)?;
-        image::scribble(&path, 0, 512 << 20, bench.seed)?;
-        image::scribble(&path, 700 << 20, 256 << 20, bench.seed + 1)?;
+/// What the disk holds at first: `$STANDIN_SEED_IMAGE`, or 1 GiB of which three quarters are data.
+fn original(bench: &Bench) -> Result<PathBuf> {
+    if let Some(image) = std::env::var_os("STANDIN_SEED_IMAGE") {
+        return Ok(image.into());
     }
-    let size = std::fs::metadata(&path)?.len();
-    Ok((path, size))
+    let path = bench.path("original.raw");
+    image::sparse(&path, 1 << 30)?;
+    image::scribble(&path, 0, 512 << 20, bench.seed)?;
+    image::scribble(&path, 700 << 20, 256 << 20, bench.seed + 1)?;
+    Ok(path)
 }
 
-/// A load all over the disk: the content below is not stamped, so the point is compared with
-/// production, not with the ledger.
+/// A load all over the disk.
 fn scattered(size: u64) -> Shape {
     Shape {
         connections: 2,
@@ -46,8 +43,13 @@ fn seed_under_write_load_interrupted_again_and_again() -> Result<()> {
     let interruptions = count_from_env("STANDIN_INTERRUPTIONS", 10);
     let bench = Bench::new()?;
     let mut rng = ChaCha8Rng::seed_from_u64(bench.seed);
-    let (disk, size) = disk(&bench)?;
-    let ledger = std::sync::Arc::new(tests::Ledger::new(image::sectors(size), false));
+    let original = original(&bench)?;
+    let disk = bench.path("disk.raw");
+    let mut cp = process::command("cp");
+    cp.arg("--sparse=always").arg(&original).arg(&disk);
+    process::run(&mut cp, Duration::from_secs(600))?;
+    let size = std::fs::metadata(&disk)?.len();
+    let ledger = Arc::new(Ledger::new(image::sectors(size), Origin::File));
     let how = How::new(&bench, &[&disk]);
 
     // How long it takes in one go, so that the interruptions fall into it.
@@ -84,20 +86,24 @@ fn seed_under_write_load_interrupted_again_and_again() -> Result<()> {
         }
         protect = Protect::start(&bench, &how)?;
     }
-    let point = protect.cut()?;
+    let under_load = protect.cut_beside(&ledger)?;
     load.wait_acked(20)?;
     let status = protect.status()?;
-    load.stop()?;
+    let writes = load.stop()?;
     let last = protect.cut()?;
     bench.compare(&last, None, &disk)?;
-    // Of the first point only that it reads back: production moved on, and this load is not stamped.
-    let target = bench.target();
-    tests::standin::run(["point", "verify", &point, "--target", &target])?;
+    // The first point was cut while the guest wrote, as soon as the seed was whole.
+    let points = bench.points()?;
+    let first = points[0]["id"].as_str().context("a point has an id")?;
+    bench.check_point_of(first, &ledger, Some(&original), Window::ANY)?;
+    let (point, window) = &under_load;
+    bench.check_point_of(point, &ledger, Some(&original), *window)?;
     read += bytes(&status["seed"], "read_bytes")?;
     let data = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&disk)?) * 512;
     eprintln!(
-        "alone {whole:?}; bytes behind the seed at each interruption {copied:?}; all processes together \
-         read {read} of {data} bytes of data"
+        "alone {whole:?}; {writes} writes meanwhile; first point {first} and {point} exact; bytes behind \
+         the seed at each interruption {copied:?}; all processes together read {read} of {data} bytes \
+         of data"
     );
     ensure!(
         copied.iter().any(|done| *done > 0),

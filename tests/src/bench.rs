@@ -1,5 +1,7 @@
 //! One journey's place: a temporary directory with disks, state, target and sockets.
 
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::image;
-use crate::ledger::{Ledger, SECTOR, Window};
+use crate::ledger::{Ledger, Origin, Window};
 use crate::standin;
 
 /// The place. Removed when dropped, unless `STANDIN_KEEP` is set.
@@ -76,7 +78,10 @@ impl Bench {
     pub fn stamped_disk(&self, name: &str, size: u64) -> Result<(PathBuf, Arc<Ledger>)> {
         let path = self.path(&format!("{name}.raw"));
         image::stamped(&path, image::sectors(size))?;
-        Ok((path, Arc::new(Ledger::new(image::sectors(size), true))))
+        Ok((
+            path,
+            Arc::new(Ledger::new(image::sectors(size), Origin::Stamps)),
+        ))
     }
 
     /// A disk `NAME.raw` that holds nothing, and its ledger.
@@ -86,7 +91,10 @@ impl Bench {
     pub fn empty_disk(&self, name: &str, size: u64) -> Result<(PathBuf, Arc<Ledger>)> {
         let path = self.path(&format!("{name}.raw"));
         image::sparse(&path, size)?;
-        Ok((path, Arc::new(Ledger::new(image::sectors(size), false))))
+        Ok((
+            path,
+            Arc::new(Ledger::new(image::sectors(size), Origin::Zeroes)),
+        ))
     }
 
     /// The points on the target, oldest first, as `point list --json` gives them.
@@ -129,13 +137,29 @@ impl Bench {
     /// # Errors
     /// If the point is not one instant.
     pub fn check_point(&self, point: &str, ledger: &Ledger, window: Window) -> Result<()> {
+        self.check_point_of(point, ledger, None, window)
+    }
+
+    /// As [`check_point`](Self::check_point), of a disk that held at first what `original` holds.
+    ///
+    /// # Errors
+    /// If the point is not one instant.
+    pub fn check_point_of(
+        &self,
+        point: &str,
+        ledger: &Ledger,
+        original: Option<&Path>,
+        window: Window,
+    ) -> Result<()> {
         let path = self.restore(point, None)?;
-        let image = std::fs::read(&path)?;
-        std::fs::remove_file(&path)?;
-        assert_eq!(image.len() % SECTOR, 0, "a disk is whole sectors");
+        let open =
+            |path: &Path| File::open(path).map(|file| BufReader::with_capacity(1 << 20, file));
+        let mut original = original.map(open).transpose()?;
+        let original = original.as_mut().map(|file| file as &mut dyn Read);
         ledger
-            .check(&image, window)
-            .with_context(|| format!("point {point}"))
+            .check(open(&path)?, original, window)
+            .with_context(|| format!("point {point}"))?;
+        Ok(std::fs::remove_file(&path)?)
     }
 
     /// Restores `point` and compares it with the production disk, on which nobody writes.

@@ -8,6 +8,8 @@
 //! counter  ...  A.issued  A.acked  B.issued  cut asked  B.acked  cut answered  C.issued  ...
 //! ```
 //!
+//! A disk may start with any content, given as a file: what is not a stamp is then that file's.
+//!
 //! The rules checked for a point, where `H` is the write that a sector holds:
 //! 1. `H` was issued before the cut was answered.
 //! 2. If the point holds any write issued after `A` was acknowledged, or the cut was asked for after
@@ -15,9 +17,10 @@
 //! 3. A write is whole: if one sector holds `A`, no other sector of `A` holds such an `H`. Not asked
 //!    of a write whose connection died: the kernel may tear what is killed.
 
+use std::io::Read;
 use std::sync::Mutex;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// Bytes per stamp.
 pub const SECTOR: usize = 512;
@@ -28,8 +31,20 @@ const NEVER: u64 = u64::MAX;
 /// One write's number; 0 is the content before the first write.
 pub type WriteId = u64;
 
+/// What a disk holds before the first write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// [`stamp`]s of write 0.
+    Stamps,
+    /// Zeroes.
+    Zeroes,
+    /// Whatever a file holds that every check is given.
+    File,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    Original,
     Stamped,
     Zeroed,
     Trimmed,
@@ -94,11 +109,14 @@ pub fn stamp(id: WriteId, sector: usize) -> [u8; SECTOR] {
 }
 
 impl Ledger {
-    /// A disk of `sectors` sectors, whose content is [`stamp`]s of write 0 where `stamped`, else
-    /// zeroes.
+    /// A disk of `sectors` sectors.
     #[must_use]
-    pub fn new(sectors: usize, stamped: bool) -> Self {
-        let kind = if stamped { Kind::Stamped } else { Kind::Zeroed };
+    pub fn new(sectors: usize, origin: Origin) -> Self {
+        let kind = match origin {
+            Origin::Stamps => Kind::Stamped,
+            Origin::Zeroes => Kind::Zeroed,
+            Origin::File => Kind::Original,
+        };
         let first = Entry {
             kind,
             first: 0,
@@ -180,20 +198,36 @@ impl Ledger {
         f(&mut self.book.lock().expect("no holder panics"))
     }
 
-    /// Checks `image` against the rules.
+    /// Checks a disk's content against the rules. `original`: what it held at first, for
+    /// [`Origin::File`].
     ///
     /// # Errors
-    /// The first broken rule, with the sector and the writes.
-    pub fn check(&self, image: &[u8], window: Window) -> Result<()> {
-        if image.len() != self.sectors * SECTOR {
-            bail!(
-                "the image has {} bytes, the disk {}",
-                image.len(),
-                self.sectors * SECTOR
-            );
-        }
+    /// The first broken rule, with the sector and the writes; an image that is too long or short.
+    pub fn check(
+        &self,
+        mut image: impl Read,
+        mut original: Option<&mut dyn Read>,
+        window: Window,
+    ) -> Result<()> {
         let entries = self.with(|book| book.entries.clone());
-        let held = held_writes(&entries, image, window)?;
+        let zeroed = last_zeroing(&entries, self.sectors, window);
+        let mut held = Vec::with_capacity(self.sectors);
+        let (mut bytes, mut before) = ([0; SECTOR], [0; SECTOR]);
+        for (sector, zeroed) in zeroed.into_iter().enumerate() {
+            image.read_exact(&mut bytes).context("the image is short")?;
+            if let Some(original) = &mut original {
+                original
+                    .read_exact(&mut before)
+                    .context("the original is short")?;
+            }
+            let original = original.is_some().then_some(&before);
+            held.push(held_write(
+                &entries, sector, &bytes, original, zeroed, window,
+            )?);
+        }
+        if image.read(&mut bytes)? > 0 {
+            bail!("the image is longer than the disk");
+        }
         let mut present = vec![false; entries.len()];
         let mut horizon = window.asked;
         for id in held.iter().filter_map(|held| held.stamped) {
@@ -241,37 +275,38 @@ impl Book {
 /// What a sector holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
-    /// The write that stamped it; `None` if it is zero.
+    /// The write that stamped it; `None` if it is zero or as it was at first.
     stamped: Option<WriteId>,
     /// When that write was acknowledged; of all that may have zeroed it, the latest.
     acked: u64,
 }
 
-fn held_writes(entries: &[Entry], image: &[u8], window: Window) -> Result<Vec<Held>> {
-    // For zero sectors: the latest acknowledgement among those who may have zeroed them.
-    let mut zeroed: Vec<Option<u64>> = vec![None; image.len() / SECTOR];
-    for entry in entries.iter().filter(|entry| entry.kind != Kind::Stamped) {
+/// For each sector, the latest acknowledgement among those who may have zeroed it.
+fn last_zeroing(entries: &[Entry], sectors: usize, window: Window) -> Vec<Option<u64>> {
+    let mut zeroed: Vec<Option<u64>> = vec![None; sectors];
+    let zeroing = |entry: &&Entry| matches!(entry.kind, Kind::Zeroed | Kind::Trimmed);
+    for entry in entries.iter().filter(zeroing) {
         if entry.issued < window.answered {
             for slot in &mut zeroed[entry.first..entry.end] {
                 *slot = Some(slot.map_or(entry.acked, |acked| acked.max(entry.acked)));
             }
         }
     }
-    let sectors = image.chunks_exact(SECTOR).enumerate();
-    sectors
-        .map(|(sector, bytes)| held_write(entries, sector, bytes, zeroed[sector], window))
-        .collect()
+    zeroed
 }
 
 fn held_write(
     entries: &[Entry],
     sector: usize,
-    bytes: &[u8],
+    bytes: &[u8; SECTOR],
+    original: Option<&[u8; SECTOR]>,
     zeroed: Option<u64>,
     window: Window,
 ) -> Result<Held> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        let Some(acked) = zeroed else {
+    let is_original = original == Some(bytes);
+    if *bytes == [0; SECTOR] {
+        // Of two who may have left zeroes there, the later one.
+        let Some(acked) = zeroed.max(is_original.then_some(0)) else {
             bail!("sector {sector} is zero and nobody zeroed it")
         };
         return Ok(Held {
@@ -279,9 +314,15 @@ fn held_write(
             acked,
         });
     }
+    if is_original {
+        return Ok(Held {
+            stamped: None,
+            acked: 0,
+        });
+    }
     let id = u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes"));
     let entry = usize::try_from(id).ok().and_then(|id| entries.get(id));
-    let Some(entry) = entry.filter(|_| bytes == stamp(id, sector)) else {
+    let Some(entry) = entry.filter(|_| *bytes == stamp(id, sector)) else {
         bail!(
             "sector {sector} holds what nobody wrote there: {:02x?}",
             &bytes[..24]
@@ -316,7 +357,7 @@ mod tests {
 
     /// A on sectors 0-1, acknowledged; then B on 1-2, acknowledged; then a zeroing of 3 in flight.
     fn story() -> Ledger {
-        let ledger = Ledger::new(4, true);
+        let ledger = Ledger::new(4, Origin::Stamps);
         let (a, _) = ledger.issue_write(0, 2);
         ledger.ack(a);
         let (b, _) = ledger.issue_write(1, 2);
@@ -326,7 +367,7 @@ mod tests {
     }
 
     fn check(held: [Option<WriteId>; 4], window: Window) -> bool {
-        story().check(&image(&held), window).is_ok()
+        story().check(&*image(&held), None, window).is_ok()
     }
 
     #[test]
@@ -377,6 +418,34 @@ mod tests {
         assert!(!check([None, Some(0), Some(0), Some(0)], Window::ANY));
         let mut image = image(&[Some(0); 4]);
         image[700] ^= 1;
-        assert!(story().check(&image, Window::ANY).is_err());
+        assert!(story().check(&*image, None, Window::ANY).is_err());
+    }
+
+    #[test]
+    fn a_disk_may_start_with_any_content() {
+        let ledger = Ledger::new(3, Origin::File);
+        let mut original = [[7; SECTOR], [0; SECTOR], [9; SECTOR]];
+        let (a, _) = ledger.issue_write(0, 1);
+        ledger.ack(a);
+        let check = |sectors: [[u8; SECTOR]; 3], original: [[u8; SECTOR]; 3], window| {
+            let mut original = original.as_flattened();
+            ledger
+                .check(sectors.as_flattened(), Some(&mut original), window)
+                .is_ok()
+        };
+        let now = ledger.tick();
+        let late = Window {
+            asked: now,
+            answered: now,
+        };
+        assert!(check(original, original, Window::ANY));
+        assert!(!check(original, original, late));
+        let mut written = original;
+        written[0] = stamp(a, 0);
+        assert!(check(written, original, late));
+        written[2] = [0; SECTOR];
+        assert!(!check(written, original, late));
+        original[1] = [1; SECTOR];
+        assert!(!check(written, original, late));
     }
 }
