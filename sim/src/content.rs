@@ -1,16 +1,20 @@
 //! The bytes of a simulated file: sparse, in pages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use block::{ByteRange, index};
 
 /// Page size in bytes.
 pub(crate) const PAGE: u64 = 4096;
 
+type Page = [u8; index(PAGE)];
+
 /// Sparse bytes `0..len`; pages that are absent read as zeroes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
-    pages: BTreeMap<u64, Box<[u8]>>,
+    /// Shared between copies until one of them changes: a sync copies the whole file.
+    pages: BTreeMap<u64, Arc<Page>>,
     len: u64,
 }
 
@@ -45,8 +49,8 @@ impl Content {
             let bytes = self
                 .pages
                 .entry(page)
-                .or_insert_with(|| vec![0; index(PAGE)].into());
-            bytes[at..at + span.len()].copy_from_slice(&data[span]);
+                .or_insert_with(|| Arc::new([0; index(PAGE)]));
+            Arc::make_mut(bytes)[at..at + span.len()].copy_from_slice(&data[span]);
         });
         self.len = self.len.max(offset + data.len() as u64);
     }
@@ -65,7 +69,7 @@ impl Content {
             } else if let Some(bytes) = self.pages.get_mut(&page) {
                 let from = index(range.start().max(first) - first);
                 let to = index(range.end().min(last) - first);
-                bytes[from..to].fill(0);
+                Arc::make_mut(bytes)[from..to].fill(0);
             }
         }
     }

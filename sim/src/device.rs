@@ -1,16 +1,20 @@
 //! A production disk on a simulated file.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block::{
     BlockDevice, ByteRange, Error, Extent, ExtentState, Features, File, Fua, Op, Result, Speed,
     ZeroOptions,
 };
 
-/// A disk whose bytes are a simulated file: it is killed, torn and cut with its world.
+/// A disk whose bytes are a simulated file: it is killed, torn and cut with its world. After a failed
+/// sync it takes no write and no flush until it is opened again, as production backends do.
 pub struct SimDisk {
     file: Arc<dyn File>,
     size: u64,
+    latched: AtomicBool,
 }
 
 impl SimDisk {
@@ -20,13 +24,37 @@ impl SimDisk {
     /// If the world has ended.
     pub fn new(file: Arc<dyn File>) -> std::io::Result<Self> {
         let size = file.len()?;
-        Ok(Self { file, size })
+        let latched = AtomicBool::new(false);
+        Ok(Self {
+            file,
+            size,
+            latched,
+        })
     }
 
     fn settle(&self, op: Op, range: ByteRange, fua: Fua) -> Result<()> {
         match fua {
-            Fua::Yes => self.file.sync_data().map_err(|e| Error::io(op, range, e)),
+            Fua::Yes => self.sync(op, range),
             Fua::No => Ok(()),
+        }
+    }
+
+    fn sync(&self, op: Op, range: ByteRange) -> Result<()> {
+        self.check(op, range)?;
+        self.file.sync_data().map_err(|e| {
+            self.latched.store(true, Ordering::Release);
+            Error::io(op, range, e)
+        })
+    }
+
+    fn check(&self, op: Op, range: ByteRange) -> Result<()> {
+        match self.latched.load(Ordering::Acquire) {
+            true => Err(Error::io(
+                op,
+                range,
+                io::Error::other("an earlier sync failed"),
+            )),
+            false => Ok(()),
         }
     }
 }
@@ -56,6 +84,7 @@ impl BlockDevice for SimDisk {
     fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> Result<()> {
         let range = ByteRange::of_buf(offset, data);
         Error::check_range(Op::Write, range, self.size)?;
+        self.check(Op::Write, range)?;
         self.file
             .write_all_at(data, offset)
             .map_err(|e| Error::io(Op::Write, range, e))?;
@@ -64,6 +93,7 @@ impl BlockDevice for SimDisk {
 
     fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> Result<()> {
         Error::check_range(Op::WriteZeroes, range, self.size)?;
+        self.check(Op::WriteZeroes, range)?;
         let ZeroOptions {
             fua,
             hole: _,
@@ -77,6 +107,7 @@ impl BlockDevice for SimDisk {
 
     fn trim(&self, range: ByteRange, fua: Fua) -> Result<()> {
         Error::check_range(Op::Trim, range, self.size)?;
+        self.check(Op::Trim, range)?;
         self.file
             .punch_hole(range)
             .map_err(|e| Error::io(Op::Trim, range, e))?;
@@ -85,9 +116,7 @@ impl BlockDevice for SimDisk {
 
     fn flush(&self) -> Result<()> {
         let all = ByteRange::at(0, self.size).expect("starts at zero");
-        self.file
-            .sync_data()
-            .map_err(|e| Error::io(Op::Flush, all, e))
+        self.sync(Op::Flush, all)
     }
 
     fn block_status(&self, range: ByteRange, _extents_max: usize) -> Result<Vec<Extent>> {

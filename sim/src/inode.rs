@@ -1,5 +1,7 @@
 //! One simulated file: what programs see, what the disk has, and what lies between.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +28,8 @@ pub(crate) struct Inode {
     durable: Content,
     pending: Vec<Pending>,
     words: Option<Arc<Words>>,
+    /// Pages that a failed sync left clean in the cache, although the disk lacks them.
+    lost: BTreeSet<u64>,
 }
 
 /// Mapped words. They live beside `live`, and are copied into it when the world ends.
@@ -77,6 +81,9 @@ impl Inode {
                 .is_none_or(|w| offset >= 8 * w.0.len() as u64),
             "a mapped part of a file is written through its words only"
         );
+        for page in pages(offset, data.len()) {
+            self.lost.remove(&page);
+        }
         self.live.write(data, offset);
         self.pending.push(Pending::Write {
             offset,
@@ -104,8 +111,25 @@ impl Inode {
 
     pub(crate) fn sync(&mut self) {
         self.absorb_words();
-        self.durable = self.live.clone();
+        let before = std::mem::replace(&mut self.durable, self.live.clone());
+        for page in &self.lost {
+            self.durable.take_page(*page, &before);
+        }
         self.pending.clear();
+    }
+
+    /// As the kernel does: what could not be written counts as written from now on, so that a later
+    /// sync succeeds without it.
+    pub(crate) fn fail_sync(&mut self) {
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Pending::Write { offset, data } => self.lost.extend(pages(offset, data.len())),
+                Pending::Zero(range) => {
+                    self.lost.extend(pages(range.start(), index(range.len())));
+                }
+                Pending::SetLen(len) => self.durable.set_len(len),
+            }
+        }
     }
 
     pub(crate) fn map(&mut self, len: u64) -> Arc<Words> {
@@ -144,6 +168,18 @@ impl Inode {
             durable: self.durable.clone(),
             pending: self.pending.clone(),
             words: None,
+            lost: self.lost.clone(),
+        }
+    }
+
+    /// What an orderly restart of the machine leaves: everything, but for what only the cache had.
+    pub(crate) fn after_restart(&mut self) -> Self {
+        let mut disk = self.after_kill();
+        disk.sync();
+        Self {
+            live: disk.durable.clone(),
+            durable: disk.durable,
+            ..Self::default()
         }
     }
 
@@ -169,6 +205,7 @@ impl Inode {
             durable: disk,
             pending: Vec::new(),
             words: None,
+            lost: BTreeSet::new(),
         }
     }
 
@@ -205,6 +242,11 @@ fn apply_part(change: &Pending, disk: &mut Content, rng: &mut ChaCha8Rng) {
             }
         }
     }
+}
+
+/// The pages that `len` bytes at `offset` touch.
+fn pages(offset: u64, len: usize) -> Range<u64> {
+    offset / PAGE..(offset + len as u64).div_ceil(PAGE)
 }
 
 fn tear(len: usize, rng: &mut ChaCha8Rng) -> usize {

@@ -123,8 +123,9 @@ impl SimWorld {
         self.shared.lock().survivors.is_some()
     }
 
-    /// Operations that change a file fail as `fault` says, until it is set to `None`. A write that
-    /// fails may have written a part.
+    /// Operations that change a file fail as `fault` says, until it is set to `None`; syncs also by
+    /// the name `sync NAME`. A write that
+    /// fails may have written a part; what a failed sync was to write is lost, and no later sync says so.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.shared.lock().fault = fault;
     }
@@ -142,6 +143,18 @@ impl SimWorld {
         world.end();
         let Survivors { inodes, dirs } = world.survivors.as_mut().expect("just ended");
         let inodes = inodes.iter_mut().map(Inode::after_kill).collect();
+        let dirs = dirs.clone();
+        Self::with(world.fork_rng(), inodes, dirs)
+    }
+
+    /// Restarts the machine in good order: what programs wrote is brought to the disk, as far as the
+    /// kernel still knows of it.
+    #[must_use]
+    pub fn restart(&self) -> Self {
+        let mut world = self.shared.lock();
+        world.end();
+        let Survivors { inodes, dirs } = world.survivors.as_mut().expect("just ended");
+        let inodes = inodes.iter_mut().map(Inode::after_restart).collect();
         let dirs = dirs.clone();
         Self::with(world.fork_rng(), inodes, dirs)
     }
@@ -462,7 +475,16 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.whole(Inode::sync)
+        let fault = self.world().fault_on(&format!("sync {}", self.name));
+        let done = match fault {
+            Some(kind) => self.world().alive().and(Err(kind.into())),
+            None => self.whole(Inode::sync),
+        };
+        let mut world = self.world();
+        if done.is_err() && world.alive().is_ok() {
+            world.inodes[self.inode].fail_sync();
+        }
+        done
     }
 
     fn check_writeback(&self) -> io::Result<()> {
