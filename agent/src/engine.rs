@@ -433,25 +433,20 @@ impl Engine {
         Held { point, seed }
     }
 
-    /// Whether a cut could be laid on what the target has. Only a guess where nothing is sealed:
-    /// the ship decides.
+    /// Whether the next cut, or the oldest that is sealed, can be laid on what the target has. The
+    /// ship asks again.
     pub(crate) fn has_base(&self, held: &Held) -> bool {
         let lineage = self.group.lineage();
-        if let Some(first) = self.group.sealed().first() {
-            let disks = self.disk_sizes();
-            let sealed = base::Sealed {
-                lineage,
-                since: first.since,
-                generation: first.generation,
-                disks: &disks,
-            };
-            return !matches!(base::plan(held, &sealed), base::Plan::Missing(_));
-        }
-        let before = self.group.open_generation().previous().0;
-        let seed = |seed: &store::SeedRecord| {
-            seed.lineage == lineage.0 && seed.generation == before && base::is_complete(seed)
+        let disks = self.disk_sizes();
+        let sealed = self.group.sealed();
+        let open = self.group.open_generation();
+        let next = base::Sealed {
+            lineage,
+            since: self.group.since(),
+            generation: sealed.first().map_or(open, |first| first.generation),
+            disks: &disks,
         };
-        held.point.is_some() || held.seed.as_deref().is_some_and(seed)
+        !matches!(base::plan(held, &next), base::Plan::Missing(_))
     }
 
     pub(crate) fn disk_sizes(&self) -> Vec<(Name, u64)> {

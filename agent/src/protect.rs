@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use block::{Access, BlockDevice, Dir, DirtyBitmap, Name, OsDir, Production};
+use block::{Access, BlockDevice, Dir, DirtyBitmap, Identity, Name, OsDir, Production};
 use export::{Export, Exports, Listen, Server, ServerOptions};
 use splitter::{DiskSpec, Group, How, Surroundings};
 use tracing::{error, info, warn};
@@ -363,7 +363,7 @@ fn open_group(
     let spec = |disk: &Opened| DiskSpec {
         name: disk.name.clone(),
         production: Arc::clone(&disk.production.device),
-        identity: disk.production.identity.clone(),
+        identity: identity(&disk.production.identity, world),
         stamp: disk.production.stamp,
     };
     let around = Surroundings {
@@ -371,6 +371,7 @@ fn open_group(
         diffs,
         clock: Arc::clone(&world.clock),
         boot: world.boot.clone(),
+        booted_at: world.booted_at,
         random: Arc::clone(&world.random),
     };
     let specs = disks.iter().map(spec).collect();
@@ -380,11 +381,22 @@ fn open_group(
         How::Resumed { stale_bytes } => {
             info!(group = %name, stale_bytes, sealed = opened.sealed.len(), "tracking goes on");
         }
+        How::Recovered { why, stale_bytes } => {
+            warn!(group = %name, why, stale_bytes, "tracking goes on from the intent log; what it names is read again");
+        }
         How::Distrusted { why } => {
             warn!(group = %name, why, "tracking begins anew; the disks are copied anew");
         }
     }
     Ok((group, opened))
+}
+
+/// On another boot, a disk that cannot be told from others is another disk.
+fn identity(disk: &Identity, world: &World) -> String {
+    match disk.lasts {
+        true => disk.text.clone(),
+        false => format!("{} on boot {}", disk.text, world.boot),
+    }
 }
 
 fn record_of(target: &Target, every: Every, disks: &[Opened]) -> Record {
@@ -475,9 +487,8 @@ fn close(engine: Arc<Engine>, productions: &[Production]) {
         warn!("somebody still waits for the group; tracking is left as after a kill");
         return;
     };
-    let flushed = productions
-        .iter()
-        .try_for_each(|production| production.device.flush());
+    let mut disks = engine.group.disks().iter();
+    let flushed = disks.try_for_each(|disk| disk.flush());
     let stamps: std::io::Result<Vec<_>> = productions.iter().map(Production::stamp_now).collect();
     let closed = match (flushed, stamps) {
         (Ok(()), Ok(stamps)) => engine.group.close(&stamps),

@@ -14,6 +14,7 @@
 //! Crash: progress is saved every [`SAVE_BYTES`] or [`SAVE_INTERVAL`]; a later process goes on from
 //! there if the history of tracking is the same.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -102,10 +103,13 @@ struct Seeder<'a> {
 /// Copies the disks, or what an earlier seed of the same history left of them.
 pub(crate) fn seed(engine: &Engine, store: &Store) -> Result<Seeded> {
     let lineage = engine.group.lineage();
-    let generation = engine.group.open_generation().previous();
+    let since = engine.group.since();
+    let newest = engine.group.open_generation().previous();
     let found = store
         .seed(&engine.name)
-        .filter(|seed| goes_on(seed, lineage, generation, &engine.disk_sizes()));
+        .filter(|seed| goes_on(seed, lineage, since..=newest, &engine.disk_sizes()));
+    let began = found.as_ref().map(|seed| Generation(seed.generation));
+    let generation = began.unwrap_or(newest);
     info!(group = %engine.name, resumed = found.is_some(), "seed begins");
     let disks = match &found {
         Some(found) => resume(engine, store, found)?,
@@ -135,11 +139,11 @@ pub(crate) fn seed(engine: &Engine, store: &Store) -> Result<Seeded> {
 fn goes_on(
     seed: &SeedRecord,
     lineage: Lineage,
-    generation: Generation,
+    cuts: RangeInclusive<Generation>,
     disks: &[(block::Name, u64)],
 ) -> bool {
     seed.lineage == lineage.0
-        && seed.generation == generation.0
+        && cuts.contains(&Generation(seed.generation))
         && seed.disks.len() == disks.len()
         && seed
             .disks

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use store::Store;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::engine::{Engine, Shared, Stop};
 use crate::seed::Seeded;
@@ -90,7 +90,13 @@ fn round(engine: &Engine, store: &mut Option<Store>) -> Result<Round> {
         return Ok(Round::Idle);
     };
     match ship::ship(engine, store, &oldest).inspect_err(|e| engine.fails(Step::Ship, e))? {
-        Shipped::Point => engine.works(Step::Ship),
+        Shipped::Point => {
+            engine.works(Step::Ship);
+            // What fails here costs a longer recovery from a power cut, no more.
+            if let Err(error) = engine.group.tend_intent_log() {
+                warn!(group = %engine.name, %error, "the intent log keeps all its regions");
+            }
+        }
         Shipped::Interrupted => {}
         Shipped::NoBase { lineage, why } => {
             info!(group = %engine.name, why, "the disks are copied anew");

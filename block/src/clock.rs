@@ -14,6 +14,16 @@ impl UnixNanos {
     }
 }
 
+impl std::ops::Add<Duration> for UnixNanos {
+    type Output = Self;
+
+    /// Ends at the end of time.
+    fn add(self, later: Duration) -> Self {
+        let later = u64::try_from(later.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(later))
+    }
+}
+
 /// The clock of the world the code runs in.
 pub trait Clock: Send + Sync {
     /// Time since some fixed moment; never goes backwards. Intervals and deadlines use this.

@@ -18,6 +18,7 @@ mod error;
 mod group_sync;
 mod host_disk;
 mod host_file;
+mod identity;
 mod locks;
 #[cfg(feature = "conformance")]
 mod memory;
@@ -36,6 +37,7 @@ pub use clock::{Clock, SystemClock, UnixNanos};
 pub use device::{BlockDevice, Features, Fua, Hole, Speed, ZeroOptions};
 pub use dir::{Dir, File, SharedWords};
 pub use error::{Error, ErrorKind, Op, Result};
+pub use identity::Identity;
 #[cfg(feature = "conformance")]
 pub use memory::MemoryDevice;
 pub use name::{InvalidName, Name};

@@ -25,6 +25,7 @@ use tracing::warn;
 use crate::group_sync::Latch;
 use crate::host_disk::HostDisk;
 use crate::host_file::HostFile;
+use crate::identity::{self, Identity};
 use crate::raw::RawDevice;
 use crate::vmdk::{self, VmdkError};
 use crate::{BlockDevice, ByteRange, SECTOR, locks};
@@ -45,8 +46,8 @@ pub struct Production {
     /// What it is, for a person.
     pub description: String,
     /// Names the same disk however its path is written: device and inode of the (first) file, or
-    /// the number of the block device.
-    pub identity: String,
+    /// what the block device says of itself.
+    pub identity: Identity,
     /// Taken when it was opened.
     pub stamp: Option<Stamp>,
     files: Vec<Arc<HostFile>>,
@@ -197,7 +198,7 @@ fn open_raw(path: &Path, access: Access) -> Result<Production, OpenError> {
     check_size(path, len)?;
     let window = ByteRange::at(0, len).expect("from zero");
     let device = RawDevice::new(host.clone(), window, access == Access::ReadWrite);
-    let identity = format!("file {}", inode(&meta));
+    let identity = Identity::lasting(format!("file {}", inode(&meta)));
     produce(path, Arc::new(device), description, identity, vec![host])
 }
 
@@ -209,7 +210,7 @@ fn open_vmdk(path: &Path, access: Access) -> Result<Production, OpenError> {
         Some(meta) => inode(&meta.map_err(|e| OpenError::io(path, e))?),
         None => inode(&fs::metadata(path).map_err(|e| OpenError::io(path, e))?),
     };
-    let identity = format!("vmdk {identity}");
+    let identity = Identity::lasting(format!("vmdk {identity}"));
     produce(path, opened.device, description, identity, opened.files)
 }
 
@@ -231,7 +232,7 @@ fn open_block_device(path: &Path, access: Access) -> Result<Production, OpenErro
     check_size(path, device.size())?;
     let description = format!("block device {}", path.display());
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
-    let identity = format!("block {major}:{minor}");
+    let identity = identity::of_block_device(major, minor);
     produce(path, Arc::new(device), description, identity, Vec::new())
 }
 
@@ -239,7 +240,7 @@ fn produce(
     path: &Path,
     device: Arc<dyn BlockDevice>,
     description: String,
-    identity: String,
+    identity: Identity,
     files: Vec<Arc<HostFile>>,
 ) -> Result<Production, OpenError> {
     let stamp = stamp(&files).map_err(|e| OpenError::io(path, e))?;

@@ -139,6 +139,7 @@ fn open(dir: &Path, disks: Vec<Arc<dyn BlockDevice>>) -> Group {
         diffs: Arc::new(OsDir::create_all(dir.join("diffs")).unwrap()),
         clock: Arc::new(SystemClock::new()),
         boot: "bench".into(),
+        booted_at: block::UnixNanos(0),
         random: Arc::new(|| [7; 16]),
     };
     let spec = |(at, production)| DiskSpec {

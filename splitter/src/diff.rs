@@ -9,6 +9,7 @@ use std::sync::Arc;
 use block::{BlockDevice, ByteRange, Dir, File, GRANULE, GranuleRange, Name, index};
 
 use crate::files;
+use crate::intent::DiskIntent;
 use crate::live::Live;
 use crate::map::{DirtyMap, MapIdentity, Settled};
 use crate::runs::GranuleState;
@@ -19,6 +20,7 @@ pub(crate) const HEAL_BYTES_MAX: u64 = 256 << 10;
 
 pub(crate) struct OpenDiff {
     pub(crate) live: Arc<Live>,
+    pub(crate) intent: DiskIntent,
     pub(crate) generation: Generation,
     pub(crate) map: Arc<DirtyMap>,
     pub(crate) data: Arc<dyn File>,
@@ -47,7 +49,7 @@ impl OpenDiff {
         size: u64,
         lineage: Lineage,
         generation: Generation,
-        live: &Arc<Live>,
+        history: (&Arc<Live>, DiskIntent),
     ) -> io::Result<Self> {
         let [map, data] = names(disk, generation, lineage).map(|name| {
             files::remove(dir, &name)?;
@@ -62,7 +64,8 @@ impl OpenDiff {
         };
         let map = Arc::new(DirtyMap::create(map?, identity, generation.previous())?);
         Ok(Self {
-            live: Arc::clone(live),
+            live: Arc::clone(history.0),
+            intent: history.1,
             generation,
             map,
             data,
@@ -77,7 +80,7 @@ impl OpenDiff {
         size: u64,
         lineage: Lineage,
         generation: Generation,
-        live: &Arc<Live>,
+        history: (&Arc<Live>, DiskIntent),
     ) -> io::Result<Self> {
         let [map, data] = names(disk, generation, lineage).map(|name| dir.open(&name));
         let (map, data) = (map?, data?);
@@ -91,7 +94,8 @@ impl OpenDiff {
             },
         )?);
         Ok(Self {
-            live: Arc::clone(live),
+            live: Arc::clone(history.0),
+            intent: history.1,
             generation,
             map,
             data,

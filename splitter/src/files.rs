@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! state/ tracking              the lineage that counts, replaced whole     (lineage.rs)
+//!        suspect.BOOT          a flush of production failed on that boot   (intent.rs)
 //!        live.LINEAGE          its open generation and flags, mapped       (live.rs)
+//!        intent.LINEAGE        its intent log                             (intent.rs)
 //!        cut.LINEAGE.GEN       labels of a cut that has some               (lineage.rs)
 //! diffs/ DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
 //!        DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
@@ -19,9 +21,14 @@ use crate::{Generation, Lineage};
 pub(crate) const TRACKING: &str = "tracking";
 pub(crate) const TRACKING_NEW: &str = "tracking.new";
 pub(crate) const LOCK: &str = "lock";
+const SUSPECT: &str = "suspect.";
 
 pub(crate) fn live(lineage: Lineage) -> String {
     format!("live.{}", lineage.short())
+}
+
+pub(crate) fn intent(lineage: Lineage) -> String {
+    format!("intent.{}", lineage.short())
 }
 
 pub(crate) fn labels(lineage: Lineage, generation: Generation) -> String {
@@ -49,11 +56,35 @@ pub(crate) fn parse(name: &str) -> Option<(Generation, &str)> {
 
 /// What the name of a file of the state directory says of its lineage; `None` if nothing.
 pub(crate) fn parse_state(name: &str) -> Option<(Option<Generation>, &str)> {
-    if let Some(lineage) = name.strip_prefix("live.") {
-        return Some((None, lineage));
+    for prefix in ["live.", "intent."] {
+        if let Some(lineage) = name.strip_prefix(prefix) {
+            return Some((None, lineage));
+        }
     }
     let (lineage, generation) = name.strip_prefix("cut.")?.split_once('.')?;
     Some((Some(Generation(generation.parse().ok()?)), lineage))
+}
+
+/// Notes, durably, that a flush of production failed on this boot of the machine. The name says it all:
+/// a file is made whole or not at all.
+pub(crate) fn suspect(state: &dyn Dir, boot: &str) -> io::Result<()> {
+    match state.create(&suspect_name(boot)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => drop(other?),
+    }
+    state.sync()
+}
+
+/// The notes of earlier boots.
+pub(crate) fn old_suspicions(state: &dyn Dir, boot: &str) -> io::Result<Vec<String>> {
+    let ours = suspect_name(boot);
+    let mut names = state.list()?;
+    names.retain(|name| name.starts_with(SUSPECT) && *name != ours);
+    Ok(names)
+}
+
+fn suspect_name(boot: &str) -> String {
+    format!("{SUSPECT}{:08x}", crc32c::crc32c(boot.as_bytes()))
 }
 
 /// Removes a file that may be gone already.
@@ -79,7 +110,9 @@ mod tests {
         ] {
             assert_eq!(parse(&name), Some((generation, "abababab")), "{name}");
         }
-        assert_eq!(parse_state(&live(lineage)), Some((None, "abababab")));
+        for name in [live(lineage), intent(lineage)] {
+            assert_eq!(parse_state(&name), Some((None, "abababab")), "{name}");
+        }
         assert_eq!(
             parse_state(&labels(lineage, generation)),
             Some((Some(generation), "abababab"))

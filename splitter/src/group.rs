@@ -20,6 +20,7 @@ use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
 use parking_lot::{Mutex, RwLockWriteGuard};
 
 use crate::diff::{HealError, OpenDiff};
+use crate::intent::IntentLog;
 use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
 use crate::sealed::{SealedDiff, SealedGeneration};
@@ -57,6 +58,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Names the run of the machine: after another one, the page cache is not to be trusted.
     pub boot: String,
+    /// When that run began: what changes a disk later, and is not us, comes from outside.
+    pub booted_at: UnixNanos,
     /// Sixteen random bytes, different at every call.
     pub random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
 }
@@ -125,7 +128,10 @@ pub struct Group {
 pub(crate) struct Tracking {
     pub(crate) lineage: Lineage,
     pub(crate) live: Arc<Live>,
+    pub(crate) intent: Arc<IntentLog>,
     pub(crate) sealed: Vec<Arc<SealedGeneration>>,
+    /// What a target is known to have.
+    pub(crate) released: Generation,
 }
 
 impl Group {
@@ -145,6 +151,18 @@ impl Group {
     #[must_use]
     pub fn open_generation(&self) -> Generation {
         self.tracking.lock().live.open_generation()
+    }
+
+    /// The cut that the open generation builds on: everything written since is in it or in a sealed
+    /// one.
+    #[must_use]
+    pub fn since(&self) -> Generation {
+        let tracking = self.tracking.lock();
+        if let Some(oldest) = tracking.sealed.first() {
+            return oldest.since;
+        }
+        let since = self.disks.iter().map(|disk| disk.gate.read().map.since());
+        since.min().unwrap_or_default()
     }
 
     /// The disks, in the order they were given.
@@ -177,13 +195,19 @@ impl Group {
     pub fn cut(&self, note: CutNote) -> Result<Cut, CutError> {
         let labels = note.labels;
         lineage::check_labels(&labels).map_err(CutError::Labels)?;
+        self.check_open(&self.tracking.lock())?;
+        // After a recovery this is long: whoever asks for figures need not wait.
+        self.heal()?;
         let mut tracking = self.tracking.lock();
         self.check_open(&tracking)?;
         let (lineage, sealing) = (tracking.lineage, tracking.live.open_generation());
         let opening = sealing.next();
         lineage::save_labels(&*self.around.state, lineage, sealing, &labels)
             .map_err(self.state_error("write the labels of the cut"))?;
-        let next = self.create_diffs(lineage, opening, &tracking.live)?;
+        if tracking.intent.allow(opening).is_err() {
+            return Err(CutError::Distrusted);
+        }
+        let next = self.create_diffs(lineage, opening, &tracking.live, &tracking.intent)?;
         let swapped = self.swap(&tracking.live, opening, next)?;
         let since = swapped.old.iter().map(|diff| diff.map.since()).min();
         let sealed = SealedGeneration {
@@ -215,6 +239,10 @@ impl Group {
                 })?;
             // A restart of tracking that failed half way leaves gates of several lineages.
             if diff.live.is_lost() || !Arc::ptr_eq(&diff.live, &tracking.live) {
+                if tracking.live.is_forsaken() {
+                    // The state directory may take it by now.
+                    tracking.intent.revoke();
+                }
                 return Err(CutError::Distrusted);
             }
         }
@@ -239,7 +267,44 @@ impl Group {
             self.remove(oldest, lineage)?;
             tracking.sealed.remove(0);
         }
+        tracking.released = tracking.released.max(committed.generation);
         Ok(())
+    }
+
+    /// Takes regions that have not been written for a while out of the intent log; now and then this
+    /// flushes production. Call it after a release, from a thread that nobody waits for.
+    ///
+    /// # Errors
+    /// `Production` if a flush failed, `Io`; the regions stay.
+    pub fn tend_intent_log(&self) -> Result<(), CutError> {
+        let (intent, released) = {
+            let tracking = self.tracking.lock();
+            let open = tracking.live.open_generation();
+            if !tracking.live.is_lost() {
+                tracking
+                    .intent
+                    .begin_round(open, self.around.clock.monotonic());
+            }
+            (Arc::clone(&tracking.intent), tracking.released)
+        };
+        let Some(round) = intent.due_round(released) else {
+            return Ok(());
+        };
+        self.flush_production()?;
+        let taken_back = intent.end_round(round);
+        let taken_back = taken_back.map_err(self.state_error("write the intent log"))?;
+        tracing::debug!(group = %self.name, taken_back, "regions left the intent log");
+        Ok(())
+    }
+
+    fn flush_production(&self) -> Result<(), CutError> {
+        self.disks.iter().try_for_each(|disk| {
+            disk.flush_production()
+                .map_err(|source| CutError::Production {
+                    disk: disk.name.clone(),
+                    source,
+                })
+        })
     }
 
     /// Gives up a sealed generation and those after it: what they say was written becomes stale in
@@ -287,27 +352,46 @@ impl Group {
         // Crash: from here on an open finds the old lineage lost, or the new record.
         tracking.live.lose();
         self.discard_all(&mut tracking);
+        // Crash: the old log misses what is written from the first swap on; nobody must find it.
+        files::remove(&*self.around.state, files::TRACKING)
+            .and_then(|()| self.around.state.sync())
+            .map_err(self.state_error("remove the record of the old lineage"))?;
         let lineage = Lineage((self.around.random)());
         let live = Live::create(&*self.around.state, lineage, self.around.clock.wall())
             .map(Arc::new)
             .map_err(self.state_error("create the state of a lineage"))?;
-        let diffs = self.create_diffs(lineage, Generation::FIRST, &live)?;
+        let sizes: Vec<_> = self.disks.iter().map(|disk| disk.size()).collect();
+        let intent = IntentLog::create(&self.around, &live, lineage, &sizes)
+            .map_err(self.state_error("create the intent log"))?;
+        let diffs = self.create_diffs(lineage, Generation::FIRST, &live, &intent)?;
         *tracking = Tracking {
             lineage,
             live,
+            intent,
             sealed: Vec::new(),
+            released: Generation::NONE,
         };
         // One by one: this is no cut, and a disk that hangs must not hold up the others. What is
         // written to a disk before its turn is read by the seed.
         for (disk, diff) in self.disks.iter().zip(diffs) {
             *disk.gate.write() = diff;
         }
-        self.record(lineage)
-            .save(&*self.around.state)
-            .map_err(self.state_error("record the new lineage"))?;
+        self.establish(lineage).inspect_err(|_| {
+            // Nobody may cut what nobody would find again.
+            tracking.live.lose();
+        })?;
         crate::recover::remove_debris(&self.around, lineage, &[Generation::FIRST])
             .map_err(self.state_error("remove the files of the old lineage"))?;
         Ok(lineage)
+    }
+
+    /// Makes a new lineage, into which all writes go, the one that counts.
+    fn establish(&self, lineage: Lineage) -> Result<(), CutError> {
+        // What was written before is in no log: the seed must not read what a power cut takes back.
+        self.flush_production()?;
+        self.record(lineage)
+            .save(&*self.around.state)
+            .map_err(self.state_error("record the new lineage"))
     }
 
     /// Frees what a lost lineage occupies, so that a full directory cannot keep the next one from
@@ -357,7 +441,7 @@ impl Group {
     pub fn close(self, stamps: &[Option<Stamp>]) -> io::Result<()> {
         let tracking = self.tracking.lock();
         for disk in &self.disks {
-            disk.production.flush().map_err(io::Error::other)?;
+            disk.flush_production().map_err(io::Error::other)?;
             disk.gate.read().sync()?;
         }
         for sealed in tracking.sealed.iter().flat_map(|sealed| &sealed.disks) {
@@ -395,13 +479,16 @@ impl Group {
         lineage: Lineage,
         generation: Generation,
         live: &Arc<Live>,
+        intent: &Arc<IntentLog>,
     ) -> Result<Vec<OpenDiff>, CutError> {
         let dir = &*self.around.diffs;
-        let create = |disk: &Arc<TrackedDisk>| {
-            OpenDiff::create(dir, &disk.name, disk.size(), lineage, generation, live)
+        let create = |(at, disk): (usize, &Arc<TrackedDisk>)| {
+            let history = (live, intent.disk(at));
+            OpenDiff::create(dir, &disk.name, disk.size(), lineage, generation, history)
         };
         self.disks
             .iter()
+            .enumerate()
             .map(create)
             .collect::<io::Result<_>>()
             .map_err(|source| CutError::Io {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  guest write -> TrackedDisk -- gate (shared) -- stripe locks --+
+//!                                                                | 0 is the region in the intent log?
 //!                                                                | 1 mark: dirty + stale   (map)
 //!                                                                | 2 write production
 //!                                                                | 3 write the diff
@@ -18,6 +19,9 @@
 //! Invariant: protection never fails a guest's write. A diff that cannot be written leaves its
 //! granules stale; a map that cannot be written gives up the *lineage*, and the copy starts anew.
 //!
+//! Invariant: the region of a write is durable in the intent log before production has the write.
+//! So after a power cut, which spares neither maps nor diffs, what the log names is read again.
+//!
 //! What is not here: the network, the target, time of its own, policy (when to cut, what to drop).
 
 mod diff;
@@ -26,6 +30,7 @@ mod files;
 mod generation;
 mod group;
 mod heal;
+mod intent;
 mod lineage;
 mod live;
 mod map;
@@ -54,6 +59,11 @@ pub mod fuzzing {
     /// Reads arbitrary bytes as the labels of a cut.
     pub fn cut_labels(bytes: &[u8]) {
         let _ = crate::lineage::decode_labels(bytes);
+    }
+
+    /// Reads arbitrary bytes as an intent log.
+    pub fn intent_log(bytes: &[u8]) {
+        crate::intent::fuzz(bytes);
     }
 
     /// Reads arbitrary words as a dirty map of a disk of `size` bytes and walks its runs.

@@ -29,8 +29,10 @@ pub(crate) const STAMPS_MAX: usize = (block::index(LEN) / 8 - STAMPS) / 2;
 
 /// Closed after everything was synced.
 const CLEAN: u64 = 1;
-/// Writes may have gone unmarked.
+/// Writes may have gone unmarked in the maps.
 const LOST: u64 = 2;
+/// Writes may have gone unmarked in the intent log, too.
+const FORSAKEN: u64 = 4;
 
 /// The time of the last write is kept to this precision: most writes do not store it.
 pub(crate) const LAST_WRITE_PRECISION: Duration = Duration::from_secs(1);
@@ -100,9 +102,23 @@ impl Live {
         self.word(FLAGS).load(Ordering::Acquire) & CLEAN != 0
     }
 
-    /// A write could not be marked: nothing of this lineage can be trusted any more.
+    /// A write could not be marked: the maps of this lineage cannot be trusted any more.
     pub(crate) fn lose(&self) {
         self.word(FLAGS).fetch_or(LOST, Ordering::SeqCst);
+    }
+
+    /// The maps say again all that was written.
+    pub(crate) fn trust(&self) {
+        self.word(FLAGS).fetch_and(!LOST, Ordering::SeqCst);
+    }
+
+    /// Nor can its intent log: nothing of this lineage can be gone on from.
+    pub(crate) fn forsake(&self) {
+        self.word(FLAGS).fetch_or(LOST | FORSAKEN, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_forsaken(&self) -> bool {
+        self.word(FLAGS).load(Ordering::Acquire) & FORSAKEN != 0
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -5,9 +5,10 @@
 //! | nothing | a new lineage |
 //! | closed cleanly, disks unchanged since | go on; nothing is stale |
 //! | killed, same boot | go on; stale is what was in flight at the kill |
-//! | no clean close and another boot | a new lineage: the page cache is gone, and with it what says which granules were written |
+//! | no clean close and another boot | recover: the page cache is gone, and with it what says which granules were written; all regions of the intent log are stale |
+//! | the open map damaged, or writes that it could not mark | recover, as above |
 //! | disks changed, or written to from outside | a new lineage |
-//! | state, live words or the open map missing or damaged | a new lineage |
+//! | record or intent log missing, damaged or not complete | a new lineage |
 //! | a sealed diff missing or damaged | the older ones are dropped as released; a ship that misses one finds the gap by `since` |
 //!
 //! A new lineage costs a copy of the disks, never a wrong point.
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 use crate::diff::OpenDiff;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
+use crate::intent::IntentLog;
 use crate::lineage::{DiskRecord, LineageRecord, load_labels};
 use crate::live::{LAST_WRITE_PRECISION, Live};
 use crate::sealed::{SealedDiff, SealedGeneration};
@@ -48,6 +50,14 @@ pub enum How {
         /// How much, in bytes of whole granules.
         stale_bytes: u64,
     },
+    /// It goes on from the intent log: what that names is read again from production. Cuts that no
+    /// target has are lost.
+    Recovered {
+        /// Why no more than that was to be trusted, in words for a person.
+        why: String,
+        /// How much is read again, in bytes of whole granules.
+        stale_bytes: u64,
+    },
     /// It could not go on: the disks must be copied anew.
     Distrusted {
         /// Why, in words for a person.
@@ -59,8 +69,17 @@ pub enum How {
 struct Found {
     lineage: Lineage,
     live: Arc<Live>,
+    intent: Arc<IntentLog>,
     diffs: Vec<OpenDiff>,
     sealed: Vec<Arc<SealedGeneration>>,
+    released: Generation,
+}
+
+impl Found {
+    fn stale_bytes(&self) -> u64 {
+        let stale = self.diffs.iter().map(|diff| diff.map.stale_count());
+        stale.sum::<u64>() * GRANULE
+    }
 }
 
 impl Group {
@@ -85,15 +104,7 @@ impl Group {
             }
         };
         let (found, how) = match find(&name, &specs, &around) {
-            Ok(found) => {
-                let stale: u64 = found.diffs.iter().map(|diff| diff.map.stale_count()).sum();
-                (
-                    found,
-                    How::Resumed {
-                        stale_bytes: stale * GRANULE,
-                    },
-                )
-            }
+            Ok(found) => found,
             Err(why) => {
                 clear(&around).map_err(failed("remove what an old lineage left", &around.state))?;
                 let found = begin(&specs, &around)
@@ -124,7 +135,7 @@ impl Group {
         if !matches!(LineageRecord::load(&*self.around.state), Ok(Some(found)) if found == record) {
             record.save(&*self.around.state)?;
         }
-        if matches!(how, How::Resumed { .. }) {
+        if !matches!(how, How::Fresh | How::Distrusted { .. }) {
             tracking.live.clear_clean()?;
         }
         let mut kept: Vec<_> = tracking.sealed.iter().map(|s| s.generation).collect();
@@ -165,32 +176,136 @@ fn take_lock(
 }
 
 /// `Err(None)`: nothing was tracked before. `Err(Some(why))`: it cannot go on.
-fn find(name: &Name, specs: &[DiskSpec], around: &Surroundings) -> Result<Found, Option<String>> {
+fn find(
+    name: &Name,
+    specs: &[DiskSpec],
+    around: &Surroundings,
+) -> Result<(Found, How), Option<String>> {
     let record = LineageRecord::load(&*around.state)
         .map_err(|error| format!("the record of tracking is damaged: {error}"))?
         .ok_or(None)?;
     same_disks(name, specs, &record)?;
+    let suspicions = files::old_suspicions(&*around.state, &around.boot)
+        .map_err(|error| format!("the state directory cannot be read: {error}"))?;
+    if !suspicions.is_empty() {
+        let why = "a flush of a disk failed before the machine stopped";
+        return Err(Some(why.into()));
+    }
     let lineage = record.lineage;
-    let live = Live::open(&*around.state, lineage)
-        .map_err(|error| format!("the live state cannot be read: {error}"))?;
-    if live.is_lost() {
+    let live = Live::open(&*around.state, lineage);
+    if live.as_ref().is_ok_and(Live::is_forsaken) {
         return Err(Some("earlier writes went untracked".into()));
     }
-    if !live.is_clean() && record.boot != around.boot {
-        return Err(Some(
-            "the machine stopped before tracking was closed".into(),
-        ));
+    let found = match live {
+        Ok(live) if live.is_clean() || record.boot == around.boot => {
+            untouched(specs, &live)?;
+            let live = Arc::new(live);
+            match resume(specs, around, lineage, &live) {
+                Ok(found) => {
+                    let stale_bytes = found.stale_bytes();
+                    return Ok((found, How::Resumed { stale_bytes }));
+                }
+                Err(why) => recover(specs, around, lineage, Some(live), why),
+            }
+        }
+        Err(error) if record.boot == around.boot => {
+            return Err(Some(format!("the live state cannot be read: {error}")));
+        }
+        Ok(_) | Err(_) => {
+            let why = "the machine stopped before tracking was closed".into();
+            recover(specs, around, lineage, None, why)
+        }
+    };
+    found.map_err(Some)
+}
+
+/// Goes on with maps and diffs as they are.
+fn resume(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    live: &Arc<Live>,
+) -> Result<Found, String> {
+    if live.is_lost() {
+        return Err("earlier writes went untracked".into());
     }
-    untouched(specs, &live)?;
-    let live = Arc::new(live);
-    let diffs = open_diffs(specs, around, lineage, &live)?;
-    let sealed = find_sealed(specs, around, lineage, &diffs);
+    let intent = open_intent(specs, around, lineage, live)?;
+    let diffs = open_diffs(specs, around, lineage, (live, &intent))?;
+    let released = intent.trimmed_through();
+    let sealed = find_sealed(specs, around, lineage, &diffs, released);
     Ok(Found {
         lineage,
-        live,
+        live: Arc::clone(live),
+        intent,
         diffs,
         sealed,
+        released,
     })
+}
+
+/// Goes on from the intent log alone: all that it names is read again.
+/// Crash: the lineage counts as lost until the maps say all that the log says, so whoever is killed
+/// here recovers once more.
+fn recover(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    live: Option<Arc<Live>>,
+    why: String,
+) -> Result<(Found, How), String> {
+    let failed = |error: io::Error| format!("{why}, and recovering from it failed: {error}");
+    let stopped = live.is_none();
+    let live = match live {
+        Some(live) => live,
+        None => {
+            let now = around.clock.wall();
+            Arc::new(Live::create(&*around.state, lineage, now).map_err(failed)?)
+        }
+    };
+    let intent = open_intent(specs, around, lineage, &live)
+        .map_err(|error| format!("{why}, and {error}"))?;
+    if stopped {
+        untouched_since(specs, intent.written_until().min(around.booted_at))?;
+    }
+    let since = intent.trimmed_through();
+    let next = intent.skip().map_err(failed)?;
+    live.lose();
+    // Durable: a power cut must not find the word of the next generation and believe its map.
+    live.clear_clean().map_err(failed)?;
+    live.set_open_generation(next);
+    let diffs = create_diffs(specs, around, lineage, next, (&live, &intent)).map_err(failed)?;
+    for diff in &diffs {
+        diff.map.lower_since(since);
+        let mut regions = diff.intent.regions().into_iter();
+        regions
+            .try_for_each(|granules| diff.map.mark(granules))
+            .map_err(failed)?;
+    }
+    live.trust();
+    let found = Found {
+        lineage,
+        live,
+        intent,
+        diffs,
+        sealed: Vec::new(),
+        released: since,
+    };
+    let stale_bytes = found.stale_bytes();
+    Ok((found, How::Recovered { why, stale_bytes }))
+}
+
+fn open_intent(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    live: &Arc<Live>,
+) -> Result<Arc<IntentLog>, String> {
+    IntentLog::open(around, live, lineage, &sizes(specs))
+        .map_err(|error| format!("the intent log cannot be read: {error}"))
+}
+
+fn sizes(specs: &[DiskSpec]) -> Vec<u64> {
+    specs.iter().map(|spec| spec.production.size()).collect()
 }
 
 fn same_disks(name: &Name, specs: &[DiskSpec], record: &LineageRecord) -> Result<(), String> {
@@ -233,19 +348,55 @@ fn untouched(specs: &[DiskSpec], live: &Live) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether somebody else wrote to a disk: later than we may have.
+fn untouched_since(specs: &[DiskSpec], ours: UnixNanos) -> Result<(), String> {
+    let touched = |spec: &&DiskSpec| {
+        let changed_at = spec.stamp.map(|stamp| UnixNanos(stamp.mtime_ns));
+        changed_at.is_some_and(|at| at > ours)
+    };
+    match specs.iter().find(touched) {
+        None => Ok(()),
+        Some(spec) => Err(format!(
+            "disk {} was changed while it was not protected",
+            spec.name
+        )),
+    }
+}
+
 fn open_diffs(
     specs: &[DiskSpec],
     around: &Surroundings,
     lineage: Lineage,
-    live: &Arc<Live>,
+    (live, intent): (&Arc<Live>, &Arc<IntentLog>),
 ) -> Result<Vec<OpenDiff>, String> {
-    let generation = live.open_generation();
-    let open = |spec: &DiskSpec| {
-        let size = spec.production.size();
-        OpenDiff::open(&*around.diffs, &spec.name, size, lineage, generation, live)
+    let (dir, generation) = (&*around.diffs, live.open_generation());
+    let open = |(at, spec): (usize, &DiskSpec)| {
+        let (size, history) = (spec.production.size(), (live, intent.disk(at)));
+        OpenDiff::open(dir, &spec.name, size, lineage, generation, history)
             .map_err(|error| format!("the open diff of disk {} is damaged: {error}", spec.name))
     };
-    specs.iter().map(open).collect()
+    specs.iter().enumerate().map(open).collect()
+}
+
+fn create_diffs(
+    specs: &[DiskSpec],
+    around: &Surroundings,
+    lineage: Lineage,
+    generation: Generation,
+    (live, intent): (&Arc<Live>, &Arc<IntentLog>),
+) -> io::Result<Vec<OpenDiff>> {
+    let create = |(at, spec): (usize, &DiskSpec)| {
+        let (size, history) = (spec.production.size(), (live, intent.disk(at)));
+        OpenDiff::create(
+            &*around.diffs,
+            &spec.name,
+            size,
+            lineage,
+            generation,
+            history,
+        )
+    };
+    specs.iter().enumerate().map(create).collect()
 }
 
 /// The newest sealed generations that are complete and chain without a gap up to the open one.
@@ -254,6 +405,7 @@ fn find_sealed(
     around: &Surroundings,
     lineage: Lineage,
     diffs: &[OpenDiff],
+    released: Generation,
 ) -> Vec<Arc<SealedGeneration>> {
     let mut sealed = Vec::new();
     let mut needed = diffs
@@ -261,7 +413,8 @@ fn find_sealed(
         .map(|diff| diff.map.since())
         .min()
         .unwrap_or_default();
-    while needed > Generation::NONE {
+    // A power cut may have brought back the files of one that was released long ago.
+    while needed > released {
         let Some(generation) = open_sealed(specs, around, lineage, needed) else {
             break;
         };
@@ -310,25 +463,24 @@ fn open_sealed(
 }
 
 fn begin(specs: &[DiskSpec], around: &Surroundings) -> io::Result<Found> {
+    // What was written before is in no log: the seed must not read what a power cut takes back.
+    for spec in specs {
+        if let Err(error) = spec.production.flush() {
+            files::suspect(&*around.state, &around.boot)?;
+            return Err(io::Error::other(error));
+        }
+    }
     let lineage = Lineage((around.random)());
     let live = Arc::new(Live::create(&*around.state, lineage, around.clock.wall())?);
-    let create = |spec: &DiskSpec| {
-        let size = spec.production.size();
-        OpenDiff::create(
-            &*around.diffs,
-            &spec.name,
-            size,
-            lineage,
-            Generation::FIRST,
-            &live,
-        )
-    };
-    let diffs = specs.iter().map(create).collect::<io::Result<_>>()?;
+    let intent = IntentLog::create(around, &live, lineage, &sizes(specs))?;
+    let diffs = create_diffs(specs, around, lineage, Generation::FIRST, (&live, &intent))?;
     Ok(Found {
         lineage,
         live,
+        intent,
         diffs,
         sealed: Vec::new(),
+        released: Generation::NONE,
     })
 }
 
@@ -349,19 +501,12 @@ fn assemble(
         ))
     };
     let disks = specs.into_iter().zip(found.diffs).map(track).collect();
-    let Found {
-        lineage,
-        live,
-        sealed,
-        ..
-    } = Found {
-        diffs: Vec::new(),
-        ..found
-    };
     let tracking = Mutex::new(Tracking {
-        lineage,
-        live,
-        sealed,
+        lineage: found.lineage,
+        live: found.live,
+        intent: found.intent,
+        sealed: found.sealed,
+        released: found.released,
     });
     Group {
         name,
@@ -379,6 +524,9 @@ fn assemble(
 fn clear(around: &Surroundings) -> io::Result<()> {
     files::remove(&*around.state, files::TRACKING)?;
     files::remove(&*around.state, files::TRACKING_NEW)?;
+    for name in files::old_suspicions(&*around.state, &around.boot)? {
+        files::remove(&*around.state, &name)?;
+    }
     around.state.sync()?;
     for name in around.diffs.list()? {
         if files::parse(&name).is_some() {

@@ -9,7 +9,7 @@ use block::{
     BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
     Fua, GRANULE, GranuleRange, Hole, Name, Op, Result, Speed, ZeroOptions,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
 use crate::stripes::Stripes;
@@ -85,36 +85,71 @@ impl TrackedDisk {
         copy: impl FnOnce(&OpenDiff, crate::diff::EdgesHeld) -> std::result::Result<(), HealError>,
     ) -> Result<()> {
         let touched = range.granules_touched();
-        let diff = self.gate.read();
+        let diff = self.admit(touched);
+        let noted = |production: &dyn BlockDevice| {
+            diff.live.note_write(self.clock.wall());
+            let answer = request(production);
+            // Again: a slow device sets the file's time when the write ends.
+            diff.live.note_write(self.clock.wall());
+            answer
+        };
         if diff.live.is_lost() {
-            // Nothing is tracked until tracking restarts; copies would only take space.
-            return request(&*self.production);
+            // Only the log goes on until tracking restarts; copies would only take space.
+            return noted(&*self.production);
         }
         let _held = self.stripes.lock(touched);
         let edges = diff.edges_held(touched);
-        diff.live.note_write(self.clock.wall());
         if let Err(error) = diff.map.mark(touched) {
             diff.live.lose();
             self.note_trouble(&format!("the dirty map cannot be written: {error}"));
-            return request(&*self.production);
+            return noted(&*self.production);
         }
         // A request that fails may have changed part of its range: it stays stale.
-        let answer = request(&*self.production);
-        // Again: a slow device sets the file's time when the write ends.
-        diff.live.note_write(self.clock.wall());
-        answer?;
+        noted(&*self.production)?;
         if let Err(error) = copy(&diff, edges) {
             self.note_trouble(&error.to_string());
         }
         Ok(())
     }
 
+    /// Enters the gate once the intent log has the regions of `touched`. A log that cannot be
+    /// written gives up the lineage: the guest must not wait for it for ever.
+    fn admit(&self, touched: GranuleRange) -> RwLockReadGuard<'_, OpenDiff> {
+        loop {
+            let diff = self.gate.read();
+            let now = self.clock.wall();
+            if diff.intent.covers(touched, now) {
+                return diff;
+            }
+            let intent = diff.intent.clone();
+            // Outside the gate: a sync takes long, and a cut must not wait for it.
+            drop(diff);
+            let Err(error) = intent.require(touched, now) else {
+                continue;
+            };
+            let diff = self.gate.read();
+            if diff.intent.is_of(&intent) {
+                self.note_trouble(&format!("the intent log cannot be written: {error}"));
+                return diff;
+            }
+        }
+    }
+
     /// Durability comes after the gate: a sync takes long, and a cut must not wait for it.
     fn settle(&self, fua: Fua) -> Result<()> {
         match fua {
-            Fua::Yes => self.production.flush(),
+            Fua::Yes => self.flush_production(),
             Fua::No => Ok(()),
         }
+    }
+
+    /// Flushes production; that it failed must outlive this process.
+    pub(crate) fn flush_production(&self) -> Result<()> {
+        let flushed = self.production.flush();
+        if flushed.is_err() {
+            self.gate.read().intent.suspect();
+        }
+        flushed
     }
 
     fn zero_piece(&self, range: ByteRange, options: ZeroOptions) -> Result<()> {
@@ -238,7 +273,7 @@ impl BlockDevice for TrackedDisk {
     }
 
     fn flush(&self) -> Result<()> {
-        self.production.flush()
+        self.flush_production()
     }
 
     fn block_status(&self, range: ByteRange, extents_max: usize) -> Result<Vec<Extent>> {

@@ -129,6 +129,7 @@ fn open(dir: &Path) -> (Group, How) {
         diffs: Arc::new(OsDir::create_all(dir.join("diffs")).unwrap()),
         clock: Arc::new(SystemClock::new()),
         boot: "this one".into(),
+        booted_at: block::UnixNanos(0),
         random: Arc::new(rand::random),
     };
     let spec = |disk: usize| {
@@ -136,7 +137,7 @@ fn open(dir: &Path) -> (Group, How) {
         let production = block::open_production(&path, Access::ReadWrite).unwrap();
         DiskSpec {
             name: format!("disk{disk}").parse().unwrap(),
-            identity: production.identity.clone(),
+            identity: production.identity.text.clone(),
             stamp: production.stamp,
             production: production.device,
         }

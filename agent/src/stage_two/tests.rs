@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use block::{BlockDevice, Clock, Fua, Name, ZeroOptions, index};
+use block::{BlockDevice, Clock, Fua, Name, UnixNanos, ZeroOptions, index};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::{SimClock, SimDisk, SimWorld};
-use splitter::{DiskSpec, Generation, Group, Lineage, Surroundings};
+use splitter::{DiskSpec, Generation, Group, How, Lineage, Surroundings};
 use store::{Around, Store};
 
 use super::*;
@@ -21,9 +21,12 @@ use crate::target::Target;
 use crate::world::World;
 
 /// Sizes of the disks; the last one ends in the middle of a granule.
-const SIZES: [u64; 2] = [96 << 10, (40 << 10) + 512];
+const SIZES: [u64; 2] = [360 << 10, (40 << 10) + 512];
 
 const TARGETS: [&str; 2] = ["target", "other target"];
+
+/// Histories of a run; `STANDIN_HISTORIES` asks for more.
+const HISTORIES: u64 = 50;
 
 type Image = Vec<u8>;
 
@@ -42,6 +45,7 @@ struct Bench {
     /// Points that were seen listed on each target: they stay.
     listed: [BTreeSet<String>; 2],
     home: tempfile::TempDir,
+    recoveries: u64,
 }
 
 impl Bench {
@@ -75,6 +79,7 @@ impl Bench {
             moments: BTreeMap::new(),
             listed: Default::default(),
             home: tempfile::tempdir().expect("a directory"),
+            recoveries: 0,
         };
         bench.start();
         bench
@@ -85,6 +90,7 @@ impl Bench {
         World {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             boot: format!("boot {}", self.boots),
+            booted_at: UnixNanos(0),
             random: Arc::new(move || {
                 let number = randoms
                     .fetch_add(1, Ordering::Relaxed)
@@ -116,11 +122,13 @@ impl Bench {
             diffs: self.world.dir().subdir("diffs").expect("there"),
             clock: Arc::clone(&world.clock),
             boot: world.boot.clone(),
+            booted_at: world.booted_at,
             random: Arc::clone(&world.random),
         };
         let name: Name = "g".parse().expect("a name");
         let specs = SIZES.iter().enumerate().map(spec).collect();
-        let (group, _) = Group::open(name.clone(), specs, around).expect("opens");
+        let (group, opened) = Group::open(name.clone(), specs, around).expect("opens");
+        self.recoveries += u64::from(matches!(opened.how, How::Recovered { .. }));
         let place = StateRoot::at(self.home.path()).group(&name);
         std::fs::create_dir_all(place.dir()).expect("created");
         let target = Target::Directory("/nowhere".into());
@@ -179,8 +187,13 @@ impl Bench {
         let tracked = &self.engine().group.disks()[disk];
         let done = match data[0] {
             0..60 => tracked.write_zeroes(range, ZeroOptions::RELAXED),
+            60..80 => tracked.write_at(&data, range.start(), Fua::Yes),
             _ => tracked.write_at(&data, range.start(), Fua::No),
         };
+        // Regions leave the intent log after a while.
+        if data[1] < 16 {
+            self.clock.advance(Duration::from_secs(31));
+        }
         assert!(done.is_ok() || self.world.crashed(), "{done:?}");
     }
 
@@ -301,7 +314,8 @@ impl Bench {
     }
 }
 
-fn history(seed: u64) {
+/// Returns how often tracking went on from the intent log.
+fn history(seed: u64) -> u64 {
     let mut bench = Bench::new(seed);
     for _ in 0..6 {
         let end = bench.rng.random_range(0..400);
@@ -323,13 +337,21 @@ fn history(seed: u64) {
     }
     bench.check_next_point();
     assert!(!bench.listed[bench.target].is_empty());
+    bench.recoveries
 }
 
 #[test]
 fn every_point_is_its_moment_through_kills_and_power_cuts() {
     let first = sim::seed_from_env(1);
-    for seed in first..first + 50 {
-        let run = std::panic::catch_unwind(|| history(seed));
-        assert!(run.is_ok(), "replay with STANDIN_SEED={seed}");
+    let asked = std::env::var("STANDIN_HISTORIES").ok();
+    let count = asked.map_or(HISTORIES, |n| n.parse().expect("a number"));
+    let mut recoveries = 0;
+    for seed in first..first + count {
+        match std::panic::catch_unwind(|| history(seed)) {
+            Ok(recovered) => recoveries += recovered,
+            Err(_) => panic!("replay with STANDIN_SEED={seed}"),
+        }
     }
+    eprintln!("{count} histories, {recoveries} recoveries from the intent log");
+    assert!(count < 50 || recoveries > count / 2, "{recoveries}");
 }

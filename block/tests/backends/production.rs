@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use block::{
-    Access, BlockDevice, ByteRange, ExtentState, Fua, Hole, OpenError, Speed, ZeroOptions,
-    create_raw, open_production,
+    Access, BlockDevice, ByteRange, ExtentState, Fua, Hole, Identity, OpenError, Speed,
+    ZeroOptions, create_raw, open_production,
 };
 
 use crate::common::{LoopDevice, raw_file, run, scratch, sparse_content, text};
@@ -87,15 +87,13 @@ fn a_stamp_tells_a_disk_that_was_changed_outside() {
 }
 
 #[test]
-fn a_block_device_is_known_by_its_number_and_has_no_stamp() {
+fn a_block_device_is_known_by_what_it_says_of_itself_and_has_no_stamp() {
     let disk = LoopDevice::new(1 << 20, 512);
     let opened = open_production(&disk.path, Access::ReadWrite).expect("open");
     assert_eq!(opened.stamp, None);
-    assert!(
-        opened.identity.starts_with("block 7:"),
-        "{}",
-        opened.identity
-    );
+    let Identity { text, lasts } = &opened.identity;
+    assert!(text.starts_with("block loop/backing_file /"), "{text}");
+    assert!(lasts);
     let loop_features = opened.device.features();
     assert!(loop_features.writable && loop_features.fast_zero && loop_features.trim);
 }

@@ -7,21 +7,23 @@
     reason = "shared by test crates, each of which uses its part"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use block::{
-    BlockDevice, ByteRange, Clock, Fua, GRANULE, Hole, Name, Speed, Stamp, ZeroOptions, index,
+    BlockDevice, ByteRange, Clock, Fua, GRANULE, Hole, Name, Speed, Stamp, UnixNanos, ZeroOptions,
+    index,
 };
 use rand::RngExt;
 use rand::SeedableRng;
+use rand::seq::{IndexedRandom, IteratorRandom};
 use rand_chacha::ChaCha8Rng;
 use sim::{SimClock, SimDisk, SimWorld};
 use splitter::{
-    CutError, CutNote, DiskSpec, Generation, Group, How, OpenError, Opened, RunContent,
+    CutError, CutNote, DiskSpec, Generation, Group, How, Lineage, OpenError, Opened, RunContent,
     SealedGeneration, Surroundings,
 };
 
@@ -39,9 +41,24 @@ pub struct Bench {
     randoms: Arc<AtomicU64>,
     /// The clock when production was last written, per disk.
     mtime_ns: Vec<u64>,
-    faulty: bool,
+    /// Since it was opened; then it takes nothing any more.
+    production_failed: bool,
+    /// Since the machine started, a flush of the first disk may have failed: the kernel forgets what
+    /// was to be written, and later flushes promise what they cannot keep.
+    promises_void: bool,
     /// Committed by the target; a release that fails may have removed a part.
     released: Generation,
+    booted_at: UnixNanos,
+    lineage: Lineage,
+    /// What was acknowledged by a flush, and the sectors written since then.
+    flushed: Vec<(Image, BTreeSet<u64>)>,
+    /// How often the intent log was what tracking went on from.
+    pub recoveries: u64,
+    /// Opening is interrupted as well.
+    pub rough: bool,
+    /// A crash is to come. Between the failure of a flush, which the kernel tells once, and the note of
+    /// it, a kill goes unnoticed: nothing can be done about that, so the model does not ask for it.
+    pub will_crash: bool,
 }
 
 impl Bench {
@@ -66,9 +83,18 @@ impl Bench {
             boot: "boot-1".into(),
             randoms: Arc::new(AtomicU64::new(seed << 32)),
             mtime_ns: vec![0; sizes.len()],
-            faulty: false,
+            production_failed: false,
+            promises_void: false,
             released: Generation::NONE,
+            booted_at: UnixNanos(0),
+            lineage: Lineage([0; 16]),
+            flushed: Vec::new(),
+            recoveries: 0,
+            rough: false,
+            will_crash: false,
         };
+        let images = bench.production().into_iter();
+        bench.flushed = images.map(|image| (image, BTreeSet::new())).collect();
         if !sizes.is_empty() {
             assert_eq!(bench.start(), How::Fresh);
         }
@@ -102,6 +128,7 @@ impl Bench {
             diffs: self.world.dir().subdir("diffs").unwrap(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             boot: self.boot.clone(),
+            booted_at: self.booted_at,
             random: Arc::new(move || {
                 let n = randoms
                     .fetch_add(1, Ordering::SeqCst)
@@ -118,38 +145,142 @@ impl Bench {
     }
 
     fn start(&mut self) -> How {
-        let (group, opened) = self.open_again().unwrap();
+        let (group, opened) = self.open_through_crashes();
         self.group = Some(group);
-        if !matches!(opened.how, How::Resumed { .. }) {
-            // The agent copies the disks anew; here at once.
+        // A restart of tracking may have been complete although its caller never heard of it.
+        if opened.lineage != self.lineage {
             self.forget();
         }
+        // Whoever recovers leaves a gap, and may be killed before he says so.
+        let newest = self
+            .images
+            .last_key_value()
+            .map_or(0, |(newest, _)| newest.0);
+        if self.group().open_generation().0 > newest + 1000 {
+            self.lose_cuts();
+        }
+        match opened.how {
+            How::Resumed { .. } => {}
+            How::Recovered { .. } => self.recoveries += 1,
+            // The agent copies the disks anew; here at once.
+            How::Fresh | How::Distrusted { .. } => self.forget(),
+        }
         opened.how
+    }
+
+    /// In a rough history, opening is killed and loses power now and then, too.
+    fn open_through_crashes(&mut self) -> (Group, Opened) {
+        loop {
+            if self.rough && self.rng.random_bool(0.2) {
+                self.world.crash_after(self.rng.random_range(1..60));
+            }
+            match self.open_again() {
+                // What did not come in here comes later.
+                Ok(opened) => {
+                    self.will_crash = self.rough;
+                    return opened;
+                }
+                Err(error) => assert!(self.world.crashed(), "{error}"),
+            }
+            self.world = if self.rng.random_bool(0.5) {
+                self.lose_power()
+            } else {
+                self.world.kill()
+            };
+        }
     }
 
     pub fn restart(&mut self, world: SimWorld, boot: &str) -> How {
         self.group = None;
         self.world = world;
-        self.faulty = false;
+        self.production_failed = false;
         self.boot = boot.into();
         self.start()
+    }
+
+    /// Cuts that the target has not are gone; it may have committed more than was released.
+    fn lose_cuts(&mut self) {
+        let listed = self.images.keys().copied();
+        let may_be_newest = listed.filter(|g| *g >= self.released);
+        if let Some(newest) = may_be_newest.choose(&mut self.rng) {
+            self.images.split_off(&newest.next());
+        }
+    }
+
+    fn lose_power(&mut self) -> SimWorld {
+        self.boot = format!("boot-{}", self.rng.random::<u32>());
+        self.cut_power()
+    }
+
+    /// The world in which the machine starts again.
+    pub fn cut_power(&mut self) -> SimWorld {
+        self.booted_at = self.clock.wall();
+        self.world.cut_power()
     }
 
     pub fn restart_after_kill(&mut self, seed: u64) {
         let boot = self.boot.clone();
         let how = self.restart(self.world.kill(), &boot);
-        let lost = |why: &String| why.contains("untracked");
         // A kill while the very first files were being made leaves nothing to go on from.
-        let fine = matches!(&how, How::Resumed { .. } | How::Fresh)
-            || matches!(&how, How::Distrusted { why } if lost(why));
+        let fine = matches!(
+            &how,
+            How::Resumed { .. } | How::Recovered { .. } | How::Fresh
+        ) || matches!(&how, How::Distrusted { why } if is_legal(why));
         assert!(fine, "seed {seed}: {how:?}");
         self.check_sealed(seed);
     }
 
     pub fn restart_after_power_cut(&mut self, seed: u64) {
-        let boot = format!("boot-{}", self.rng.random::<u32>());
-        let how = self.restart(self.world.cut_power(), &boot);
-        assert!(!matches!(how, How::Resumed { .. }), "seed {seed}: {how:?}");
+        let world = self.lose_power();
+        let boot = self.boot.clone();
+        let how = self.restart(world, &boot);
+        // Killed once more while it recovered, it goes on from what it had recovered.
+        let fine = self.rough || !matches!(how, How::Resumed { .. });
+        assert!(fine, "seed {seed}: {how:?}");
+        self.check_flushed(seed);
+    }
+
+    /// What a flush promised is on the disk, where nothing was written since.
+    fn check_flushed(&mut self, seed: u64) {
+        let production = self.production();
+        let void = usize::from(std::mem::take(&mut self.promises_void));
+        let kept = production.iter().zip(&self.flushed).skip(void);
+        for (found, (flushed, touched)) in kept {
+            let sectors = found.chunks(512).zip(flushed.chunks(512)).enumerate();
+            for (sector, (found, flushed)) in sectors {
+                let lost = found != flushed && !touched.contains(&(sector as u64));
+                assert!(!lost, "seed {seed}: sector {sector} lost a flushed write");
+            }
+        }
+        // All that survived is on the disk.
+        let images = production.into_iter();
+        self.flushed = images.map(|image| (image, BTreeSet::new())).collect();
+    }
+
+    fn note_flush(&mut self, disk: usize) {
+        self.flushed[disk] = (self.production().swap_remove(disk), BTreeSet::new());
+    }
+
+    fn note_touched(&mut self, disk: usize, range: ByteRange) {
+        self.flushed[disk]
+            .1
+            .extend(range.start() / 512..range.end() / 512);
+    }
+
+    /// The guest's flush.
+    pub fn flush(&mut self) {
+        let disk = self.some_disk();
+        if self.group().disks()[disk].flush().is_ok() {
+            self.note_flush(disk);
+        }
+    }
+
+    /// What stage two does after a release.
+    pub fn tend_intent_log(&mut self) {
+        if self.rng.random_bool(0.5) {
+            self.clock.advance(Duration::from_secs(31));
+        }
+        let _ = self.group().tend_intent_log();
     }
 
     pub fn restart_after_clean_close(&mut self, seed: u64, power: bool) {
@@ -162,35 +293,47 @@ impl Bench {
         };
         let stamps: Vec<_> = self.sizes.iter().zip(&self.mtime_ns).map(stamp).collect();
         let healthy = self.group.take().unwrap().close(&stamps).is_ok();
-        if self.world.crashed() {
+        if self.world.crashed() || (self.production_failed && !healthy) {
             return self.restart_after_kill(seed);
         }
         assert!(healthy, "seed {seed}: a clean close failed");
         let boot = format!("boot-{}", self.rng.random::<u32>());
+        self.booted_at = self.clock.wall();
         let world = if power {
             self.world.cut_power()
         } else {
-            self.world.kill()
+            self.world.restart()
         };
         let how = self.restart(world, &boot);
-        let lost = matches!(&how, How::Distrusted { why } if why.contains("untracked"));
-        assert!(
-            matches!(how, How::Resumed { .. }) || lost,
-            "seed {seed}: {how:?}"
+        // An intent log that could not be written leaves nothing to go on from.
+        let lost = matches!(&how, How::Distrusted { why } if is_legal(why));
+        let fine = matches!(
+            how,
+            How::Resumed { .. } | How::Recovered { .. } | How::Fresh
         );
+        assert!(fine || lost, "seed {seed}: {how:?}");
         self.check_sealed(seed);
     }
 
-    /// The diff directory is full, or production fails, or all is well again.
+    /// Diffs, maps, the log or production fail, or all is well again.
     pub fn toggle_fault(&mut self) {
-        let fault = match self.rng.random_range(0..4) {
-            0 => Some((".diff", io::ErrorKind::StorageFull)),
-            1 => Some(("production-0", io::ErrorKind::Other)),
+        let fault = match self.rng.random_range(0..12) {
+            0 | 1 => Some((".diff", io::ErrorKind::StorageFull)),
+            2 | 3 if !self.will_crash => Some(("production-0", io::ErrorKind::Other)),
+            4 => Some((".map", io::ErrorKind::StorageFull)),
+            5 => Some(("intent.", io::ErrorKind::Other)),
+            6 => Some(("sync intent.", io::ErrorKind::Other)),
+            7 if !self.will_crash => Some(("sync production-0", io::ErrorKind::Other)),
+            8 => Some(("tracking", io::ErrorKind::StorageFull)),
+            9 => Some(("live.", io::ErrorKind::Other)),
             _ => None,
         };
-        self.faulty = fault.is_some();
+        if fault.is_some_and(|(name, _)| name.contains("production")) {
+            self.production_failed = true;
+            self.promises_void = true;
+        }
         self.world.set_fault(fault.map(|(name, kind)| {
-            Arc::new(move |n: &str| n.ends_with(name).then_some(kind)) as sim::Fault
+            Arc::new(move |n: &str| n.contains(name).then_some(kind)) as sim::Fault
         }));
     }
 
@@ -208,8 +351,11 @@ impl Bench {
 
     /// Requests fail only when production does, or the world has ended.
     fn guest(&mut self, disk: usize, answer: block::Result<()>) {
-        self.mtime_ns[disk] = self.clock.wall().0;
-        let excused = self.world.crashed() || (self.faulty && disk == 0);
+        // The last request may have ended before it came to production.
+        if !self.world.crashed() {
+            self.mtime_ns[disk] = self.clock.wall().0;
+        }
+        let excused = self.world.crashed() || (self.production_failed && disk == 0);
         assert!(answer.is_ok() || excused, "{answer:?}");
         if self.rng.random_bool(0.02) {
             self.clock.advance(Duration::from_secs(30));
@@ -224,12 +370,16 @@ impl Bench {
         let data: Vec<u8> = (0..range.len())
             .map(|i| byte ^ (i as u8).wrapping_mul(salt))
             .collect();
-        let fua = if self.rng.random_bool(0.1) {
+        let fua = if self.rng.random_bool(0.03) {
             Fua::Yes
         } else {
             Fua::No
         };
+        self.note_touched(disk, range);
         let answer = self.group().disks()[disk].write_at(&data, range.start(), fua);
+        if answer.is_ok() && fua == Fua::Yes {
+            self.note_flush(disk);
+        }
         self.guest(disk, answer);
     }
 
@@ -241,6 +391,7 @@ impl Bench {
             hole: Hole::Allowed,
             speed: Speed::Any,
         };
+        self.note_touched(disk, range);
         let answer = self.group().disks()[disk].write_zeroes(range, options);
         self.guest(disk, answer);
     }
@@ -248,6 +399,7 @@ impl Bench {
     pub fn trim(&mut self) {
         let disk = self.some_disk();
         let range = self.some_range(disk);
+        self.note_touched(disk, range);
         let answer = self.group().disks()[disk].trim(range, Fua::No);
         if range.granules_covered().is_empty() {
             // Ignored: the file's time does not change either.
@@ -276,7 +428,7 @@ impl Bench {
             Ok(cut) => {
                 let production = self.production();
                 self.images.insert(cut.generation, production);
-                self.check_sealed(seed);
+                self.check_sealed_since(seed, cut.generation);
             }
             Err(CutError::Distrusted) => self.restart_tracking(),
             Err(CutError::Degraded { .. } | CutError::Io { .. } | CutError::Production { .. }) => {}
@@ -286,23 +438,23 @@ impl Bench {
 
     /// Each sealed generation, laid over the image of any cut it may build on, is its cut's image.
     fn check_sealed(&mut self, seed: u64) {
+        self.check_sealed_since(seed, self.released.next());
+    }
+
+    fn check_sealed_since(&mut self, seed: u64, first: Generation) {
         let sealed = self.group().sealed().into_iter();
-        for sealed in sealed
-            .filter(|s| s.generation > self.released)
-            .collect::<Vec<_>>()
-        {
+        for sealed in sealed.filter(|s| s.generation >= first).collect::<Vec<_>>() {
             // A cut that a kill interrupted after its store was made, but never answered.
             if !self.images.contains_key(&sealed.generation) {
                 let production = self.production();
                 self.images.insert(sealed.generation, production);
             }
             let expected = &self.images[&sealed.generation];
-            let bases = self.images.range(sealed.since..sealed.generation);
-            assert!(
-                bases.clone().count() > 0,
-                "seed {seed}: nothing to build on"
-            );
-            for (base, images) in bases {
+            let mut bases = self.images.range(sealed.since..sealed.generation);
+            // The oldest and the newest that it may build on.
+            let (oldest, newest) = (bases.next(), bases.next_back());
+            assert!(oldest.is_some(), "seed {seed}: nothing to build on");
+            for (base, images) in oldest.into_iter().chain(newest) {
                 let built = self.world.observe(|| lay_over(images, &sealed));
                 assert!(
                     built == *expected,
@@ -315,7 +467,9 @@ impl Bench {
 
     pub fn release(&mut self) {
         let sealed = self.group().sealed();
-        let Some(some) = sealed.first() else { return };
+        let Some(some) = sealed.choose(&mut self.rng) else {
+            return;
+        };
         self.released = some.generation;
         let _ = self.group().release(some);
     }
@@ -337,7 +491,13 @@ impl Bench {
     pub fn restart_tracking(&mut self) {
         match self.group().restart_tracking("the test says so") {
             Ok(_) => self.forget(),
-            Err(error) => assert!(matches!(error, CutError::Io { .. }), "{error}"),
+            Err(CutError::Io { .. } | CutError::Production { .. }) => {
+                // It may be the new history that could not be made to last.
+                if self.group().lineage() != self.lineage && !self.world.crashed() {
+                    self.forget();
+                }
+            }
+            Err(error) => panic!("{error}"),
         }
     }
 
@@ -348,6 +508,7 @@ impl Bench {
 
     /// A new history: the disks are copied anew.
     fn forget(&mut self) {
+        self.lineage = self.group().lineage();
         self.images = BTreeMap::from([(Generation::NONE, self.production())]);
         self.released = Generation::NONE;
     }
@@ -361,9 +522,40 @@ impl Bench {
         self.images.insert(newest, images);
     }
 
+    /// Somebody else writes to the first disk, where we did not.
     pub fn touch_from_outside(&mut self) {
-        self.clock.advance(Duration::from_secs(60));
+        self.clock.advance(Duration::from_secs(600));
         self.mtime_ns[0] = self.clock.wall().0;
+        let file = self.world.dir().open("production-0").unwrap();
+        let end = self.sizes[0] - GRANULE;
+        file.write_all_at(&[0xEE; 4096], end).unwrap();
+        file.sync_data().unwrap();
+    }
+
+    /// The first disk was written just now.
+    pub fn note_time_of_change(&mut self) {
+        self.mtime_ns[0] = self.clock.wall().0;
+    }
+
+    /// The process is gone, and another one has not been started yet.
+    pub fn die(&mut self, world: SimWorld) {
+        self.group = None;
+        self.world = world;
+    }
+
+    /// The machine starts anew a while later.
+    pub fn reboot(&mut self) {
+        self.clock.advance(Duration::from_secs(3600));
+        self.booted_at = self.clock.wall();
+        self.boot = format!("boot-{}", self.rng.random::<u32>());
+        self.world = self.world.restart();
+    }
+
+    /// The next point, on top of `base`, is production.
+    pub fn check_next(&mut self, base: &[Image], story: &str) {
+        self.group().cut(CutNote::default()).unwrap();
+        let sealed = self.group().sealed().pop().unwrap();
+        assert!(lay_over(base, &sealed) == self.production(), "{story}");
     }
 
     pub fn truncate_diff(&self, generation: Generation) {
@@ -376,6 +568,13 @@ impl Bench {
             .unwrap();
         dir.open(&name).unwrap().set_len(4096).unwrap();
     }
+}
+
+/// Whether a history may make tracking begin anew for this reason: something failed.
+fn is_legal(why: &str) -> bool {
+    ["untracked", "a flush of a disk failed"]
+        .iter()
+        .any(|reason| why.contains(reason))
 }
 
 /// What a target makes of a base and a sealed generation.
