@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Breaks the splitter in one way after the other, in a copy, and expects the tests to notice: a model
+# that catches nothing proves nothing. Prints for each mutant in which history it was caught.
+#
+#   mutants.sh [NAME...]      STANDIN_HISTORIES: histories until a mutant counts as missed (10000)
+set -uo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+export STANDIN_HISTORIES=${STANDIN_HISTORIES:-10000}
+export STANDIN_SEED=${STANDIN_SEED:-$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/mutants CARGO_TERM_COLOR=never
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+(cd "$root" && git ls-files -z | xargs -0 cp --parents -t "$copy") || exit 1
+cd "$copy"
+wanted=("$@")
+missed=() count=0
+echo "mutants: STANDIN_SEED=$STANDIN_SEED, at most $STANDIN_HISTORIES histories each"
+
+# mutant NAME FILE PERL-SUBSTITUTION [TEST-BINARY FILTER]
+mutant() {
+  local name=$1 file=splitter/src/$2 change=$3 binary=${4:-model} filter=${5:-every_cut} said
+  [ "${#wanted[@]}" = 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return
+  count=$((count + 1))
+  cp "$file" "$copy/original"
+  perl -0pi -e "$change" "$file"
+  if cmp -s "$file" "$copy/original"; then
+    echo "mutants: $name does not apply any more" >&2
+    missed+=("$name")
+    return
+  fi
+  if ! cargo test --quiet --locked -p splitter --test "$binary" --no-run >"$copy/log" 2>&1; then
+    tail -n 20 "$copy/log"
+    echo "mutants: $name does not compile" >&2
+    missed+=("$name")
+  elif timeout 1800 cargo test --quiet --locked -p splitter --test "$binary" "$filter" >"$copy/log" 2>&1; then
+    echo "mutants: $name was MISSED"
+    missed+=("$name")
+  else
+    said=$(sed -n 's/^\(history [0-9]*\); .*/\1/p' "$copy/log" | head -n 1)
+    echo "mutants: $name caught, ${said:-test $binary}"
+  fi
+  cp "$copy/original" "$file"
+}
+
+# --- the intent log
+mutant intent-not-synced intent.rs 's/(offset_of\(\*sector\)\)\?;\n        \})\n        self\.file\.sync_data\(\)/$1\n        Ok(())/'
+mutant intent-not-waited-for tracked.rs 's/if diff\.intent\.covers\(touched\)/let _ = diff.intent.covers(touched);\n            if true/'
+mutant intent-of-the-first-region-only intent.rs 's/let regions = log\.layout\.regions\(self\.disk, granules\);/let regions = log.layout.regions(self.disk, granules);\n        let regions = regions.start..regions.start + 1;/'
+mutant intent-trimmed-before-the-target-has-it intent.rs 's/round\.through <= released/round.through.0 <= released.0 + u64::MAX \/ 2/'
+mutant intent-trimmed-without-a-flush group.rs 's/(return Ok\(\(\)\);\n        \}\n)        self\.flush_production\(\)\?;/$1/'
+mutant intent-trimmed-while-written intent.rs 's/if active\.load\(Ordering::Acquire\) & mask != mask \{/if false {/'
+mutant intent-trimmed-before-the-header-says-so intent.rs 's/if commit\.header\.released < round\.through \{/if false {/'
+mutant ceiling-forgotten intent.rs 's/let next = header\.ceiling\.next\(\);/let next = header.released.next();/'
+mutant begin-without-a-flush recover.rs 's/spec\.production\.flush\(\)\.map_err\(io::Error::other\)\?;/let _ = \&spec.production;/'
+mutant restart-without-a-flush group.rs 's/(takes back\.\n)        self\.flush_production\(\)\?;/$1/'
+mutant restart-before-the-record-is-gone group.rs 's/files::remove\(&\*self\.around\.state, files::TRACKING\)\n            \.and_then\(\|\(\)\| self\.around\.state\.sync\(\)\)/Ok(())/'
+# --- recovery
+mutant recovered-regions-trusted recover.rs 's/\.try_for_each\(\|granules\| diff\.map\.mark\(granules\)\)/.try_for_each(|_| io::Result::Ok(()))/'
+mutant recovered-since-too-late recover.rs 's/diff\.map\.lower_since\(since\);/let _ = since;/'
+mutant recovery-believed-half-way recover.rs 's/    live\.lose\(\);\n    \/\/ Durable/    \/\/ Durable/'
+mutant clean-flag-kept-after-opening recover.rs 's/tracking\.live\.clear_clean\(\)\?;/let _ = \&tracking;/'
+mutant close-without-a-sync group.rs 's/disk\.gate\.read\(\)\.sync\(\)\?;/let _ = \&disk.gate;/'
+mutant another-boot-believed recover.rs 's/live\.is_clean\(\) \|\| record\.boot == around\.boot/true/'
+# --- maps, diffs, cuts
+mutant marked-after-the-write tracked.rs 's/(        if let Err\(error\) = diff\.map\.mark\(touched\) \{.*?)return noted\(&\*self\.production\);(\n        \}\n)(        \/\/ A request that fails.*?\n        noted\(&\*self\.production\)\?;\n)/$3$1return Ok(());$2/s'
+mutant settled-before-the-copy diff.rs 's/(        \/\/ What is complete by now)/        self.map.settle(touched, Settled::Data);\n$1/'
+mutant edges-not-completed diff.rs 's/let complete_first = whole\.start > touched\.start && !held\.first;/let complete_first = false;/'
+mutant stale-granules-sealed group.rs 's/self\.heal\(\)\?;//g; s/gate\.map\.stale_count\(\) != 0/gate.map.stale_count() == u64::MAX/'
+mutant folded-diff-forgotten group.rs 's/diff\.map\.mark\(run\.granules\)\?;\n            at/let _ = \&diff;\n            at/'
+mutant fold-keeps-its-since group.rs 's/disk\.gate\.read\(\)\.map\.lower_since\(since\);/let _ = (\&disk, since);/'
+# --- what only threads show
+mutant lock-removed stripes.rs 's/granules\.start % STRIPES/std::process::id() as u64 * 0 + { use std::sync::atomic::*; static N: AtomicU64 = AtomicU64::new(0); N.fetch_add(1, Ordering::Relaxed) % STRIPES }/; s/Held::Many \{\n            _guards: ascending\(granules\)\n                \.map\(\|stripe\| self\.lock_one\(stripe\)\)\n                \.collect\(\),/Held::Many {\n            _guards: Vec::new(),/' concurrent overlapping
+mutant swap-disk-by-disk group.rs 's/let old = seal_and_swap\(gates, live, opening, next, at\);/drop(gates);\n            let each = self.disks.iter().zip(next).map(|(disk, next)| Ok(seal_and_swap(vec![close(disk)?], live, opening, vec![next], at)));\n            let old = each.collect::<Result<Vec<_>, CutError>>()?.into_iter().flatten().collect();/' concurrent a_cut_of_a_group
+
+echo "mutants: $((count - ${#missed[@]})) of $count caught"
+[ "${#missed[@]}" = 0 ] || { echo "mutants: missed: ${missed[*]}"; exit 1; }
