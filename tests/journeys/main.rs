@@ -10,4 +10,5 @@ mod guest;
 mod harness;
 mod kill9;
 mod peers;
+mod powercut;
 mod seed;

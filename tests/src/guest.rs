@@ -32,8 +32,18 @@ impl Guest {
     /// # Errors
     /// If it cannot be started.
     pub fn run(script: &Path, qemu: &[&str]) -> Result<Self> {
+        Self::run_for(script, qemu, Duration::from_secs(600))
+    }
+
+    /// As [`run`](Self::run), with 2 GiB of memory, for at most `limit`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn run_for(script: &Path, qemu: &[&str], limit: Duration) -> Result<Self> {
         let script = script.to_str().context("a path of text")?;
-        Self::start(&[&["run", script], qemu].concat(), &[])
+        let limit = limit.as_secs().to_string();
+        let env = [("GUEST_TIMEOUT", &*limit), ("GUEST_MEM", "2048")];
+        Self::start(&[&["run", script], qemu].concat(), &env)
     }
 
     /// Boots from its first virtio disk, of file system `fs`, and runs that disk's `/job`.
