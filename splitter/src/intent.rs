@@ -45,6 +45,9 @@ use layout::{HEADERS, Header, Layout, SECTOR, Slot};
 const CEILING_STEP: u64 = 4096;
 /// Cold regions that are marked at once when writes go from one region to the next.
 const AHEAD: u64 = 16;
+/// Regions that a round takes back, or one word more. Each may cost a sync when it is written again: so
+/// writes all over a large disk, each region once in a few minutes, wait for 17 syncs in a second at most.
+const TAKEN_BACK_MAX: u64 = 512;
 /// How far ahead of the clock the header promises that we may write: one sync in so much time. A disk
 /// that somebody else changes within it after a crash, and not later, goes unnoticed.
 const LEASE: Duration = Duration::from_secs(120);
@@ -94,6 +97,8 @@ struct Commit {
     round: Option<Round>,
     round_began: Duration,
     rounds: u64,
+    /// Where the last round left off.
+    taken_back_to: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -200,6 +205,7 @@ impl IntentLog {
             round: None,
             round_began: Duration::ZERO,
             rounds: 0,
+            taken_back_to: 0,
         };
         Self {
             written_until: AtomicU64::new(header.written_until.0),
@@ -305,7 +311,14 @@ impl IntentLog {
         }
         commit.round = None;
         let mut taken_back = 0;
-        for (word, (durable, active)) in self.durable.iter().zip(&self.active).enumerate() {
+        let count = self.durable.len();
+        let from = std::mem::take(&mut commit.taken_back_to);
+        for word in (from..count).chain(0..from) {
+            if taken_back >= TAKEN_BACK_MAX {
+                commit.taken_back_to = word;
+                break;
+            }
+            let (durable, active) = (&self.durable[word], &self.active[word]);
             let idle = durable.load(Ordering::Relaxed) & !active.load(Ordering::SeqCst);
             if idle == 0 {
                 continue;
