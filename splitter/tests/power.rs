@@ -12,7 +12,7 @@ use block::{BlockDevice, Fua};
 use common::{Bench, lay_over};
 use splitter::{CutError, How};
 
-const SIZE: u64 = 1024 * 4096;
+const SIZE: u64 = 720 * 4096;
 
 fn fault(on: &'static [&'static str]) -> Option<sim::Fault> {
     let hit = |name: &str| on.iter().any(|part| name.contains(part));
@@ -77,7 +77,7 @@ fn a_log_that_breaks_outside_of_a_write_lets_tracking_restart() {
 /// The second header was written over the first and only one: torn, it cost a copy of the disks.
 #[test]
 fn a_torn_header_costs_a_reread_and_no_copy() {
-    for seed in 0..200 {
+    for seed in 0..60 {
         for op in 1..4 {
             let mut bench = bench(seed);
             bench.clock.advance(Duration::from_secs(31));
