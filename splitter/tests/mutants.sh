@@ -44,20 +44,24 @@ mutant() {
 
 # --- the intent log
 mutant intent-not-synced intent.rs 's/(offset_of\(\*sector\)\)\?;\n        \})\n        self\.file\.sync_data\(\)/$1\n        Ok(())/'
-mutant intent-not-waited-for tracked.rs 's/if diff\.intent\.covers\(touched\)/let _ = diff.intent.covers(touched);\n            if true/'
+mutant intent-not-waited-for tracked.rs 's/if diff\.intent\.covers\(touched, now\)/let _ = diff.intent.covers(touched, now);\n            if true/'
 mutant intent-of-the-first-region-only intent.rs 's/let regions = log\.layout\.regions\(self\.disk, granules\);/let regions = log.layout.regions(self.disk, granules);\n        let regions = regions.start..regions.start + 1;/'
 mutant intent-trimmed-before-the-target-has-it intent.rs 's/round\.through <= released/round.through.0 <= released.0 + u64::MAX \/ 2/'
-mutant intent-trimmed-without-a-flush group.rs 's/(return Ok\(\(\)\);\n        \}\n)        self\.flush_production\(\)\?;/$1/'
-mutant intent-trimmed-while-written intent.rs 's/if active\.load\(Ordering::Acquire\) & mask != mask \{/if false {/'
-mutant intent-trimmed-before-the-header-says-so intent.rs 's/if commit\.header\.released < round\.through \{/if false {/'
-mutant ceiling-forgotten intent.rs 's/let next = header\.ceiling\.next\(\);/let next = header.released.next();/'
-mutant begin-without-a-flush recover.rs 's/spec\.production\.flush\(\)\.map_err\(io::Error::other\)\?;/let _ = \&spec.production;/'
+mutant intent-trimmed-without-a-flush group.rs 's/(return Ok\(\(\)\);\n        \};\n)        self\.flush_production\(\)\?;/$1/'
+mutant intent-trimmed-while-written intent.rs 's/if active\.load\(Ordering::SeqCst\) & mask != mask \{/if false {/'
+mutant intent-trimmed-before-the-header-says-so intent.rs 's/if commit\.header\.trimmed_through < round\.through && goes_on\(&commit\) \{/if false {/'
+mutant ceiling-forgotten intent.rs 's/header\.ceiling\.next\(\)/header.trimmed_through.next()/'
+mutant begin-without-a-flush recover.rs 's/spec\.production\.flush\(\)/{ let _ = \&spec.production; block::Result::Ok(()) }/'
 mutant restart-without-a-flush group.rs 's/(takes back\.\n)        self\.flush_production\(\)\?;/$1/'
 mutant restart-before-the-record-is-gone group.rs 's/files::remove\(&\*self\.around\.state, files::TRACKING\)\n            \.and_then\(\|\(\)\| self\.around\.state\.sync\(\)\)/Ok(())/'
+mutant bits-of-a-failed-sync-believed intent.rs 's/(would look for them\.\n)        log\.rewrite\(\)\?;/$1/' power bits_whose
+mutant failed-flush-forgotten tracked.rs 's/self\.gate\.read\(\)\.intent\.suspect\(\);//' power a_failed_flush
+mutant outside-change-overlooked recover.rs 's/intent\.written_until\(\)\.min\(around\.booted_at\)/around.booted_at/' power changed_between
 # --- recovery
+mutant released-generation-believed recover.rs 's/while needed > released/let _ = released;\n    while needed > Generation::NONE/' power rise_from
 mutant recovered-regions-trusted recover.rs 's/\.try_for_each\(\|granules\| diff\.map\.mark\(granules\)\)/.try_for_each(|_| io::Result::Ok(()))/'
 mutant recovered-since-too-late recover.rs 's/diff\.map\.lower_since\(since\);/let _ = since;/'
-mutant recovery-believed-half-way recover.rs 's/    live\.lose\(\);\n    \/\/ Durable/    \/\/ Durable/'
+mutant recovery-believed-half-way recover.rs 's/    live\.lose\(\);\n    \/\/ Durable/    \/\/ Durable/' power begun_again
 mutant clean-flag-kept-after-opening recover.rs 's/tracking\.live\.clear_clean\(\)\?;/let _ = \&tracking;/'
 mutant close-without-a-sync group.rs 's/disk\.gate\.read\(\)\.sync\(\)\?;/let _ = \&disk.gate;/'
 mutant another-boot-believed recover.rs 's/live\.is_clean\(\) \|\| record\.boot == around\.boot/true/'

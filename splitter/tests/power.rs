@@ -185,6 +185,35 @@ fn released_generations_do_not_rise_from_the_dead() {
     assert!(interrupted > 500, "{interrupted}");
 }
 
+/// A damaged map is recovered from by the log; whoever is killed while it does so recovers again, and
+/// does not believe the map that is half made.
+#[test]
+fn a_recovery_that_is_killed_is_begun_again() {
+    let mut interrupted = 0;
+    for op in 1..60 {
+        let mut bench = bench(op);
+        let base = bench.newest_images();
+        for _ in 0..5 {
+            bench.write();
+        }
+        let world = bench.world.kill();
+        bench.die(world);
+        bench.damage_maps();
+        bench.world.crash_after(op);
+        if bench.open_again().is_ok() {
+            break;
+        }
+        let world = bench.world.kill();
+        let how = bench.restart(world, "boot-1");
+        // The record may be gone by then, or the very files that a new lineage begins with.
+        if matches!(how, How::Resumed { .. } | How::Recovered { .. }) {
+            bench.check_next(&base, &format!("operation {op}: {how:?}"));
+            interrupted += 1;
+        }
+    }
+    assert!(interrupted > 8, "{interrupted}");
+}
+
 /// Neither the log nor the record could be written: the state directory had become read-only. The
 /// time of the disk's last change tells.
 #[test]

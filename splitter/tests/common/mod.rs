@@ -558,6 +558,14 @@ impl Bench {
         assert!(lay_over(base, &sealed) == self.production(), "{story}");
     }
 
+    pub fn damage_maps(&self) {
+        let dir = self.world.dir().subdir("diffs").unwrap();
+        let names = dir.list().unwrap().into_iter();
+        for name in names.filter(|name| name.ends_with(".map")) {
+            dir.open(&name).unwrap().set_len(4096).unwrap();
+        }
+    }
+
     pub fn truncate_diff(&self, generation: Generation) {
         let dir = self.world.dir().subdir("diffs").unwrap();
         let infix = format!(".{generation}.");
