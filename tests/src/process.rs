@@ -206,6 +206,52 @@ impl Beside {
             .trim();
         Ok(kib.parse::<u64>()? * 1024)
     }
+
+    /// What it has asked of the kernel since it started, by the kernel's own count.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn work(&self) -> Result<Work> {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", self.pid()))?;
+        let figure = |name: &str| -> Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.with_context(|| format!("no {name}"))?.trim();
+            Ok(value.parse()?)
+        };
+        Ok(Work {
+            bytes: figure("rchar:")? + figure("wchar:")?,
+            calls: figure("syscr:")? + figure("syscw:")?,
+        })
+    }
+}
+
+/// Work of a process that another one on the machine cannot add to, unlike its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes it read and wrote, wherever.
+    pub bytes: u64,
+    /// Calls that read or wrote.
+    pub calls: u64,
+}
+
+impl Work {
+    /// What was done since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            bytes: self.bytes - earlier.bytes,
+            calls: self.calls - earlier.calls,
+        }
+    }
+
+    /// The smaller of each.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.min(other.bytes),
+            calls: self.calls.min(other.calls),
+        }
+    }
 }
 
 impl Drop for Beside {
