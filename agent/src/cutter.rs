@@ -8,8 +8,7 @@ use crate::engine::{Engine, Stop};
 use crate::schedule::{Every, next_tick};
 use crate::trouble::Step;
 
-/// Sealed generations that may wait for the target before the schedule pauses. The open generation
-/// then grows, which costs less space than many small ones: overwritten blocks count once.
+/// Sealed generations that may wait for the target before two of them are merged at each cut.
 const BACKLOG_MAX: usize = 32;
 /// Until a first cut that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -38,8 +37,19 @@ pub(crate) fn run(engine: &Engine) {
             continue;
         }
         if backlog >= BACKLOG_MAX {
-            debug!(group = %engine.name, backlog, "the target lags; this cut is left out");
-            continue;
+            // Blocks that several cuts hold then cost space once.
+            match engine.coalesce() {
+                Ok(true) => {}
+                Ok(false) => {
+                    debug!(group = %engine.name, backlog, "the target lags; this cut is left out");
+                    continue;
+                }
+                Err(error) => {
+                    engine.fails(Step::Cut, &error);
+                    drop(engine.wait(Some(RETRY), Stop::No, |_| false));
+                    continue;
+                }
+            }
         }
         if let Err(error) = engine.cut(Default::default()) {
             engine.fails(Step::Cut, &error);

@@ -402,6 +402,22 @@ impl Engine {
         }
     }
 
+    /// Merges two cuts that wait for the target into one; the earlier will not be a point. `false` if
+    /// there are no two that nobody reads.
+    pub(crate) fn coalesce(&self) -> Result<bool> {
+        let lineage = self.group.lineage();
+        let Some(merged) = self.group.coalesce()? else {
+            return Ok(false);
+        };
+        info!(group = %self.name, lost = %merged.lost, into = %merged.into, "the target lags; two cuts became one");
+        let why = format!("it was merged into the cut of generation {}", merged.into);
+        let mut shared = self.shared.lock();
+        shared.remember(lineage, merged.lost, Fate::Lost(why));
+        drop(shared);
+        self.changed.notify_all();
+        Ok(true)
+    }
+
     /// Begins a new history, unless that has happened since `lineage`: the disks are copied anew.
     pub(crate) fn restart_tracking(&self, lineage: Lineage, why: &str) -> Result<()> {
         let cutting = self.cutting.lock();

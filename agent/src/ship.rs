@@ -37,6 +37,15 @@ pub(crate) enum Shipped {
 /// Ships the oldest sealed generation.
 pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) -> Result<Shipped> {
     let lineage = sealed.lineage;
+    if let Err(error) = engine.group.finish_merge(sealed) {
+        // What moved half way is read from production again.
+        engine.give_up_from(sealed, &error.to_string())?;
+        return Ok(Shipped::Interrupted);
+    }
+    let Some(_claim) = sealed.claim() else {
+        // It has just become a part of a later one.
+        return Ok(Shipped::Interrupted);
+    };
     let began = engine.now();
     let disks: Vec<_> = sealed
         .disks

@@ -77,6 +77,9 @@ pub enum CutError {
         /// How long the cut waited.
         waited: Duration,
     },
+    /// Copies are paused: what was written is marked, and nowhere but in production.
+    #[error("writes are only marked, not copied, so there is nothing to cut")]
+    MapOnly,
     /// The labels are too many or too long.
     #[error("{0}")]
     Labels(&'static str),

@@ -8,6 +8,7 @@
 //!        cut.LINEAGE.GEN       labels of a cut that has some               (lineage.rs)
 //! diffs/ DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
 //!        DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
+//!        probe                 there for a moment, to see whether it can be written (map_only.rs)
 //! ```
 //!
 //! Rule: a file of another lineage than the one that `tracking` names is debris, and is removed.
@@ -21,6 +22,8 @@ use crate::{Generation, Lineage};
 pub(crate) const TRACKING: &str = "tracking";
 pub(crate) const TRACKING_NEW: &str = "tracking.new";
 pub(crate) const LOCK: &str = "lock";
+/// In the diff directory: what tries whether it works.
+pub(crate) const PROBE: &str = "probe";
 const SUSPECT: &str = "suspect.";
 
 pub(crate) fn live(lineage: Lineage) -> String {

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | cut | waits at the gate for the swap | waits | goes on | goes on before, not during the swap |
 //! | release, fold | goes on | waits | the diff read stays open | goes on |
+//! | merge | goes on | goes on | what is claimed is not merged | goes on |
 //! | restart of tracking | waits at the gate for the swap | waits | its diffs vanish | goes on |
 //!
 //! Crash: files of the next generation are made before the gates close; the one store of the open
@@ -14,6 +15,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
@@ -25,6 +27,7 @@ use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
+use crate::uses::Uses;
 use crate::{CutError, Generation, Lineage, files};
 
 /// Disks in a group.
@@ -121,6 +124,8 @@ pub struct Group {
     pub(crate) disks: Vec<Arc<TrackedDisk>>,
     pub(crate) identities: Vec<String>,
     pub(crate) tracking: Mutex<Tracking>,
+    /// Held through a merge of sealed generations: one at a time.
+    pub(crate) merging: Mutex<()>,
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
 }
 
@@ -177,7 +182,8 @@ impl Group {
         self.tracking.lock().sealed.clone()
     }
 
-    /// Re-reads from production what the open diffs lack. Returns the bytes re-read.
+    /// Re-reads from production what the open diffs lack, unless copies are paused. Returns the bytes
+    /// re-read.
     ///
     /// # Errors
     /// `Production`, `Degraded`.
@@ -191,8 +197,12 @@ impl Group {
     /// Seals the open generation of all disks at one instant, and opens the next.
     ///
     /// # Errors
-    /// Every error leaves the open generation open, and complete again after a later heal.
+    /// Every error leaves the open generation open, and complete again after a later heal. `MapOnly`
+    /// while copies are paused.
     pub fn cut(&self, note: CutNote) -> Result<Cut, CutError> {
+        if self.copies_are_paused() {
+            return Err(CutError::MapOnly);
+        }
         let labels = note.labels;
         lineage::check_labels(&labels).map_err(CutError::Labels)?;
         self.check_open(&self.tracking.lock())?;
@@ -210,13 +220,16 @@ impl Group {
         let next = self.create_diffs(lineage, opening, &tracking.live, &tracking.intent)?;
         let swapped = self.swap(&tracking.live, opening, next)?;
         let since = swapped.old.iter().map(|diff| diff.map.since()).min();
+        let uses = Uses::free();
         let sealed = SealedGeneration {
             lineage,
             generation: sealing,
             since: since.unwrap_or_default(),
             at: swapped.at,
             labels,
-            disks: self.sealed_diffs(swapped.old, lineage),
+            disks: self.sealed_diffs(swapped.old, lineage, &uses),
+            absorbing: None,
+            uses,
         };
         let dirty_bytes = sealed.dirty_bytes();
         tracking.sealed.push(Arc::new(sealed));
@@ -264,7 +277,7 @@ impl Group {
         while let Some(oldest) = tracking.sealed.first()
             && oldest.generation <= committed.generation
         {
-            self.remove(oldest, lineage)?;
+            self.remove_files(oldest)?;
             tracking.sealed.remove(0);
         }
         tracking.released = tracking.released.max(committed.generation);
@@ -324,7 +337,7 @@ impl Group {
             return Ok(());
         };
         for sealed in &tracking.sealed[first..] {
-            for (disk, diff) in self.disks.iter().zip(&sealed.disks) {
+            for (disk, diff) in self.disks.iter().cycle().zip(sealed.all_disks()) {
                 if let Err(error) = disk.absorb(diff) {
                     tracing::error!(disk = %disk.name, %error, "a sealed map cannot be folded");
                     tracking.live.lose();
@@ -338,7 +351,7 @@ impl Group {
         let folded: Vec<_> = tracking.sealed.drain(first..).collect();
         folded
             .iter()
-            .try_for_each(|sealed| self.remove(sealed, tracking.lineage))
+            .try_for_each(|sealed| self.remove_files(sealed))
             .map_err(self.state_error("remove a folded diff"))
     }
 
@@ -397,9 +410,8 @@ impl Group {
     /// Frees what a lost lineage occupies, so that a full directory cannot keep the next one from
     /// beginning. What fails here is removed as debris later.
     fn discard_all(&self, tracking: &mut Tracking) {
-        let lineage = tracking.lineage;
         for sealed in tracking.sealed.drain(..) {
-            let _ = self.remove(&sealed, lineage);
+            let _ = self.remove_files(&sealed);
         }
         for disk in &self.disks {
             let diff = disk.gate.read();
@@ -421,7 +433,7 @@ impl Group {
         let sealed_dirty: u64 = sealed.iter().map(|s| s.dirty_bytes()).sum();
         let sealed_bytes: u64 = sealed
             .iter()
-            .flat_map(|s| &s.disks)
+            .flat_map(|s| s.all_disks())
             .map(SealedDiff::allocated)
             .sum();
         Figures {
@@ -444,7 +456,7 @@ impl Group {
             disk.flush_production().map_err(io::Error::other)?;
             disk.gate.read().sync()?;
         }
-        for sealed in tracking.sealed.iter().flat_map(|sealed| &sealed.disks) {
+        for sealed in tracking.sealed.iter().flat_map(|sealed| sealed.all_disks()) {
             // One that is damaged is found by the ship, which then folds it.
             if let Ok((map, data)) = sealed.open() {
                 data.sync_data()?;
@@ -542,24 +554,34 @@ impl Group {
         self.disks.iter().map(|disk| close(disk)).collect()
     }
 
-    fn sealed_diffs(&self, diffs: Vec<OpenDiff>, lineage: Lineage) -> Vec<SealedDiff> {
+    fn sealed_diffs(
+        &self,
+        diffs: Vec<OpenDiff>,
+        lineage: Lineage,
+        uses: &Arc<Uses>,
+    ) -> Vec<SealedDiff> {
         let seal = |(disk, diff): (&Arc<TrackedDisk>, OpenDiff)| SealedDiff {
             dir: Arc::clone(&self.around.diffs),
             name: disk.name.clone(),
             size: disk.size(),
             lineage,
             generation: diff.generation,
-            dirty_bytes: diff.map.dirty_count() * GRANULE,
+            dirty_bytes: AtomicU64::new(diff.map.dirty_count() * GRANULE),
             kept: Some((diff.map, diff.data)),
+            uses: Arc::clone(uses),
         };
         self.disks.iter().zip(diffs).map(seal).collect()
     }
 
-    fn remove(&self, sealed: &SealedGeneration, lineage: Lineage) -> io::Result<()> {
+    /// Removes the files of a generation and of the one that it absorbs.
+    pub(crate) fn remove_files(&self, sealed: &SealedGeneration) -> io::Result<()> {
+        if let Some(older) = &sealed.absorbing {
+            self.remove_files(older)?;
+        }
         sealed.disks.iter().try_for_each(SealedDiff::remove)?;
         files::remove(
             &*self.around.state,
-            &files::labels(lineage, sealed.generation),
+            &files::labels(sealed.lineage, sealed.generation),
         )
     }
 

@@ -24,6 +24,8 @@
 //!
 //! What is not here: the network, the target, time of its own, policy (when to cut, what to drop).
 
+mod coalesce;
+mod copies;
 mod diff;
 mod error;
 mod files;
@@ -34,12 +36,16 @@ mod intent;
 mod lineage;
 mod live;
 mod map;
+mod map_only;
 mod recover;
 mod runs;
 mod sealed;
 mod stripes;
 mod tracked;
+mod uses;
 
+pub use coalesce::Coalesced;
+pub use copies::CopyFigures;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use generation::{Generation, Lineage};
 pub use group::{Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
@@ -47,6 +53,7 @@ pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};
 pub use sealed::{DiffReader, SealedDiff, SealedGeneration};
 pub use tracked::TrackedDisk;
+pub use uses::Claim;
 
 /// Parsers of files that a crash or a stranger may have damaged, for fuzzing.
 #[cfg(feature = "fuzzing")]

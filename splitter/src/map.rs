@@ -2,7 +2,8 @@
 //! holds them. It is mapped shared, so it survives the process at any instruction.
 //!
 //! ```text
-//! byte 0     header   one page: magic, version, disk size, generation, since, sealed at, lineage, check
+//! byte 0     header   one page: magic, version, disk size, generation, since, sealed at, absorbed into,
+//!                     spoiled, lineage, check
 //! byte 4096  summary  one bit per body page, padded to a page: only pages whose bit is set are read
 //!            body     pages of 128 groups; a group is four words for 64 granules:
 //!                     [dirty] [stale] [zero] [0]      (a body page speaks of 32 MiB of the disk)
@@ -53,6 +54,10 @@ mod word {
     pub(super) const CHECK: usize = 6;
     pub(super) const SINCE: usize = 7;
     pub(super) const SEALED_AT: usize = 8;
+    /// The later generation that its granules move to; 0 if none.
+    pub(super) const ABSORBED_INTO: usize = 9;
+    /// Not 0: granules that moved here may be lost.
+    pub(super) const SPOILED: usize = 10;
 }
 
 /// Which map a file must be.
@@ -269,6 +274,26 @@ impl DirtyMap {
     pub(crate) fn sealed_at(&self) -> Option<UnixNanos> {
         let at = self.words.words()[word::SEALED_AT].load(Ordering::Acquire);
         (at != 0).then_some(UnixNanos(at))
+    }
+
+    /// Notes, before the first granule moves, that this generation becomes part of a later one.
+    pub(crate) fn absorb_into(&self, later: Generation) {
+        self.words.words()[word::ABSORBED_INTO].store(later.0, Ordering::Release);
+    }
+
+    /// The later generation that this one is or becomes a part of.
+    pub(crate) fn absorbed_into(&self) -> Option<Generation> {
+        let later = self.words.words()[word::ABSORBED_INTO].load(Ordering::Acquire);
+        (later != 0).then_some(Generation(later))
+    }
+
+    /// Notes that granules which moved here may be lost: the system tells that once only.
+    pub(crate) fn spoil(&self) {
+        self.words.words()[word::SPOILED].store(1, Ordering::Release);
+    }
+
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.words.words()[word::SPOILED].load(Ordering::Acquire) != 0
     }
 
     /// Fails, from then on always, if words may be lost.

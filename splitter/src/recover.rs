@@ -16,10 +16,12 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use block::{Dir, GRANULE, Name, UnixNanos};
 use parking_lot::Mutex;
 
+use crate::coalesce::joined;
 use crate::diff::OpenDiff;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
 use crate::intent::IntentLog;
@@ -27,6 +29,7 @@ use crate::lineage::{DiskRecord, LineageRecord, load_labels};
 use crate::live::{LAST_WRITE_PRECISION, Live};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
+use crate::uses::Uses;
 use crate::{Generation, Lineage, OpenError, files};
 
 /// How a group came to be open.
@@ -139,6 +142,8 @@ impl Group {
             tracking.live.clear_clean()?;
         }
         let mut kept: Vec<_> = tracking.sealed.iter().map(|s| s.generation).collect();
+        let absorbed = tracking.sealed.iter().flat_map(|s| &s.absorbing);
+        kept.extend(absorbed.map(|older| older.generation));
         kept.push(tracking.live.open_generation());
         remove_debris(&self.around, tracking.lineage, &kept)
     }
@@ -407,7 +412,7 @@ fn find_sealed(
     diffs: &[OpenDiff],
     released: Generation,
 ) -> Vec<Arc<SealedGeneration>> {
-    let mut sealed = Vec::new();
+    let mut sealed: Vec<Arc<SealedGeneration>> = Vec::new();
     let mut needed = diffs
         .iter()
         .map(|diff| diff.map.since())
@@ -415,11 +420,32 @@ fn find_sealed(
         .unwrap_or_default();
     // A power cut may have brought back the files of one that was released long ago.
     while needed > released {
-        let Some(generation) = open_sealed(specs, around, lineage, needed) else {
+        let Some((generation, absorbed_into)) = open_sealed(specs, around, lineage, needed) else {
             break;
         };
         needed = generation.since.min(needed.previous());
-        sealed.push(Arc::new(generation));
+        let generation = Arc::new(generation);
+        let Some(later) = absorbed_into else {
+            sealed.push(generation);
+            continue;
+        };
+        // It may have holes: it counts as a part of the later one, or not at all.
+        match sealed.last_mut() {
+            Some(newer) if newer.generation == later && newer.absorbing.is_none() => {
+                let broken = newer.uses.is_broken();
+                *newer = Arc::new(joined(generation, newer));
+                if broken {
+                    newer.uses.spoil();
+                }
+            }
+            _ => break,
+        }
+    }
+    for sealed in &sealed {
+        if sealed.is_unfinished() && sealed.absorbing.is_none() {
+            // What it lacks was in an older one that is released and gone: the ship folds it.
+            sealed.uses.spoil();
+        }
     }
     sealed.reverse();
     sealed
@@ -430,12 +456,14 @@ fn open_sealed(
     around: &Surroundings,
     lineage: Lineage,
     generation: Generation,
-) -> Option<SealedGeneration> {
+) -> Option<(SealedGeneration, Option<Generation>)> {
     let labels = load_labels(&*around.state, lineage, generation).unwrap_or_else(|error| {
         tracing::warn!(%generation, %error, "the labels of a cut are lost");
         Default::default()
     });
     let (mut since, mut at, mut disks) = (generation, None, Vec::new());
+    let (uses, mut absorbed_into) = (Uses::unfinished(), None);
+    let (mut stale_count, mut spoiled) = (0, false);
     for spec in specs {
         let mut diff = SealedDiff {
             dir: Arc::clone(&around.diffs),
@@ -443,23 +471,35 @@ fn open_sealed(
             size: spec.production.size(),
             lineage,
             generation,
-            dirty_bytes: 0,
+            dirty_bytes: AtomicU64::new(0),
             kept: None,
+            uses: Arc::clone(&uses),
         };
         let map = diff.open_map().ok()?;
         at = Some(map.sealed_at()?);
         since = since.min(map.since());
-        diff.dirty_bytes = map.dirty_count() * GRANULE;
+        stale_count += map.stale_count();
+        spoiled |= map.is_spoiled();
+        absorbed_into = absorbed_into.max(map.absorbed_into());
+        diff.dirty_bytes = AtomicU64::new(map.dirty_count() * GRANULE);
         disks.push(diff);
     }
-    Some(SealedGeneration {
+    match stale_count {
+        _ if spoiled => uses.spoil(),
+        0 => uses.finish(),
+        _ => {}
+    }
+    let sealed = SealedGeneration {
         lineage,
         generation,
         since,
         at: at?,
         labels,
         disks,
-    })
+        absorbing: None,
+        uses,
+    };
+    Some((sealed, absorbed_into))
 }
 
 fn begin(specs: &[DiskSpec], around: &Surroundings) -> io::Result<Found> {
@@ -514,6 +554,7 @@ fn assemble(
         disks,
         identities,
         tracking,
+        merging: Mutex::new(()),
         _lock: lock,
     }
 }

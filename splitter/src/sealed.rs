@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Dir, File, GRANULE, GranuleRange, Name, UnixNanos, index};
 
 use crate::diff::{check_len, names};
 use crate::map::{DirtyMap, MapIdentity};
 use crate::runs::{GranuleState, Run, RunContent};
+use crate::uses::{Claim, Uses};
 use crate::{DamagedDiff, Generation, Lineage};
 
 /// Most granules in a run of data: 1 MiB.
@@ -29,13 +31,35 @@ pub struct SealedGeneration {
     pub labels: BTreeMap<String, String>,
     /// Its diffs, in the order of the group's disks.
     pub disks: Vec<SealedDiff>,
+    /// An older one whose granules move into this one; it counts as one with this.
+    pub(crate) absorbing: Option<Arc<SealedGeneration>>,
+    pub(crate) uses: Arc<Uses>,
 }
 
 impl SealedGeneration {
     /// Bytes written, in whole granules.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        self.disks.iter().map(|disk| disk.dirty_bytes).sum()
+        self.disks.iter().map(SealedDiff::dirty_bytes).sum()
+    }
+
+    /// Keeps it from being merged into a later one for as long as the claim lives. `None` while a
+    /// merge with an older one is unfinished, and for ever once it was merged into a later one.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claim> {
+        self.uses.share()
+    }
+
+    /// Whether its diffs lack granules that are still in an older one's: see `Group::finish_merge`.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.uses.is_unfinished()
+    }
+
+    /// The diffs of all that counts as this one.
+    pub(crate) fn all_disks(&self) -> impl Iterator<Item = &SealedDiff> {
+        let older = self.absorbing.iter().flat_map(|older| &older.disks);
+        older.chain(&self.disks)
     }
 }
 
@@ -49,10 +73,29 @@ pub struct SealedDiff {
     pub(crate) size: u64,
     pub(crate) lineage: Lineage,
     pub(crate) generation: Generation,
-    pub(crate) dirty_bytes: u64,
+    pub(crate) dirty_bytes: AtomicU64,
+    pub(crate) uses: Arc<Uses>,
 }
 
 impl SealedDiff {
+    fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The same files, as part of another generation.
+    pub(crate) fn shared_by(&self, uses: &Arc<Uses>) -> Self {
+        Self {
+            kept: self.kept.clone(),
+            dir: Arc::clone(&self.dir),
+            name: self.name.clone(),
+            size: self.size,
+            lineage: self.lineage,
+            generation: self.generation,
+            dirty_bytes: AtomicU64::new(self.dirty_bytes()),
+            uses: Arc::clone(uses),
+        }
+    }
+
     /// The disk's name.
     #[must_use]
     pub fn name(&self) -> &Name {
@@ -70,6 +113,10 @@ impl SealedDiff {
     /// # Errors
     /// [`DamagedDiff`]: it cannot become a point.
     pub fn reader(&self) -> Result<DiffReader, DamagedDiff> {
+        let claim = self
+            .uses
+            .share()
+            .ok_or_else(|| self.damaged("it is merged with another one".into()))?;
         let (map, data) = self
             .open()
             .map_err(|error| self.damaged(error.to_string()))?;
@@ -83,6 +130,7 @@ impl SealedDiff {
             generation,
             map,
             data,
+            _claim: claim,
         })
     }
 
@@ -141,6 +189,7 @@ pub struct DiffReader {
     generation: Generation,
     map: Arc<DirtyMap>,
     data: Arc<dyn File>,
+    _claim: Claim,
 }
 
 impl DiffReader {

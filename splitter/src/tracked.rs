@@ -11,6 +11,7 @@ use block::{
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
+use crate::copies::Copies;
 use crate::diff::{HealError, OpenDiff};
 use crate::stripes::Stripes;
 
@@ -23,6 +24,7 @@ pub struct TrackedDisk {
     pub(crate) production: Arc<dyn BlockDevice>,
     pub(crate) gate: RwLock<OpenDiff>,
     pub(crate) stripes: Stripes,
+    pub(crate) copies: Copies,
     clock: Arc<dyn Clock>,
     trouble: Mutex<Option<String>>,
 }
@@ -40,6 +42,7 @@ impl TrackedDisk {
             production,
             gate,
             stripes,
+            copies: Copies::default(),
             clock,
             trouble,
         }
@@ -106,7 +109,10 @@ impl TrackedDisk {
         }
         // A request that fails may have changed part of its range: it stays stale.
         noted(&*self.production)?;
-        if let Err(error) = copy(&diff, edges) {
+        if self.copies.are_paused() {
+            return Ok(());
+        }
+        if let Err(error) = self.copies.make(&*self.clock, || copy(&diff, edges)) {
             self.note_trouble(&error.to_string());
         }
         Ok(())
@@ -165,6 +171,9 @@ impl TrackedDisk {
     pub(crate) fn heal(&self) -> std::result::Result<u64, HealError> {
         let (mut at, mut healed) = (0, 0);
         loop {
+            if self.copies.are_paused() {
+                return Ok(healed);
+            }
             let diff = self.gate.read();
             let Some(run) = crate::heal::next_stale(&diff.map, at) else {
                 break;

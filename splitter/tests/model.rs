@@ -57,6 +57,7 @@ fn history(seed: u64) -> u64 {
         end(&mut bench, seed);
     }
     bench.world.set_fault(None);
+    bench.group().resume_copies();
     bench.cut_and_check(seed);
     bench.recoveries
 }
@@ -66,10 +67,12 @@ fn step(bench: &mut Bench, seed: u64) {
         0..=59 => bench.write(),
         60..=69 => bench.zero(),
         70..=74 => bench.trim(),
-        75..=84 => bench.cut_and_check(seed),
+        75..=83 => bench.cut_and_check(seed),
+        84 => bench.toggle_copies(),
         85..=86 => bench.flush(),
         87..=89 => bench.tend_intent_log(),
-        90..=93 => bench.release(),
+        90..=91 => bench.release(),
+        92..=93 => bench.coalesce(),
         94..=95 => bench.fold(),
         96..=97 => bench.toggle_fault(),
         _ => bench.heal(),

@@ -431,6 +431,7 @@ impl Bench {
                 self.check_sealed_since(seed, cut.generation);
             }
             Err(CutError::Distrusted) => self.restart_tracking(),
+            Err(CutError::MapOnly) => assert!(self.group().copies_are_paused()),
             Err(CutError::Degraded { .. } | CutError::Io { .. } | CutError::Production { .. }) => {}
             Err(other) => panic!("seed {seed}: {other}"),
         }
@@ -442,13 +443,22 @@ impl Bench {
     }
 
     fn check_sealed_since(&mut self, seed: u64, first: Generation) {
-        let sealed = self.group().sealed().into_iter();
-        for sealed in sealed.filter(|s| s.generation >= first).collect::<Vec<_>>() {
+        for sealed in self.group().sealed() {
             // A cut that a kill interrupted after its store was made, but never answered.
             if !self.images.contains_key(&sealed.generation) {
                 let production = self.production();
                 self.images.insert(sealed.generation, production);
             }
+        }
+        for sealed in self.group().sealed() {
+            let _ = self.group().finish_merge(&sealed);
+        }
+        if self.world.crashed() {
+            return;
+        }
+        let sealed = self.group().sealed().into_iter();
+        let sealed = sealed.filter(|sealed| !sealed.is_unfinished());
+        for sealed in sealed.filter(|s| s.generation >= first).collect::<Vec<_>>() {
             let expected = &self.images[&sealed.generation];
             let mut bases = self.images.range(sealed.since..sealed.generation);
             // The oldest and the newest that it may build on.
@@ -485,6 +495,29 @@ impl Bench {
             Ok(()) => drop(self.images.split_off(&from)),
             Err(CutError::Distrusted) => self.restart_tracking(),
             Err(_) => {}
+        }
+    }
+
+    /// Down to the dirty map alone, or back.
+    pub fn toggle_copies(&mut self) {
+        if self.group().copies_are_paused() {
+            let _ = self.group().probe_diffs();
+            return self.group().resume_copies();
+        }
+        self.group().pause_copies();
+    }
+
+    /// Merges two cuts into one; who reads one of them keeps it from that.
+    pub fn coalesce(&mut self) {
+        let sealed = self.group().sealed();
+        let claimed = sealed.choose(&mut self.rng).cloned();
+        let keep = self.rng.random_bool(0.3);
+        let claim = claimed
+            .filter(|_| keep)
+            .and_then(|sealed| Some((sealed.generation, sealed.claim()?)));
+        if let Ok(Some(merged)) = self.group().coalesce() {
+            let kept = claim.as_ref().map(|(generation, _)| *generation);
+            assert!(kept != Some(merged.lost) && kept != Some(merged.into));
         }
     }
 

@@ -1,0 +1,261 @@
+//! Merging a sealed generation into the next one, so that blocks which both hold cost space once. Its
+//! own point is lost; no byte that the later point needs is, and production is not read.
+//!
+//! ```text
+//!   G   [a][b][ ][d]      a granule that H has not moves:   1 mark it in H (stale)
+//!   H   [ ][B][c][ ]                                        2 copy it to H, settle it
+//!   H'  [a][B][c][d]                                        3 punch it out of G
+//! ```
+//!
+//! | killed | then |
+//! |---|---|
+//! | before G's map says *absorbed into H* | both are as they were |
+//! | while granules move | what H has not, or has stale, is still in G: the merge goes on |
+//! | after H says that it builds on what G built on | G's files are debris |
+//!
+//! Rule: G says *absorbed* before anything moves, so nobody takes a G with holes for a point.
+//!
+//! Rule: H says that it builds on G's base after the last granule of the last disk moved, and then
+//! G's files go.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use block::{ByteRange, File, GRANULE, GranuleRange, UnixNanos, index};
+
+use crate::map::{DirtyMap, Settled};
+use crate::runs::{GranuleState, StateRun};
+use crate::sealed::{SealedDiff, SealedGeneration};
+use crate::uses::Uses;
+use crate::{CutError, Generation, Group};
+
+/// Granules that move at once: 1 MiB of extra space.
+const PIECE_GRANULES: u64 = 256;
+
+/// Two cuts that became one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coalesced {
+    /// The generation that will not be a point.
+    pub lost: Generation,
+    /// When it was cut.
+    pub lost_at: UnixNanos,
+    /// The generation that holds what it held.
+    pub into: Generation,
+}
+
+impl Group {
+    /// Merges two sealed generations that nobody has claimed: of all such neighbours those where the
+    /// least must move. An unfinished merge is finished first. `None` if there is nothing to merge.
+    ///
+    /// # Errors
+    /// `Io`: the merge is unfinished, and goes on with the next call. The later generation cannot
+    /// be read until then.
+    pub fn coalesce(&self) -> Result<Option<Coalesced>, CutError> {
+        let _one = self.merging.lock();
+        let sealed = self.sealed();
+        let goes_on = |s: &Arc<SealedGeneration>| s.is_unfinished() && !s.uses.is_broken();
+        let begun = match sealed.into_iter().find(goes_on) {
+            Some(unfinished) => unfinished,
+            None => match self.begin_merge()? {
+                Some(begun) => begun,
+                None => return Ok(None),
+            },
+        };
+        self.merge(&begun)?;
+        Ok(begun.absorbing.as_ref().map(|older| Coalesced {
+            lost: older.generation,
+            lost_at: older.at,
+            into: begun.generation,
+        }))
+    }
+
+    /// Makes a sealed generation readable whose merge an error or a kill interrupted.
+    ///
+    /// # Errors
+    /// `Io`: it cannot be read, and is to be folded if that stays so.
+    pub fn finish_merge(&self, sealed: &SealedGeneration) -> Result<(), CutError> {
+        let _one = self.merging.lock();
+        match sealed.is_unfinished() {
+            true => self.merge(sealed),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes one entry of two neighbours. From then on they are released and folded as one.
+    fn begin_merge(&self) -> Result<Option<Arc<SealedGeneration>>, CutError> {
+        let mut tracking = self.tracking.lock();
+        let pairs = tracking.sealed.windows(2).enumerate();
+        let free = pairs.filter(|(_, pair)| pair.iter().all(|s| s.uses.is_free()));
+        let Some((at, _)) = free.min_by_key(|(_, pair)| pair[0].dirty_bytes()) else {
+            return Ok(None);
+        };
+        let [older, newer] = [at, at + 1].map(|at| Arc::clone(&tracking.sealed[at]));
+        if !older.uses.take() {
+            return Ok(None);
+        }
+        if !newer.uses.take() {
+            older.uses.give_back();
+            return Ok(None);
+        }
+        // Crash: words that were stored without the rest cost the older point, no more.
+        if let Err(error) = note_absorbed(&older, newer.generation) {
+            newer.uses.give_back();
+            older.uses.give_back();
+            return Err(self.diff_error("begin to merge diffs")(error));
+        }
+        let merged = Arc::new(joined(older, &newer));
+        tracking.sealed.splice(at..=at + 1, [Arc::clone(&merged)]);
+        Ok(Some(merged))
+    }
+
+    /// Moves what is left to move. Cuts, releases and folds go on meanwhile: if they remove the
+    /// files, the open ones are merged to no effect.
+    fn merge(&self, merged: &SealedGeneration) -> Result<(), CutError> {
+        let failed = self.diff_error("merge diffs");
+        let (false, Some(older)) = (merged.uses.is_broken(), &merged.absorbing) else {
+            let why = "bytes of the older diff were lost";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+        };
+        for (from, to) in older.disks.iter().zip(&merged.disks) {
+            move_disk(from, to, &merged.uses).map_err(&failed)?;
+        }
+        for to in &merged.disks {
+            to.open_map().map_err(&failed)?.lower_since(older.since);
+        }
+        self.remove_files(older).map_err(&failed)?;
+        merged.uses.finish();
+        Ok(())
+    }
+
+    fn diff_error(&self, what: &'static str) -> impl Fn(io::Error) -> CutError {
+        let place = self.around.diffs.describe();
+        move |source| CutError::Io {
+            what,
+            place: place.clone(),
+            source,
+        }
+    }
+}
+
+fn note_absorbed(older: &SealedGeneration, into: Generation) -> io::Result<()> {
+    let maps: Vec<_> = older
+        .disks
+        .iter()
+        .map(SealedDiff::open_map)
+        .collect::<io::Result<_>>()?;
+    maps.iter().for_each(|map| map.absorb_into(into));
+    Ok(())
+}
+
+/// `newer`, which is to hold all of `older`.
+pub(crate) fn joined(older: Arc<SealedGeneration>, newer: &SealedGeneration) -> SealedGeneration {
+    let uses = Uses::unfinished();
+    SealedGeneration {
+        lineage: newer.lineage,
+        generation: newer.generation,
+        since: newer.since.min(older.since),
+        at: newer.at,
+        labels: newer.labels.clone(),
+        disks: newer.disks.iter().map(|d| d.shared_by(&uses)).collect(),
+        absorbing: Some(older),
+        uses,
+    }
+}
+
+/// One disk's part of a merge.
+struct Move<'a> {
+    from: (Arc<DirtyMap>, Arc<dyn File>),
+    to: (Arc<DirtyMap>, Arc<dyn File>),
+    uses: &'a Uses,
+}
+
+fn move_disk(from: &SealedDiff, to: &SealedDiff, uses: &Uses) -> io::Result<()> {
+    let moving = Move {
+        from: from.open()?,
+        to: to.open()?,
+        uses,
+    };
+    let mut at = 0;
+    while let Some(run) = moving.from.0.next_run(at, PIECE_GRANULES) {
+        moving.piece(run)?;
+        at = run.granules.end;
+    }
+    moving.check()?;
+    if to.kept.is_none() {
+        // Whoever reads it later opens it later, and is not told what was lost before.
+        moving.to.1.sync_data().inspect_err(|_| moving.spoil())?;
+    }
+    let dirty_bytes = moving.to.0.dirty_count() * GRANULE;
+    to.dirty_bytes.store(dirty_bytes, Ordering::Relaxed);
+    Ok(())
+}
+
+impl Move<'_> {
+    fn piece(&self, run: StateRun) -> io::Result<()> {
+        let mut at = run.granules.start;
+        while let Some(missing) = self.next_missing(at, run.granules.end) {
+            self.take(missing, run.state)?;
+            at = missing.end;
+        }
+        match run.state {
+            GranuleState::Data => self.punch(run.granules),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next granules that the later diff has not, or has half.
+    fn next_missing(&self, from: u64, end: u64) -> Option<GranuleRange> {
+        let lacks = |granule: &u64| {
+            let state = self.to.0.state(*granule);
+            matches!(state, GranuleState::Clean | GranuleState::Stale)
+        };
+        let start = (from..end).find(lacks)?;
+        let end = (start..end).find(|g| !lacks(g)).unwrap_or(end);
+        Some(GranuleRange { start, end })
+    }
+
+    fn take(&self, granules: GranuleRange, state: GranuleState) -> io::Result<()> {
+        let (map, data) = &self.to;
+        map.mark(granules)?;
+        match state {
+            GranuleState::Zero => map.settle(granules, Settled::Zero),
+            GranuleState::Data => {
+                let mut bytes = vec![0; index(granules.count() * GRANULE)];
+                let offset = granules.start * GRANULE;
+                self.from.1.read_exact_at(&mut bytes, offset)?;
+                // Before it counts: what did not reach the disk may have been read as zeroes.
+                self.check()?;
+                data.write_all_at(&bytes, offset)?;
+                map.settle(granules, Settled::Data);
+            }
+            GranuleState::Stale | GranuleState::Clean => {
+                let why = "the older diff was not sealed";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees space at once: the file system may be full.
+    fn punch(&self, granules: GranuleRange) -> io::Result<()> {
+        let (offset, len) = (granules.start * GRANULE, granules.count() * GRANULE);
+        let range = ByteRange::at(offset, len).expect("inside the diff");
+        match self.from.1.punch_hole(range) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The system tells once that bytes were lost: it must be remembered.
+    fn check(&self) -> io::Result<()> {
+        let checked = self.from.1.check_writeback();
+        let checked = checked.and_then(|()| self.from.0.check());
+        checked.inspect_err(|_| self.spoil())
+    }
+
+    fn spoil(&self) {
+        self.to.0.spoil();
+        self.uses.spoil();
+    }
+}

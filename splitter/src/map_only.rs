@@ -1,0 +1,60 @@
+//! Tracking without copies: writes are marked, and their granules stay stale until copies resume and
+//! healing reads them from production. The diff device is not touched meanwhile, by guests least of all.
+//!
+//! Crash: nothing says that copies are paused but the stale granules, which are read again anyhow.
+
+use std::io;
+use std::time::Duration;
+
+use crate::copies::CopyFigures;
+use crate::{Group, files};
+
+/// What a probe writes.
+const PROBE_BYTES: usize = 64 << 10;
+
+impl Group {
+    /// Writes are only marked from here on. Copies that are under way end as they may; no cut can be
+    /// made.
+    pub fn pause_copies(&self) {
+        self.disks.iter().for_each(|disk| disk.copies.pause(true));
+    }
+
+    /// Writes are copied again. The next heal reads what went uncopied.
+    pub fn resume_copies(&self) {
+        self.disks.iter().for_each(|disk| disk.copies.pause(false));
+    }
+
+    /// Whether writes are only marked.
+    #[must_use]
+    pub fn copies_are_paused(&self) -> bool {
+        self.disks.iter().any(|disk| disk.copies.are_paused())
+    }
+
+    /// What copies cost so far.
+    #[must_use]
+    pub fn copy_figures(&self) -> CopyFigures {
+        self.disks.iter().map(|disk| disk.copies.figures()).sum()
+    }
+
+    /// Whether writes may have gone unmarked: the maps are not to be trusted.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.tracking.lock().live.is_lost()
+    }
+
+    /// Tries the diff device with a file of its own, written and synced. Returns how long that took.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn probe_diffs(&self) -> io::Result<Duration> {
+        let (dir, clock) = (&*self.around.diffs, &*self.around.clock);
+        let start = clock.monotonic();
+        files::remove(dir, files::PROBE)?;
+        let file = dir.create(files::PROBE)?;
+        let probed = file.write_all_at(&vec![0xA5; PROBE_BYTES], 0);
+        let probed = probed.and_then(|()| file.sync_data());
+        // What stays behind is removed by the next probe.
+        files::remove(dir, files::PROBE).and(probed)?;
+        Ok(clock.monotonic().saturating_sub(start))
+    }
+}
