@@ -1,5 +1,5 @@
 # Every target works in a fresh clone on Debian, as root, without a terminal.
-.PHONY: demo test must-show bench fuzz images
+.PHONY: demo test must-show bench bench-cost bench-cut-pause bench-rpo bench-scale bench-instructions fuzz images
 
 # The whole story on real data, with figures: protect, cut, ship, verify, restore, kill -9.
 demo:
@@ -22,6 +22,28 @@ must-show: images
 bench: images
 	bash tests/setup.sh all
 	bash bench/first-figures.sh --write
+
+# Other parts of that page, each by itself; bench/README.md says what each shows and how long it takes.
+bench-cost:
+	bash tests/setup.sh all
+	bash bench/cost.sh --write
+
+bench-cut-pause:
+	bash tests/setup.sh all
+	bash bench/cut_pause.sh --write
+
+bench-rpo:
+	bash tests/setup.sh all
+	bash bench/rpo.sh --write
+
+bench-scale:
+	bash tests/setup.sh all
+	bash bench/scale.sh --write
+
+# Instructions per write against the committed baseline.
+bench-instructions:
+	bash tests/setup.sh all
+	bash bench/instructions.sh
 
 # Longer fuzzing of every parser of foreign bytes; SECONDS_EACH=60 by default.
 fuzz:

@@ -2,9 +2,11 @@
 each server is started, measured and stopped before the next one, round after round, so that a noisy
 minute of the machine hits all of them alike. Shown is the median of the rounds."""
 
-import argparse, json, os, signal, statistics, subprocess, sys, tempfile, time
+import argparse, os, statistics, subprocess, sys, tempfile, time
 
-MIB = 1 << 20
+from lib import load, report
+from lib.servers import MIB, Server, standin
+
 CASES = [  # name, fio arguments, what to show
     ("4 KiB random write, depth 1", "--rw=randwrite --bs=4k --iodepth=1", "iops"),
     ("4 KiB random write, depth 32", "--rw=randwrite --bs=4k --iodepth=32", "iops"),
@@ -16,54 +18,11 @@ CASES = [  # name, fio arguments, what to show
 ]
 
 
-class Server:
-    """A process that serves `disk` on a Unix socket; stopped when the block ends."""
-
-    def __init__(self, argv, socket, log):
-        self.argv, self.socket, self.log = argv, socket, log
-
-    def __enter__(self):
-        if os.path.exists(self.socket):
-            os.unlink(self.socket)
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        deadline = time.monotonic() + 60
-        uri = f"nbd+unix:///disk?socket={self.socket}"
-        while subprocess.run(["nbdinfo", "--size", uri], capture_output=True).returncode != 0:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"{self.argv} does not serve; see {self.log.name}")
-            time.sleep(0.05)
-        return self
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(300)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def cpu_seconds(self):
-        fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def standin(args, *argv):
-    """Runs `standin ARGV --json`; the document."""
-    out = subprocess.run([args.standin, *argv, "--json"], check=True, capture_output=True, text=True)
-    return json.loads(out.stdout)
-
-
 def fio(socket, case, seconds):
     """One fio run; (IOPS or MB/s, 99th percentile in microseconds, operations)."""
     _, arguments, kind = case
-    out = subprocess.run(
-        ["fio", "--name=x", "--ioengine=nbd", f"--uri=nbd+unix:///disk?socket={socket}", "--size=1g",
-         "--time_based", f"--runtime={seconds}", "--randrepeat=0", "--output-format=json", *arguments.split()],
-        check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
-    job = json.loads(out[out.index("{"):])["jobs"][0]
-    side = job["write"] if "write" in arguments else job["read"]
-    value = side["iops"] if kind == "iops" else side["bw_bytes"] / 1e6
-    return value, side["clat_ns"]["percentile"]["99.000000"] / 1000, side["total_ios"]
+    run = load.run(socket, arguments, seconds)
+    return run.iops if kind == "iops" else run.mbs, run.p99_us, run.count
 
 
 def front(args, work):
@@ -112,15 +71,15 @@ def pauses(args, work):
     protect = [args.standin, "protect", disk, "--listen", f"unix:{socket}", "--state", f"{work}/state",
                "--diff-dir", f"{work}/diffs", "--target", f"dir:{work}/target", "--group", "bench", "--every", "manual"]
     with Server(protect, socket, log):
-        standin(args, "cut", "bench", "--state", f"{work}/state", "--wait")
+        standin(args.standin, "cut", "bench", "--state", f"{work}/state", "--wait")
         load = subprocess.Popen(
             ["fio", "--name=x", "--ioengine=nbd", f"--uri=nbd+unix:///disk?socket={socket}", "--size=1g", "--time_based",
              "--runtime=40", "--rw=randwrite", "--bs=4k", "--iodepth=32"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         time.sleep(2)
         found = []
         while len(found) < 60 and load.poll() is None:
-            standin(args, "cut", "bench", "--state", f"{work}/state")
-            status = standin(args, "status", "bench", "--state", f"{work}/state")
+            standin(args.standin, "cut", "bench", "--state", f"{work}/state")
+            status = standin(args.standin, "status", "bench", "--state", f"{work}/state")
             found.append(status["groups"][0]["last_cut"]["pause_us"])
             time.sleep(0.2)
         load.kill()
@@ -149,14 +108,14 @@ def protect_once(args, work, disk, group, change=None):
     os.system(f"cat {disk} >/dev/null")  # from the page cache, as far as it fits
     began, before = time.monotonic(), stored(work)
     with Server(argv, socket, log) as running:
-        standin(args, "cut", group, "--state", state, "--wait")
+        standin(args.standin, "cut", group, "--state", state, "--wait")
         figures["seed_s"] = time.monotonic() - began
         figures["seed_cpu_s"] = running.cpu_seconds()
         figures["seed_stored"] = stored(work) - before
         if change:
             figures["changed"] = change(socket)
             before, cpu, began = stored(work), running.cpu_seconds(), time.monotonic()
-            standin(args, "cut", group, "--state", state, "--wait")
+            standin(args.standin, "cut", group, "--state", state, "--wait")
             figures["ship_s"] = time.monotonic() - began
             figures["ship_cpu_s"] = running.cpu_seconds() - cpu
             figures["ship_stored"] = stored(work) - before
@@ -232,9 +191,7 @@ def main():
     args.standin, args.plain = f"{args.target}/release/standin", f"{args.target}/release/examples/plain_export"
     args.rounds, args.runtime = int(os.environ.get("ROUNDS", 3)), int(os.environ.get("RUNTIME", 8))
     parts = args.parts or ["front", "store"]
-    cpu = next(line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    text = [f"Measured {time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores ({cpu}), Linux {os.uname().release}; "
-            f"median of {args.rounds} round(s) of {args.runtime} s each.", ""]
+    text = [f"{report.machine()}; median of {args.rounds} round(s) of {args.runtime} s each.", ""]
     with tempfile.TemporaryDirectory(prefix="standin-bench-") as work:
         if "front" in parts:
             text += ["### A guest's requests (fio, nbd engine, Unix socket, 1 GiB disk in the page cache)", "", *front(args, work), ""]
@@ -243,14 +200,7 @@ def main():
                      f"90 % under {found[len(found) * 9 // 10]:,.0f} us, longest {found[-1]:,.0f} us ({len(found)} cuts).", ""]
         if "store" in parts:
             text += ["### Stage two, on the images of tests/lab/images.sh", "", *store(args, work), ""]
-    table = "\n".join(text)
-    print(table)
-    if args.write:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "README.md")
-        page = open(path).read()
-        begin, end = "<!-- table -->\n", "<!-- end of table -->"
-        head, tail = page.split(begin)[0], page.split(end)[1]
-        open(path, "w").write(f"{head}{begin}\n{table}\n{end}{tail}")
+    report.publish(args, "table", text)
 
 
 main()

@@ -34,10 +34,13 @@ phase_simulation() {
   done
 }
 
+# What a write costs, in instructions: the only cost that does not depend on the neighbours.
+phase_instructions() { bash bench/instructions.sh; }
+
 phase_fuzz() { bash fuzz/run.sh "${FUZZ_SECONDS:-6}"; }
 
 phases=("$@")
-[ "$#" -gt 0 ] || phases=(format lints tests docs simulation fuzz)
+[ "$#" -gt 0 ] || phases=(format lints tests docs simulation instructions fuzz)
 failed=()
 summary=""
 for phase in "${phases[@]}"; do

@@ -14,6 +14,7 @@ peers=(
   gnutls-bin                                    # certtool, psktool: keys for the TLS tests
   e2fsprogs xfsprogs busybox-static             # guests' disks
   kmod cpio python3 util-linux
+  valgrind                                      # counts instructions: bench/instructions.sh
 )
 packages=("${build[@]}")
 [ "$what" = all ] && packages+=("${peers[@]}")
@@ -50,7 +51,8 @@ bash tests/lab/guest.sh setup
 # A missing peer is a failure, never a skipped test.
 lost=()
 for tool in nbdkit nbdinfo nbdcopy nbd-client qemu-nbd qemu-img qemu-io qemu-system-x86_64 fio \
-  certtool psktool mkfs.ext4 e2fsck debugfs mkfs.xfs xfs_repair busybox fsx; do
+  certtool psktool mkfs.ext4 e2fsck debugfs mkfs.xfs xfs_repair busybox fsx valgrind \
+  qemu-storage-daemon; do
   command -v "$tool" >/dev/null || lost+=("$tool")
 done
 /usr/bin/python3 -c 'import nbd' 2>/dev/null || lost+=("python3-libnbd")

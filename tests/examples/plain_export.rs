@@ -1,5 +1,5 @@
 //! `plain_export DISK LISTEN...`: serves a disk with our NBD server and without a splitter, until it
-//! is killed. The yardstick of `bench/first-figures.sh` for what stage one costs.
+//! is killed. The yardstick of `bench/cost.sh` for what stage one costs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
