@@ -16,6 +16,7 @@ export STANDIN_KILLS=${STANDIN_KILLS:-100}
 export STANDIN_SMALL_POINTS=${STANDIN_SMALL_POINTS:-1000}
 export STANDIN_POWER_CUTS=${STANDIN_POWER_CUTS:-200}
 export STANDIN_INTERRUPTIONS=${STANDIN_INTERRUPTIONS:-10}
+export STANDIN_TROUBLE_S=${STANDIN_TROUBLE_S:-60}
 export STANDIN_SEED_IMAGE=${STANDIN_SEED_IMAGE:-${STANDIN_IMAGES:-$HOME/.cache/standin-images}/day1.raw}
 echo "must-show: STANDIN_SEED=$STANDIN_SEED"
 exec cargo nextest run --locked -p tests --profile must-show -E "${1:-test(/./)}"

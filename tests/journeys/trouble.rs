@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tests::faults::{Away, Fault, FaultyDir, MemoryLimit, RawFault, SmallDir};
+use tests::faults::{Fault, FaultyDir, Frozen, MemoryLimit, RawFault, SmallDir};
 use tests::load::Refusal;
 use tests::protect::How;
 use tests::story::{Seen, Story};
@@ -78,18 +78,26 @@ fn bounded(seen: &Seen) -> Result<()> {
     Ok(())
 }
 
+fn met_and_bounded(seen: &Seen) -> Result<()> {
+    ensure!(seen.met(), "the fault was not met: {seen:?}");
+    bounded(seen)
+}
+
 #[test]
 fn trouble_diff_space_full() -> Result<()> {
     let place = Place::new()?;
     let mut small = SmallDir::mount(&place.bench, "diffs", 48 << 20)?;
-    bounded(&place.endure("diff space full", &mut small)?)
+    met_and_bounded(&place.endure("diff space full", &mut small)?)
 }
 
 #[test]
 fn trouble_diff_device_eio() -> Result<()> {
     let place = Place::new()?;
     let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
-    bounded(&place.endure("diff device EIO", &mut faulty)?)
+    let written_back = faulty.write_back();
+    let seen = place.endure("diff device EIO", &mut faulty)?;
+    drop(written_back);
+    met_and_bounded(&seen)
 }
 
 /// What was written back in vain is clean in the page cache, and gone when that is reclaimed: a diff
@@ -98,17 +106,19 @@ fn trouble_diff_device_eio() -> Result<()> {
 fn trouble_diff_device_eio_and_the_page_cache_forgets() -> Result<()> {
     let place = Place::new()?;
     let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
-    let mut away = Away(place.bench.path("target"));
+    let mut frozen = Frozen(place.bench.path("target"));
     let mut story = place.settle()?;
     // Sealed generations must wait, or they would be shipped before the cache forgets them.
-    away.begin()?;
+    frozen.begin()?;
     faulty.begin()?;
+    let written_back = faulty.write_back();
     story.hold(lasting())?;
-    faulty.forget_cache()?;
+    drop(written_back);
     faulty.end()?;
-    away.end()?;
+    faulty.forget_cache()?;
+    frozen.end()?;
     story.recovered(PATIENCE)?;
-    bounded(&story.check(&place.bench, "diff device EIO, cache forgotten")?)
+    met_and_bounded(&story.check(&place.bench, "diff device EIO, cache forgotten")?)
 }
 
 #[test]
@@ -117,17 +127,20 @@ fn trouble_diff_device_takes_5_s_per_write() -> Result<()> {
     let faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
     let mut story = place.settle()?;
     let stutter = faulty.stutter(Duration::from_secs(5));
+    let written_back = faulty.write_back();
     story.hold(lasting().max(Duration::from_secs(11)))?;
     drop(stutter);
+    let slowest = written_back.stop();
+    ensure!(slowest > BOUNDED, "the device took only {slowest:?}");
     story.recovered(PATIENCE)?;
     bounded(&story.check(&place.bench, "diff device 5 s per write")?)
 }
 
 #[test]
-fn trouble_target_gone() -> Result<()> {
+fn trouble_target_refuses_writes() -> Result<()> {
     let place = Place::new()?;
-    let mut away = Away(place.bench.path("target"));
-    bounded(&place.endure("target gone", &mut away)?)
+    let mut frozen = Frozen(place.bench.path("target"));
+    met_and_bounded(&place.endure("target refuses writes", &mut frozen)?)
 }
 
 #[test]
@@ -225,20 +238,22 @@ fn trouble_process_stopped() -> Result<()> {
 fn trouble_all_together() -> Result<()> {
     let place = Place::new()?;
     let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
-    let mut away = Away(place.bench.path("target"));
+    let mut frozen = Frozen(place.bench.path("target"));
     let mut story = place.settle()?;
     let limit = MemoryLimit::around(story.protect.process.pid(), 256 << 20)?;
-    away.begin()?;
+    frozen.begin()?;
     story.hold(lasting() / 2)?;
     let stutter = faulty.stutter(Duration::from_secs(1));
     story.hold(lasting() / 2)?;
     drop(stutter);
     faulty.begin()?;
+    let written_back = faulty.write_back();
     story.hold(lasting() / 2)?;
     story.kill9_and_restart(&place.bench)?;
     story.hold(lasting() / 2)?;
+    drop(written_back);
     faulty.end()?;
-    away.end()?;
+    frozen.end()?;
     story.recovered(PATIENCE)?;
     drop(limit);
     story.check(&place.bench, "all together").map(drop)

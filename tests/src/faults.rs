@@ -23,12 +23,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bench::Bench;
 use crate::process::{self, Beside, command};
-use crate::time::{let_pass, wait_for};
+use crate::time::{elapsed, let_pass, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -161,14 +161,17 @@ impl FaultyDir {
         self.raw.stutter(pause)
     }
 
-    /// Makes the kernel write back what it holds, fault or not, and forget what it then holds clean:
-    /// what is read afterwards comes from the device.
+    /// Has the kernel write back, over and over, until the answer is dropped.
+    #[must_use]
+    pub fn write_back(&self) -> WriteBack {
+        WriteBack::start(self.mount.0.clone())
+    }
+
+    /// Makes the kernel forget what it holds clean: what is read afterwards comes from the device.
     ///
     /// # Errors
-    /// If a file cannot be opened. A failed write-back is what this is for.
+    /// If a file cannot be opened: the device must be whole.
     pub fn forget_cache(&self) -> Result<()> {
-        // Not by fsync of a file: that would take the error from whoever wrote.
-        process::say(command("sync").arg("-f").arg(&self.mount.0), LIMIT)?;
         for file in files_below(&self.mount.0)? {
             let file = File::open(&file)?;
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
@@ -217,32 +220,78 @@ impl Fault for SmallDir {
     }
 }
 
-/// A directory that is somewhere else for a while: an unmounted share.
+/// A directory below which nothing can be made, renamed or removed: a share that turned read-only.
+///
+/// Not renamed away: a process that holds the directory open goes on writing to it under any name.
 #[derive(Debug)]
-pub struct Away(pub PathBuf);
+pub struct Frozen(pub PathBuf);
 
-impl Away {
-    fn elsewhere(&self) -> PathBuf {
-        self.0.with_extension("away")
+impl Frozen {
+    fn chattr(&self, how: &str) -> Result<()> {
+        process::run(command("chattr").args(["-R", how]).arg(&self.0), LIMIT).map(drop)
     }
 }
 
-impl Fault for Away {
+impl Fault for Frozen {
     fn begin(&mut self) -> Result<()> {
-        Ok(std::fs::rename(&self.0, self.elsewhere())?)
+        self.chattr("+i")
     }
 
     fn end(&mut self) -> Result<()> {
-        if self.0.exists() {
-            bail!("{} was made anew while it was away", self.0.display());
-        }
-        Ok(std::fs::rename(self.elsewhere(), &self.0)?)
+        self.chattr("-i")
     }
 }
 
-impl Drop for Away {
+impl Drop for Frozen {
     fn drop(&mut self) {
-        let _ = std::fs::rename(self.elsewhere(), &self.0);
+        let _ = self.end();
+    }
+}
+
+/// Makes the kernel write back what it holds of a file system, again and again. Without it nothing
+/// of a short fault is met: dirty pages wait half a minute, and the fault is over by then.
+#[derive(Debug)]
+pub struct WriteBack {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Duration>>,
+}
+
+impl WriteBack {
+    fn start(at: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut slowest = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let began = elapsed();
+                // The whole file system: fsync of a file might take an error from whoever wrote.
+                let _ = process::say(command("sync").arg("-f").arg(&at), LIMIT);
+                slowest = slowest.max(elapsed() - began);
+                wait_told(&told, Duration::from_millis(200));
+            }
+            slowest
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; how long the slowest write-back took.
+    pub fn stop(mut self) -> Duration {
+        self.end()
+    }
+
+    fn end(&mut self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let slowest = self.thread.take().and_then(|thread| thread.join().ok());
+        slowest.unwrap_or_default()
+    }
+}
+
+impl Drop for WriteBack {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

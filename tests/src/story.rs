@@ -56,8 +56,19 @@ pub struct Seen {
     pub refused: u64,
     /// Most cuts that waited for the target.
     pub sealed_max: u64,
+    /// Bytes read again from production because their copy could not be trusted.
+    pub reread_max: u64,
     /// From the end of the fault to `protected`.
     pub recovery: Duration,
+}
+
+impl Seen {
+    /// Whether Standin met the fault at all: a claim that was never tried proves nothing.
+    #[must_use]
+    pub fn met(&self) -> bool {
+        let other = |look: &String| !look.starts_with("protected");
+        self.reread_max > 0 || self.looks.keys().any(other)
+    }
 }
 
 impl Story {
@@ -99,7 +110,14 @@ impl Story {
     }
 
     fn look(&mut self) -> Result<Value> {
-        let status = self.protect.status().context("the status under trouble")?;
+        let status = self.protect.status().with_context(|| {
+            format!(
+                "no status under trouble; {} requests answered, the slowest after {:?}; log:\n{}",
+                self.load.acked(),
+                self.load.take_latency_max(),
+                tail(&self.protect.process.log())
+            )
+        })?;
         let word = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
         let key = format!("{}/{}", word("state"), word("rung"));
         *self.seen.looks.entry(key).or_default() += 1;
@@ -109,6 +127,8 @@ impl Story {
         }
         let sealed = status["sealed"].as_u64().unwrap_or(0);
         self.seen.sealed_max = self.seen.sealed_max.max(sealed);
+        let reread = status["reread_bytes"].as_u64().unwrap_or(0);
+        self.seen.reread_max = self.seen.reread_max.max(reread);
         Ok(status)
     }
 
@@ -152,6 +172,7 @@ impl Story {
     ///
     /// # Errors
     /// If any of it is not so, or a writer met an error that its shape does not expect.
+    #[expect(clippy::print_stderr, reason = "figures for who reads a test's output")]
     pub fn check(mut self, bench: &Bench, name: &str) -> Result<Seen> {
         self.seen.refused = self.load.refused();
         let acked = self.load.stop().with_context(|| {
