@@ -11,6 +11,7 @@ build=(build-essential pkg-config libssl-dev clang e2fsprogs)
 peers=(
   nbdkit libnbd-bin python3-libnbd nbd-client   # NBD servers and clients that we did not write
   qemu-utils fio
+  libfaketime                                   # real time that jumps
   gnutls-bin                                    # certtool, psktool: keys for the TLS tests
   e2fsprogs xfsprogs busybox-static             # guests' disks
   kmod cpio python3 util-linux

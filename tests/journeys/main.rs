@@ -12,3 +12,4 @@ mod kill9;
 mod peers;
 mod powercut;
 mod seed;
+mod trouble;

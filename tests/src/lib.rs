@@ -11,6 +11,7 @@
 //! through the command line, the NBD socket or a restored file.
 
 pub mod bench;
+pub mod faults;
 pub mod guest;
 pub mod image;
 pub mod ledger;
@@ -20,6 +21,7 @@ pub mod process;
 pub mod protect;
 pub mod served;
 pub mod standin;
+pub mod story;
 pub mod time;
 
 pub use bench::Bench;

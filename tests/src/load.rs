@@ -34,6 +34,17 @@ pub struct Shape {
     pub pace: Duration,
     /// Go on after the server vanished, until it is back or this long has passed.
     pub reconnect: Option<Duration>,
+    /// What an error reply means.
+    pub refusal: Refusal,
+}
+
+/// What an error reply means to a writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The end: nothing excuses it.
+    Fatal,
+    /// The production disk is expected to fail: counted; the write may have happened or not.
+    Counted,
 }
 
 impl Shape {
@@ -49,6 +60,7 @@ impl Shape {
             trim_percent: 4,
             pace: Duration::from_micros(300),
             reconnect: None,
+            refusal: Refusal::Fatal,
         }
     }
 }
@@ -58,6 +70,8 @@ struct Switch {
     stop: AtomicBool,
     acked: AtomicU64,
     failed: AtomicBool,
+    refused: AtomicU64,
+    latency_us_max: AtomicU64,
 }
 
 /// Writers at work. Stopped when dropped.
@@ -99,6 +113,18 @@ impl Load {
     #[must_use]
     pub fn acked(&self) -> u64 {
         self.switch.acked.load(Ordering::Relaxed)
+    }
+
+    /// Requests answered with an error so far.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.switch.refused.load(Ordering::Relaxed)
+    }
+
+    /// The longest that a request waited for its answer since this was last asked.
+    #[must_use]
+    pub fn take_latency_max(&self) -> Duration {
+        Duration::from_micros(self.switch.latency_us_max.swap(0, Ordering::Relaxed))
     }
 
     /// Waits until `more` further requests were acknowledged.
@@ -146,6 +172,11 @@ impl Drop for Load {
     }
 }
 
+struct Sent {
+    id: Option<WriteId>,
+    at: Duration,
+}
+
 struct Worker {
     address: Address,
     export: String,
@@ -153,7 +184,7 @@ struct Worker {
     shape: Shape,
     switch: Arc<Switch>,
     rng: ChaCha8Rng,
-    in_flight: HashMap<u64, Option<WriteId>>,
+    in_flight: HashMap<u64, Sent>,
 }
 
 impl Worker {
@@ -171,7 +202,7 @@ impl Worker {
             match self.work() {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    for id in self.in_flight.drain().filter_map(|(_, id)| id) {
+                    for id in self.in_flight.drain().filter_map(|(_, sent)| sent.id) {
                         self.ledger.lose(id);
                         down_since = None;
                     }
@@ -200,6 +231,7 @@ impl Worker {
         while !self.stopping() {
             while self.in_flight.len() < self.shape.depth {
                 let (request, id) = self.invent();
+                let at = elapsed();
                 // Entered before it is sent: a send that fails half way may have arrived.
                 let cookie = match client.submit(&request) {
                     Ok(cookie) => cookie,
@@ -208,7 +240,7 @@ impl Worker {
                         return Err(error.into());
                     }
                 };
-                self.in_flight.insert(cookie, id);
+                self.in_flight.insert(cookie, Sent { id, at });
             }
             self.reap(&mut client)?;
             if !self.shape.pace.is_zero() {
@@ -223,12 +255,20 @@ impl Worker {
 
     fn reap(&mut self, client: &mut Client) -> Result<()> {
         let reply = client.complete()?;
-        let id = self
+        let Sent { id, at } = self
             .in_flight
             .remove(&reply.cookie)
             .context("a reply to nothing")?;
+        let latency_us = u64::try_from((elapsed() - at).as_micros())?;
+        let max = &self.switch.latency_us_max;
+        max.fetch_max(latency_us, Ordering::Relaxed);
         if reply.error != 0 {
-            return Err(Refused(reply.error).into());
+            id.into_iter().for_each(|id| self.ledger.lose(id));
+            if self.shape.refusal == Refusal::Fatal {
+                return Err(Refused(reply.error).into());
+            }
+            self.switch.refused.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
         }
         if let Some(id) = id {
             self.ledger.ack(id);

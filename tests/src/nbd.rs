@@ -23,7 +23,7 @@ const REP_ERROR: u32 = 1 << 31;
 const INFO_EXPORT: u16 = 0;
 
 /// No reply takes this long, unless the server hangs.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(150);
 
 /// Where a server listens.
 #[derive(Clone, Debug)]

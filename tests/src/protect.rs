@@ -28,6 +28,8 @@ pub struct How {
     pub listen: Address,
     /// Further arguments.
     pub more: Vec<String>,
+    /// Added to its environment.
+    pub env: Vec<(String, String)>,
     /// How long it may take until it serves.
     pub patience: Duration,
 }
@@ -42,6 +44,7 @@ impl How {
             every: "manual".into(),
             listen: Address::Unix(bench.path("nbd.sock")),
             more: Vec::new(),
+            env: Vec::new(),
             patience: Duration::from_secs(60),
         }
     }
@@ -117,6 +120,7 @@ impl Protect {
     /// If it cannot be started.
     pub fn spawn(bench: &Bench, how: &How) -> Result<Self> {
         let mut command = standin::command(how.args(bench));
+        command.envs(how.env.iter().cloned());
         let process = Beside::start(&mut command, &bench.path(&format!("{}.log", how.group)))?;
         Ok(Self {
             process,

@@ -1,0 +1,260 @@
+//! Everything that goes wrong around the splitter: space, devices, targets, memory, clocks, and the
+//! process itself being stopped. Alone, then together; under load.
+//!
+//! What is claimed of each: guests see production's own errors and no others, and do not wait for the
+//! device that fails; afterwards the next point equals production and every listed one is an instant.
+//!
+//! `STANDIN_TROUBLE_S` is how long each fault lasts: seconds here, an hour where it must be shown.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use tests::faults::{Fault, FaultyDir, Frozen, MemoryLimit, RawFault, SmallDir};
+use tests::load::Refusal;
+use tests::protect::How;
+use tests::story::{Seen, Story};
+use tests::time::{count_from_env, let_pass};
+use tests::{Bench, Ledger, Shape, image};
+
+const DISK: u64 = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Far below the 5 s of the slow device, far above what two busy cores take.
+const BOUNDED: Duration = Duration::from_secs(3);
+
+fn lasting() -> Duration {
+    Duration::from_secs(count_from_env("STANDIN_TROUBLE_S", 4))
+}
+
+fn shape() -> Shape {
+    Shape {
+        pace: Duration::from_millis(4),
+        reconnect: Some(Duration::from_secs(60)),
+        ..Shape::mixed(0..image::sectors(DISK))
+    }
+}
+
+struct Place {
+    bench: Bench,
+    disk: PathBuf,
+    ledger: Arc<Ledger>,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let bench = Bench::new()?;
+        let (disk, ledger) = bench.stamped_disk("disk", DISK)?;
+        Ok(Self {
+            bench,
+            disk,
+            ledger,
+        })
+    }
+
+    fn how(&self) -> How {
+        How::new(&self.bench, &[&self.disk]).every("500ms")
+    }
+
+    fn settle(&self) -> Result<Story> {
+        Story::settle(&self.bench, self.how(), &self.ledger, shape())
+    }
+
+    /// A fault that begins, lasts and ends.
+    fn endure(&self, name: &str, fault: &mut dyn Fault) -> Result<Seen> {
+        let mut story = self.settle()?;
+        fault.begin()?;
+        story.hold(lasting())?;
+        fault.end()?;
+        story.recovered(PATIENCE)?;
+        story.check(&self.bench, name)
+    }
+}
+
+fn bounded(seen: &Seen) -> Result<()> {
+    let waited = seen.latency_max;
+    ensure!(waited < BOUNDED, "a guest waited {waited:?}");
+    Ok(())
+}
+
+fn met_and_bounded(seen: &Seen) -> Result<()> {
+    ensure!(seen.met(), "the fault was not met: {seen:?}");
+    bounded(seen)
+}
+
+#[test]
+fn trouble_diff_space_full() -> Result<()> {
+    let place = Place::new()?;
+    let mut small = SmallDir::mount(&place.bench, "diffs", 48 << 20)?;
+    met_and_bounded(&place.endure("diff space full", &mut small)?)
+}
+
+#[test]
+fn trouble_diff_device_eio() -> Result<()> {
+    let place = Place::new()?;
+    let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
+    let written_back = faulty.write_back();
+    let seen = place.endure("diff device EIO", &mut faulty)?;
+    drop(written_back);
+    met_and_bounded(&seen)
+}
+
+/// What was written back in vain is clean in the page cache, and gone when that is reclaimed: a diff
+/// read afterwards would be old bytes that look like a success.
+#[test]
+fn trouble_diff_device_eio_and_the_page_cache_forgets() -> Result<()> {
+    let place = Place::new()?;
+    let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    let mut story = place.settle()?;
+    // Sealed generations must wait, or they would be shipped before the cache forgets them.
+    frozen.begin()?;
+    faulty.begin()?;
+    let written_back = faulty.write_back();
+    story.hold(lasting())?;
+    drop(written_back);
+    faulty.end()?;
+    faulty.forget_cache()?;
+    frozen.end()?;
+    story.recovered(PATIENCE)?;
+    met_and_bounded(&story.check(&place.bench, "diff device EIO, cache forgotten")?)
+}
+
+#[test]
+fn trouble_diff_device_takes_5_s_per_write() -> Result<()> {
+    let place = Place::new()?;
+    let faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
+    let mut story = place.settle()?;
+    let stutter = faulty.stutter(Duration::from_secs(5));
+    let written_back = faulty.write_back();
+    story.hold(lasting().max(Duration::from_secs(11)))?;
+    drop(stutter);
+    let slowest = written_back.stop();
+    ensure!(slowest > BOUNDED, "the device took only {slowest:?}");
+    story.recovered(PATIENCE)?;
+    bounded(&story.check(&place.bench, "diff device 5 s per write")?)
+}
+
+#[test]
+fn trouble_target_refuses_writes() -> Result<()> {
+    let place = Place::new()?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    met_and_bounded(&place.endure("target refuses writes", &mut frozen)?)
+}
+
+#[test]
+fn trouble_target_slow_generations_pile_up() -> Result<()> {
+    let place = Place::new()?;
+    let faulty = FaultyDir::mount(&place.bench, "target", 1 << 30)?;
+    let mut story = place.settle()?;
+    let stutter = faulty.stutter(Duration::from_secs(2));
+    story.hold(lasting().max(Duration::from_secs(8)))?;
+    drop(stutter);
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "target slow")?;
+    ensure!(seen.sealed_max >= 2, "nothing piled up: {seen:?}");
+    bounded(&seen)
+}
+
+#[test]
+fn trouble_production_eio_reaches_the_guest_as_it_is() -> Result<()> {
+    let mut place = Place::new()?;
+    let mut raw = RawFault::start(&place.bench, "disk", &place.disk)?;
+    place.disk = raw.path().to_owned();
+    let shape = Shape {
+        refusal: Refusal::Counted,
+        ..shape()
+    };
+    let mut story = Story::settle(&place.bench, place.how(), &place.ledger, shape)?;
+    raw.begin()?;
+    story.hold(lasting())?;
+    raw.end()?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "production EIO")?;
+    ensure!(seen.refused > 0, "production's error did not reach a guest");
+    bounded(&seen)
+}
+
+#[test]
+fn trouble_memory_of_256_mib() -> Result<()> {
+    let place = Place::new()?;
+    let mut story = place.settle()?;
+    let limit = MemoryLimit::around(story.protect.process.pid(), 256 << 20)?;
+    story.hold(lasting())?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "memory 256 MiB")?;
+    eprintln!("memory: {}", limit.report());
+    bounded(&seen)
+}
+
+/// Real time through libfaketime, below the C library; monotonic time stays what it is.
+#[test]
+fn trouble_clock_jumps() -> Result<()> {
+    let place = Place::new()?;
+    let offset = place.bench.path("clock");
+    std::fs::write(&offset, "+0\n")?;
+    let env = [
+        ("LD_PRELOAD", libfaketime()?),
+        ("FAKETIME_TIMESTAMP_FILE", offset.clone()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ];
+    let mut how = place.how();
+    how.env = env
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.display().to_string()))
+        .collect();
+    let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
+    for jump in ["+3600\n", "-7200\n", "+0\n"] {
+        std::fs::write(&offset, jump)?;
+        story.hold(lasting() / 2)?;
+        story.recovered(PATIENCE)?;
+    }
+    bounded(&story.check(&place.bench, "clock jumps")?)
+}
+
+fn libfaketime() -> Result<PathBuf> {
+    let found = ["x86_64", "aarch64"]
+        .into_iter()
+        .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1").into());
+    let mut found = found.filter(|path: &PathBuf| path.exists());
+    found.next().context("setup.sh installs libfaketime")
+}
+
+#[test]
+fn trouble_process_stopped() -> Result<()> {
+    let place = Place::new()?;
+    let mut story = place.settle()?;
+    story.protect.process.signal(Signal::STOP)?;
+    let_pass(lasting());
+    story.protect.process.signal(Signal::CONT)?;
+    story.recovered(PATIENCE)?;
+    // Nobody answers while nobody runs: no claim about latency.
+    story.check(&place.bench, "process stopped").map(drop)
+}
+
+#[test]
+fn trouble_all_together() -> Result<()> {
+    let place = Place::new()?;
+    let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    let mut story = place.settle()?;
+    let limit = MemoryLimit::around(story.protect.process.pid(), 256 << 20)?;
+    frozen.begin()?;
+    story.hold(lasting() / 2)?;
+    let stutter = faulty.stutter(Duration::from_secs(1));
+    story.hold(lasting() / 2)?;
+    drop(stutter);
+    faulty.begin()?;
+    let written_back = faulty.write_back();
+    story.hold(lasting() / 2)?;
+    story.kill9_and_restart(&place.bench)?;
+    story.hold(lasting() / 2)?;
+    drop(written_back);
+    faulty.end()?;
+    frozen.end()?;
+    story.recovered(PATIENCE)?;
+    drop(limit);
+    story.check(&place.bench, "all together").map(drop)
+}

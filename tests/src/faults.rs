@@ -1,0 +1,471 @@
+//! Devices and places that fail on command, all of them real: the kernel meets the fault and passes
+//! it on, nothing in Standin is told.
+//!
+//! ```text
+//! image file <- nbdkit + error filter <- nbdfuse: a file   (RawFault: production, EIO on command)
+//!                   ^ SIGSTOP / SIGCONT: stutter     ^
+//!                                                    loop device <- ext4   (FaultyDir: diffs, target)
+//! tmpfs of a given size, filled by a ballast file   (SmallDir)
+//! ```
+//!
+//! Neither device mapper nor an NBD driver is needed in the kernel: FUSE and loop do. The ext4 has no
+//! journal: with one, the first failed write makes it read-only until it is mounted again, and a
+//! device that comes back would not be a place that comes back. FUSE writes through, so a fault is
+//! met when the kernel writes a page back and not when a program writes it: as on a real disk.
+//!
+//! Rule: whatever was mounted or attached is gone when the value is dropped, by its own name.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::bench::Bench;
+use crate::process::{self, Beside, command};
+use crate::time::{elapsed, let_pass, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What a test can do to a place or a disk.
+pub trait Fault {
+    /// From this moment it fails.
+    ///
+    /// # Errors
+    /// If it cannot be made to fail.
+    fn begin(&mut self) -> Result<()>;
+
+    /// It is whole again.
+    ///
+    /// # Errors
+    /// If it cannot be restored.
+    fn end(&mut self) -> Result<()>;
+}
+
+/// A disk, as a file, behind an nbdkit that answers EIO while a trigger file exists.
+#[derive(Debug)]
+pub struct RawFault {
+    nbdkit: Beside,
+    _fuse: Beside,
+    mounted: PathBuf,
+    trigger: PathBuf,
+}
+
+impl RawFault {
+    /// Serves the existing file `image` as `BENCH/NAME.fuse/NAME.raw`.
+    ///
+    /// # Errors
+    /// If a peer does not start.
+    pub fn start(bench: &Bench, name: &str, image: &Path) -> Result<Self> {
+        let socket = bench.path(&format!("{name}.nbdkit"));
+        let trigger = bench.path(&format!("{name}.trigger"));
+        let mut nbdkit = command("nbdkit");
+        nbdkit.args(["--foreground", "--filter=error", "--unix"]);
+        nbdkit.arg(&socket).arg("file").arg(image);
+        nbdkit.args(["error=EIO", "error-rate=100%"]);
+        nbdkit.arg(format!("error-file={}", trigger.display()));
+        let log = bench.path(&format!("{name}.nbdkit.log"));
+        let nbdkit = Beside::start(&mut nbdkit, &log)?;
+        wait_for("nbdkit", LIMIT, || Ok(socket.exists().then_some(())))?;
+        let directory = bench.path(&format!("{name}.fuse"));
+        std::fs::create_dir(&directory)?;
+        let mounted = directory.join(format!("{name}.raw"));
+        File::create_new(&mounted)?;
+        let mut fuse = command("nbdfuse");
+        fuse.arg(&mounted).arg("--unix").arg(&socket);
+        let fuse = Beside::start(&mut fuse, &bench.path(&format!("{name}.nbdfuse.log")))?;
+        let fault = Self {
+            nbdkit,
+            _fuse: fuse,
+            mounted,
+            trigger,
+        };
+        let size = std::fs::metadata(image)?.len();
+        wait_for("nbdfuse", LIMIT, || {
+            Ok((std::fs::metadata(&fault.mounted)?.len() == size).then_some(()))
+        })?;
+        Ok(fault)
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mounted
+    }
+
+    /// Holds every request for up to `pause` until the answer is dropped.
+    #[must_use]
+    pub fn stutter(&self, pause: Duration) -> Stutter {
+        Stutter::start(self.nbdkit.pid(), pause)
+    }
+}
+
+impl Fault for RawFault {
+    fn begin(&mut self) -> Result<()> {
+        File::create(&self.trigger).map(drop).context("the trigger")
+    }
+
+    fn end(&mut self) -> Result<()> {
+        remove(&self.trigger)
+    }
+}
+
+impl Drop for RawFault {
+    fn drop(&mut self) {
+        let _ = remove(&self.trigger);
+        unmount(&self.mounted);
+    }
+}
+
+/// A directory that is a whole ext4 on a [`RawFault`].
+#[derive(Debug)]
+pub struct FaultyDir {
+    // Dropped in this order: the mount, the loop device, the disk below it.
+    mount: Mount,
+    _attached: Loop,
+    raw: RawFault,
+}
+
+impl FaultyDir {
+    /// Mounts one of `size` bytes at `BENCH/NAME`, an empty directory that may exist.
+    ///
+    /// # Errors
+    /// If a peer does not start, or the kernel lacks FUSE, loop or ext4.
+    pub fn mount(bench: &Bench, name: &str, size: u64) -> Result<Self> {
+        let image = bench.path(&format!("{name}.img"));
+        crate::image::sparse(&image, size)?;
+        let format = "mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=0";
+        process::sh(
+            bench.dir(),
+            &format!("{format} '{}'", image.display()),
+            LIMIT,
+        )?;
+        let raw = RawFault::start(bench, &format!("{name}-device"), &image)?;
+        let attached = Loop::attach(raw.path())?;
+        let mount = Mount::new(&bench.path(name), &["-t", "ext4", &attached.0])?;
+        Ok(Self {
+            mount,
+            _attached: attached,
+            raw,
+        })
+    }
+
+    /// As [`RawFault::stutter`].
+    #[must_use]
+    pub fn stutter(&self, pause: Duration) -> Stutter {
+        self.raw.stutter(pause)
+    }
+
+    /// Has the kernel write back, over and over, until the answer is dropped.
+    #[must_use]
+    pub fn write_back(&self) -> WriteBack {
+        WriteBack::start(self.mount.0.clone())
+    }
+
+    /// Makes the kernel forget what it holds clean: what is read afterwards comes from the device.
+    ///
+    /// # Errors
+    /// If a file cannot be opened: the device must be whole.
+    pub fn forget_cache(&self) -> Result<()> {
+        for file in files_below(&self.mount.0)? {
+            let file = File::open(&file)?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Fault for FaultyDir {
+    fn begin(&mut self) -> Result<()> {
+        self.raw.begin()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.raw.end()
+    }
+}
+
+/// A small file system that a ballast fills to the last byte.
+#[derive(Debug)]
+pub struct SmallDir(Mount);
+
+impl SmallDir {
+    /// Mounts one of `size` bytes at `BENCH/NAME`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn mount(bench: &Bench, name: &str, size: u64) -> Result<Self> {
+        let size = format!("size={size}");
+        Mount::new(&bench.path(name), &["-t", "tmpfs", "-o", &size, "tmpfs"]).map(Self)
+    }
+}
+
+impl Fault for SmallDir {
+    fn begin(&mut self) -> Result<()> {
+        let mut ballast = File::create(self.0.0.join("ballast"))?;
+        let block = vec![0x5a; 64 << 10];
+        for step in [block.len(), 4096] {
+            while ballast.write_all(&block[..step]).is_ok() {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        remove(&self.0.0.join("ballast"))
+    }
+}
+
+/// A directory below which nothing can be made, renamed or removed: a share that turned read-only.
+///
+/// Not renamed away: a process that holds the directory open goes on writing to it under any name.
+#[derive(Debug)]
+pub struct Frozen(pub PathBuf);
+
+impl Frozen {
+    fn chattr(&self, how: &str) -> Result<()> {
+        process::run(command("chattr").args(["-R", how]).arg(&self.0), LIMIT).map(drop)
+    }
+}
+
+impl Fault for Frozen {
+    fn begin(&mut self) -> Result<()> {
+        self.chattr("+i")
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.chattr("-i")
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Makes the kernel write back what it holds of a file system, again and again. Without it nothing
+/// of a short fault is met: dirty pages wait half a minute, and the fault is over by then.
+#[derive(Debug)]
+pub struct WriteBack {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Duration>>,
+}
+
+impl WriteBack {
+    fn start(at: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut slowest = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let began = elapsed();
+                // The whole file system: fsync of a file might take an error from whoever wrote.
+                let _ = process::say(command("sync").arg("-f").arg(&at), LIMIT);
+                slowest = slowest.max(elapsed() - began);
+                wait_told(&told, Duration::from_millis(200));
+            }
+            slowest
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; how long the slowest write-back took.
+    pub fn stop(mut self) -> Duration {
+        self.end()
+    }
+
+    fn end(&mut self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let slowest = self.thread.take().and_then(|thread| thread.join().ok());
+        slowest.unwrap_or_default()
+    }
+}
+
+impl Drop for WriteBack {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A process that is stopped most of the time: what it serves takes up to the pause to answer.
+#[derive(Debug)]
+pub struct Stutter {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stutter {
+    fn start(pid: u32, pause: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                signal(pid, Signal::STOP);
+                wait_told(&told, pause);
+                signal(pid, Signal::CONT);
+                let_pass(Duration::from_millis(5));
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Stutter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn wait_told(told: &AtomicBool, limit: Duration) {
+    // Running into the limit is the rule here.
+    let _ = wait_for("the end of a stutter", limit, || {
+        Ok(told.load(Ordering::Relaxed).then_some(()))
+    });
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Whoever is gone cannot be stopped.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+#[derive(Debug)]
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(at: &Path, how: &[&str]) -> Result<Self> {
+        std::fs::create_dir_all(at)?;
+        process::run(command("mount").args(how).arg(at), LIMIT)?;
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        unmount(&self.0);
+    }
+}
+
+#[derive(Debug)]
+struct Loop(String);
+
+impl Loop {
+    fn attach(file: &Path) -> Result<Self> {
+        let mut losetup = command("losetup");
+        let device = process::run(losetup.args(["--find", "--show"]).arg(file), LIMIT)?;
+        Ok(Self(device.trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = process::say(command("losetup").arg("-d").arg(&self.0), LIMIT);
+    }
+}
+
+/// Lazily: a process that was killed a moment ago may still hold a file there.
+fn unmount(at: &Path) {
+    if process::run(command("umount").arg(at), LIMIT).is_err() {
+        let _ = process::say(command("umount").arg("-l").arg(at), LIMIT);
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// A memory cgroup around one process: what it maps and what it caches. Version 1 or 2, whichever
+/// the kernel offers at `/sys/fs/cgroup`. The pages a process had before stay charged elsewhere.
+#[derive(Debug)]
+pub struct MemoryLimit {
+    group: PathBuf,
+    peak: &'static str,
+    refused: &'static str,
+}
+
+impl MemoryLimit {
+    /// From this moment `pid` gets at most `bytes`.
+    ///
+    /// # Errors
+    /// If no memory controller can be written to.
+    pub fn around(pid: u32, bytes: u64) -> Result<Self> {
+        let root = Path::new("/sys/fs/cgroup");
+        let (parent, limit, peak, refused) = if root.join("memory").is_dir() {
+            let files = ("memory.limit_in_bytes", "memory.max_usage_in_bytes");
+            (root.join("memory"), files.0, files.1, "memory.failcnt")
+        } else {
+            (
+                root.to_owned(),
+                "memory.max",
+                "memory.peak",
+                "memory.events",
+            )
+        };
+        let group = parent.join(format!("standin-test-{pid}"));
+        std::fs::create_dir(&group).context("a memory cgroup")?;
+        let made = Self {
+            group,
+            peak,
+            refused,
+        };
+        std::fs::write(made.group.join(limit), bytes.to_string()).context("its limit")?;
+        std::fs::write(made.group.join("cgroup.procs"), pid.to_string())?;
+        Ok(made)
+    }
+
+    /// The most it used, and how often the kernel had to reclaim.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let read = |name| std::fs::read_to_string(self.group.join(name)).unwrap_or_default();
+        let (peak, refused) = (read(self.peak), read(self.refused));
+        format!(
+            "{}: {}, {}: {}",
+            self.peak,
+            peak.trim(),
+            self.refused,
+            refused.trim()
+        )
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let parent = self.group.parent().unwrap_or(Path::new("/"));
+        let members = std::fs::read_to_string(self.group.join("cgroup.procs"));
+        for pid in members.unwrap_or_default().lines() {
+            let _ = std::fs::write(parent.join("cgroup.procs"), pid);
+        }
+        let _ = std::fs::remove_dir(&self.group);
+    }
+}

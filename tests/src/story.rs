@@ -1,0 +1,223 @@
+//! One trouble from beginning to end: a protected disk under load, a fault that begins and ends, and
+//! what must be so afterwards.
+//!
+//! ```text
+//! settle -- load, points --> fault begins -- hold: watch status --> fault ends -- recovered --> quiet
+//!                                                                                          cut, compare
+//! ```
+//!
+//! The harness keeps its own record: what the guests waited and were refused, which states and rungs
+//! the status showed when, at which instants the points on the target were cut.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::ledger::{Ledger, Window};
+use crate::load::{Load, Shape};
+use crate::protect::{How, Protect};
+use crate::time::{elapsed, let_pass, wait_for};
+use crate::{Bench, standin};
+
+/// How often the status is looked at: often enough to see each rung, and a process each time.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Restored and checked of the points that a story leaves; the newest ones.
+const CHECKED_POINTS: usize = 6;
+
+/// A protected disk under load.
+#[derive(Debug)]
+pub struct Story {
+    /// The running process.
+    pub protect: Protect,
+    /// The writers.
+    pub load: Load,
+    /// How it is protected.
+    pub how: How,
+    ledger: Arc<Ledger>,
+    shape: Shape,
+    production: PathBuf,
+    seen: Seen,
+}
+
+/// What the harness saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Looks at the status, by `state/rung`.
+    pub looks: BTreeMap<String, u64>,
+    /// What the status called trouble, by step.
+    pub troubles: BTreeMap<String, String>,
+    /// The longest that a guest's request waited while the fault lasted.
+    pub latency_max: Duration,
+    /// Guests' requests answered with an error.
+    pub refused: u64,
+    /// Most cuts that waited for the target.
+    pub sealed_max: u64,
+    /// Bytes read again from production because their copy could not be trusted.
+    pub reread_max: u64,
+    /// From the end of the fault to `protected`.
+    pub recovery: Duration,
+}
+
+impl Seen {
+    /// Whether Standin met the fault at all: a claim that was never tried proves nothing.
+    #[must_use]
+    pub fn met(&self) -> bool {
+        let other = |look: &String| !look.starts_with("protected");
+        self.reread_max > 0 || self.looks.keys().any(other)
+    }
+}
+
+impl Story {
+    /// Protects the disk at `how`, waits for its first point, and lets guests write.
+    ///
+    /// # Errors
+    /// If it is not protected in time.
+    pub fn settle(bench: &Bench, how: How, ledger: &Arc<Ledger>, shape: Shape) -> Result<Self> {
+        let protect = Protect::start(bench, &how)?;
+        protect.wait_point(Duration::from_secs(120))?;
+        let production = how.disks[0].clone();
+        let load = Load::start(&protect.address, "disk", ledger, &shape, bench.seed);
+        load.wait_acked(200)?;
+        // Settling is not part of the trouble.
+        let _ = load.take_latency_max();
+        Ok(Self {
+            protect,
+            load,
+            how,
+            ledger: Arc::clone(ledger),
+            shape,
+            production,
+            seen: Seen::default(),
+        })
+    }
+
+    /// Lets `duration` pass under the fault, and looks.
+    ///
+    /// # Errors
+    /// If the process ended.
+    pub fn hold(&mut self, duration: Duration) -> Result<()> {
+        let end = elapsed() + duration;
+        while elapsed() < end {
+            self.look()?;
+            let_pass(LOOK_EVERY);
+        }
+        self.seen.latency_max = self.seen.latency_max.max(self.load.take_latency_max());
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<Value> {
+        let status = self.protect.status().with_context(|| {
+            format!(
+                "no status under trouble; {} requests answered, the slowest after {:?}; log:\n{}",
+                self.load.acked(),
+                self.load.take_latency_max(),
+                tail(&self.protect.process.log())
+            )
+        })?;
+        let word = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
+        let key = format!("{}/{}", word("state"), word("rung"));
+        *self.seen.looks.entry(key).or_default() += 1;
+        if let Some(step) = status["trouble"]["step"].as_str() {
+            let error = status["trouble"]["error"].to_string();
+            self.seen.troubles.insert(step.to_owned(), error);
+        }
+        let sealed = status["sealed"].as_u64().unwrap_or(0);
+        self.seen.sealed_max = self.seen.sealed_max.max(sealed);
+        let reread = status["reread_bytes"].as_u64().unwrap_or(0);
+        self.seen.reread_max = self.seen.reread_max.max(reread);
+        Ok(status)
+    }
+
+    /// Waits until every cut reaches the target again; the writers go on.
+    ///
+    /// # Errors
+    /// If that takes longer than `limit`, with the last status and the log.
+    pub fn recovered(&mut self, limit: Duration) -> Result<()> {
+        let since = elapsed();
+        // A point cut after the fault ended: the newest one may still be of the time before.
+        let before = self.look()?["generation"].as_u64().unwrap_or(0);
+        wait_for("protection to be whole again", limit, || {
+            let status = self.look()?;
+            let newer = status["generation"].as_u64().unwrap_or(0) > before + 1;
+            let whole = status["state"] == "protected" && status["trouble"].is_null();
+            Ok((whole && newer).then_some(()))
+        })
+        .with_context(|| {
+            format!(
+                "{:?}, log:\n{}",
+                self.seen,
+                tail(&self.protect.process.log())
+            )
+        })?;
+        self.seen.recovery = elapsed() - since;
+        Ok(())
+    }
+
+    /// Kills the process and starts it again; the writers reconnect if their shape says so.
+    ///
+    /// # Errors
+    /// If it does not serve again.
+    pub fn kill9_and_restart(&mut self, bench: &Bench) -> Result<()> {
+        self.protect.process.kill9()?;
+        self.protect = Protect::start(bench, &self.how)?;
+        Ok(())
+    }
+
+    /// Stops the writers and checks: a last point equals production; the newest points are each one
+    /// instant; everything on the target is whole. Prints a line.
+    ///
+    /// # Errors
+    /// If any of it is not so, or a writer met an error that its shape does not expect.
+    #[expect(clippy::print_stderr, reason = "figures for who reads a test's output")]
+    pub fn check(mut self, bench: &Bench, name: &str) -> Result<Seen> {
+        self.seen.refused = self.load.refused();
+        let acked = self.load.stop().with_context(|| {
+            let log = self.protect.process.log();
+            format!("{name}: {:?}, log:\n{}", self.seen, tail(&log))
+        })?;
+        let (point, window) = self.protect.cut_beside(&self.ledger)?;
+        let points = bench.points()?;
+        let gap = longest_gap(&points);
+        eprintln!(
+            "trouble {name}: {acked} requests, {} refused, {} points, longest distance {gap:?}; {:?}",
+            self.seen.refused,
+            points.len(),
+            self.seen
+        );
+        bench.compare(&point, None, &self.production)?;
+        bench.check_point(&point, &self.ledger, window)?;
+        for id in points.iter().rev().skip(1).take(CHECKED_POINTS) {
+            let id = id["id"].as_str().context("a point has an id")?;
+            bench.check_point(id, &self.ledger, Window::ANY)?;
+        }
+        standin::run(["point", "verify", "--all", "--target", &bench.target()])?;
+        ensure!(
+            self.shape.refusal == crate::load::Refusal::Counted || self.seen.refused == 0,
+            "{name}: guests were refused"
+        );
+        self.protect.stop()?;
+        Ok(self.seen)
+    }
+}
+
+/// The longest time between two neighbouring points, by the target's own list.
+#[must_use]
+pub fn longest_gap(points: &[Value]) -> Duration {
+    let instants: Vec<u64> = points
+        .iter()
+        .filter_map(|point| point["at_unix_ns"].as_u64())
+        .collect();
+    let longest = instants
+        .windows(2)
+        .map(|pair| pair[1].saturating_sub(pair[0]));
+    Duration::from_nanos(longest.max().unwrap_or(0))
+}
+
+fn tail(log: &str) -> &str {
+    let from = log.len().saturating_sub(4000);
+    log.get(from..).unwrap_or(log)
+}
