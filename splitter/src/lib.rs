@@ -48,7 +48,7 @@ pub use coalesce::Coalesced;
 pub use copies::CopyFigures;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use generation::{Generation, Lineage};
-pub use group::{Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
+pub use group::{Consistency, Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
 pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};
 pub use sealed::{DiffReader, SealedDiff, SealedGeneration};
@@ -63,9 +63,9 @@ pub mod fuzzing {
         let _ = crate::lineage::LineageRecord::decode(bytes);
     }
 
-    /// Reads arbitrary bytes as the labels of a cut.
-    pub fn cut_labels(bytes: &[u8]) {
-        let _ = crate::lineage::decode_labels(bytes);
+    /// Reads arbitrary bytes as the note of a cut.
+    pub fn cut_note(bytes: &[u8]) {
+        let _ = crate::lineage::decode_note(bytes);
     }
 
     /// Reads arbitrary bytes as an intent log.
