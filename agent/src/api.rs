@@ -69,6 +69,8 @@ pub struct GroupStatus {
     pub pid: Option<u32>,
     /// What fails, if something does.
     pub trouble: Option<Trouble>,
+    /// The audit; null if it is off.
+    pub audit: Option<AuditStatus>,
     /// Cuts that this process made.
     pub cuts: u64,
     /// Moments of the schedule without a cut: the one before took so long, it failed, or the target
@@ -86,6 +88,44 @@ pub struct GroupStatus {
     pub disks: Vec<DiskStatus>,
     /// Where the disks are served: NBD URIs, one per disk.
     pub exports: Vec<String>,
+}
+
+/// The audit: production, where nobody wrote, against the newest point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// At most so much of production is read in a second.
+    pub bytes_per_s: u64,
+    /// How far this pass has come through the disks.
+    pub position_bytes: u64,
+    /// Bytes of the disks.
+    pub total_bytes: u64,
+    /// Passes that were completed.
+    pub passes: u64,
+    /// Bytes that were compared.
+    pub bytes_checked: u64,
+    /// Pieces of 1 MiB that were left out of a pass, since cuts kept coming in between.
+    pub pieces_left_out: u64,
+    /// Blocks of 4 KiB that differed. Anything but 0 is alarming.
+    pub misses: u64,
+    /// The newest of them.
+    pub last_miss: Option<AuditMiss>,
+    /// Why the last piece could not be compared.
+    pub trouble: Option<String>,
+}
+
+/// Where production differed from the newest point though nobody had written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditMiss {
+    /// The disk.
+    pub disk: String,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub length: u64,
+    /// The point that it was compared with.
+    pub point: String,
+    /// When it was found, in nanoseconds since 1970 UTC.
+    pub at_unix_ns: u64,
 }
 
 /// The first copy.

@@ -19,9 +19,11 @@ use store::{PointRecord, Store};
 use tracing::{debug, info, warn};
 
 use crate::api::{CutFigures, CutReply, CutRequest, ShipFigures};
+use crate::audit::Audit;
 use crate::base::{self, Held};
 use crate::hooks::{HookOptions, Hooks};
 use crate::places::{GroupPlace, Record};
+use crate::rate::Rate;
 use crate::recent::Recent;
 use crate::schedule::Every;
 use crate::seed::SeedProgress;
@@ -45,6 +47,8 @@ pub(crate) struct Engine {
     pub(crate) target: Target,
     pub(crate) every: Every,
     hooks: Option<Hooks>,
+    pub(crate) audit_rate: Option<Rate>,
+    pub(crate) audit: Audit,
     pub(crate) place: GroupPlace,
     /// NBD URIs of the disks, once they are served.
     pub(crate) exports: OnceLock<Vec<String>>,
@@ -62,6 +66,7 @@ pub(crate) struct Engine {
 pub(crate) struct Policy {
     pub(crate) every: Every,
     pub(crate) hooks: HookOptions,
+    pub(crate) audit_rate: Option<Rate>,
 }
 
 /// How far the end has come.
@@ -175,6 +180,8 @@ impl Engine {
             world,
             target,
             every: policy.every,
+            audit_rate: policy.audit_rate,
+            audit: Audit::default(),
             place,
             exports: OnceLock::new(),
             seed: SeedProgress::new(total),
@@ -189,6 +196,11 @@ impl Engine {
     /// Time since the process started.
     pub(crate) fn now(&self) -> Duration {
         self.world.clock.monotonic()
+    }
+
+    pub(crate) fn audit_status(&self) -> Option<crate::api::AuditStatus> {
+        let total = self.disk_sizes().iter().map(|(_, size)| size).sum();
+        self.audit_rate.map(|rate| self.audit.status(rate, total))
     }
 
     /// Bytes re-read from production to complete diffs.
@@ -413,7 +425,13 @@ impl Engine {
     }
 
     /// A point is durable and listed.
-    pub(crate) fn committed(&self, point: &PointRecord, figures: Option<ShipFigures>) {
+    pub(crate) fn committed(
+        &self,
+        store: &Store,
+        point: &Arc<PointRecord>,
+        figures: Option<ShipFigures>,
+    ) {
+        self.audit.follow(Arc::clone(point), store.images());
         let mut shared = self.shared.lock();
         let fate = Fate::Point(point.id.to_string());
         shared.remember(Lineage(point.lineage), Generation(point.generation), fate);
@@ -444,6 +462,9 @@ impl Engine {
     /// The newest point of the group on the target, whatever its history.
     pub(crate) fn note_target(&self, store: &Store) {
         let newest = store.newest(&self.name);
+        if let Some(point) = self.held(store).point {
+            self.audit.follow(point, store.images());
+        }
         let mut shared = self.shared.lock();
         shared.newest = newest.map(|point| Newest {
             id: point.id.to_string(),

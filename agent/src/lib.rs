@@ -12,6 +12,7 @@
 //! what to give up) is here; what is mechanism is in the crates that are joined.
 
 pub mod api;
+mod audit;
 mod base;
 pub mod client;
 mod control;
@@ -24,6 +25,7 @@ mod output;
 mod places;
 mod points;
 mod protect;
+mod rate;
 mod recent;
 mod restore;
 mod schedule;
@@ -42,6 +44,7 @@ pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTi
 pub use places::{GroupPlace, Record, RecordedDisk, StateRoot};
 pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
 pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
+pub use rate::{InvalidRate, Rate, RateLimit};
 pub use restore::{Format, RestoreOptions, Restored, restore};
 pub use schedule::{Every, InvalidEvery};
 pub use serve::{ServeOptions, Served};

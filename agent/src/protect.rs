@@ -28,11 +28,12 @@ use crate::control::Control;
 use crate::engine::{Engine, Policy, Stop};
 use crate::hooks::HookOptions;
 use crate::places::{GroupPlace, Record, RecordedDisk};
+use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::serve::{is_required, uris};
 use crate::trouble::Step;
 use crate::world::World;
-use crate::{Error, Result, StateRoot, Target, cutter, stage_two};
+use crate::{Error, Result, StateRoot, Target, audit, cutter, stage_two};
 
 /// How long requests in flight may take when the exports are closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -57,6 +58,8 @@ pub struct ProtectOptions {
     pub every: Every,
     /// What to run around cuts.
     pub hooks: HookOptions,
+    /// How fast production is compared with the newest point; not at all if there is none.
+    pub audit_rate: Option<Rate>,
     /// Where state is kept.
     pub state: StateRoot,
     /// Where diffs are kept, if not in the state.
@@ -72,6 +75,7 @@ struct Running {
     control: Control,
     cutter: JoinHandle<()>,
     stage_two: JoinHandle<()>,
+    audit: Option<JoinHandle<()>>,
     productions: Vec<Production>,
     how: How,
     _locks: Vec<Box<dyn Any + Send + Sync>>,
@@ -121,6 +125,7 @@ impl Protection {
         let policy = Policy {
             every: options.every,
             hooks: options.hooks,
+            audit_rate: options.audit_rate,
         };
         let engine = Engine::new(group, world, target, policy, place, record.clone());
         let engine = Arc::new(engine);
@@ -154,6 +159,10 @@ impl Protection {
         Ok(Self(Some(Running {
             stage_two: thread("stage-two", Box::new(move |e| stage_two::run(e, store)))?,
             cutter: thread("cutter", Box::new(cutter::run))?,
+            audit: match options.audit_rate {
+                None => None,
+                Some(rate) => Some(thread("audit", Box::new(move |e| audit::run(e, rate)))?),
+            },
             engine,
             server,
             control,
@@ -216,6 +225,10 @@ impl Drop for Protection {
             drop(running.server);
             join(running.cutter, "cutter");
             join(running.stage_two, "stage two");
+            running
+                .audit
+                .into_iter()
+                .for_each(|audit| join(audit, "audit"));
             running.control.stop();
         }
     }
@@ -228,6 +241,9 @@ impl Running {
         let report = self.server.drain(DRAIN);
         info!(group = %engine.name, connections = report.connections, aborted = report.aborted, "exports closed");
         join(self.cutter, "cutter");
+        self.audit
+            .into_iter()
+            .for_each(|audit| join(audit, "audit"));
         let cut = last_cut(&engine);
         engine.set_stop(Stop::Draining);
         join(self.stage_two, "stage two");

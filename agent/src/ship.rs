@@ -62,7 +62,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
         Plan::Over(images) => images,
         Plan::Missing(why) => return Ok(Shipped::NoBase { lineage, why }),
         Plan::AlreadyThere(point) => {
-            engine.committed(&point, None);
+            engine.committed(store, &point, None);
             release(engine, sealed)?;
             return Ok(Shipped::Point);
         }
@@ -109,7 +109,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
     };
     // Released first: who waited for the point finds no diff of it any more.
     let released = release(engine, sealed);
-    engine.committed(&point, Some(figures));
+    engine.committed(store, &point, Some(figures));
     released?;
     Ok(Shipped::Point)
 }

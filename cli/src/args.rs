@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent::{Every, Format, HookCommand, HookTimeout, StateRoot, Target};
+use agent::{Every, Format, HookCommand, HookTimeout, RateLimit, StateRoot, Target};
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use export::Listen;
@@ -72,6 +72,10 @@ pub(crate) struct Protect {
     /// How long each of them may take before it is killed; 10s if left out.
     #[arg(long, value_name = "TIME")]
     pub(crate) hook_timeout: Option<HookTimeout>,
+    /// How fast production is compared with the newest point where nobody wrote: bytes per second, as
+    /// in 4MiB/s, or off.
+    #[arg(long, value_name = "RATE", default_value = "4MiB/s")]
+    pub(crate) audit_rate: RateLimit,
     #[command(flatten)]
     pub(crate) state: State,
     /// Where diffs are kept, if not in the state directory.

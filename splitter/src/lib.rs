@@ -24,6 +24,7 @@
 //!
 //! What is not here: the network, the target, time of its own, policy (when to cut, what to drop).
 
+mod audit;
 mod coalesce;
 mod copies;
 mod diff;

@@ -120,7 +120,7 @@ impl TrackedDisk {
 
     /// Enters the gate once the intent log has the regions of `touched`. A log that cannot be
     /// written gives up the lineage: the guest must not wait for it for ever.
-    fn admit(&self, touched: GranuleRange) -> RwLockReadGuard<'_, OpenDiff> {
+    pub(crate) fn admit(&self, touched: GranuleRange) -> RwLockReadGuard<'_, OpenDiff> {
         loop {
             let diff = self.gate.read();
             let now = self.clock.wall();
@@ -203,7 +203,7 @@ impl TrackedDisk {
         Ok(healed)
     }
 
-    fn note_trouble(&self, why: &str) {
+    pub(crate) fn note_trouble(&self, why: &str) {
         let mut trouble = self.trouble.lock();
         if trouble.is_none() {
             tracing::warn!(disk = %self.name, why, "a guest's write could not be copied");

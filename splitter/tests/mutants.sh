@@ -57,6 +57,11 @@ mutant restart-before-the-record-is-gone group.rs 's/files::remove\(&\*self\.aro
 mutant bits-of-a-failed-sync-believed intent.rs 's/(would look for them\.\n)        log\.rewrite\(\)\?;/$1/' power bits_whose
 mutant failed-flush-forgotten tracked.rs 's/self\.gate\.read\(\)\.intent\.suspect\(\);//' power a_failed_flush
 mutant outside-change-overlooked recover.rs 's/intent\.written_until\(\)\.min\(around\.booted_at\)/around.booted_at/' power changed_between
+# --- the audit
+mutant audit-without-what-was-released audit.rs 's/if !known \|\| since > cut/if !known/' audit nothing_is_said
+mutant audit-overlooks-the-open-generation audit.rs 's/note_touched\(&open\.map, granules, &mut touched\);//' audit what_was_written
+mutant audit-overlooks-sealed-generations audit.rs 's/\|s\| s\.generation > cut/|_| false/' audit what_was_written
+mutant audit-of-another-history audit.rs 's/tracking\.lineage == lineage/lineage == lineage/' audit nothing_is_said
 # --- recovery
 mutant released-generation-believed recover.rs 's/while needed > released/let _ = released;\n    while needed > Generation::NONE/' power rise_from
 mutant recovered-regions-trusted recover.rs 's/\.try_for_each\(\|granules\| diff\.map\.mark\(granules\)\)/.try_for_each(|_| io::Result::Ok(()))/'

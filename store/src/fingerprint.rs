@@ -30,6 +30,19 @@ impl Fingerprint {
     /// Stands for content that is all zeroes.
     pub const ZERO: Self = Self([0; 32]);
 
+    /// The fingerprint that an image has for a granule of such content.
+    ///
+    /// # Panics
+    /// If it is not one granule.
+    #[must_use]
+    pub fn of_granule(content: &[u8]) -> Self {
+        assert_eq!(content.len(), CHUNK, "a granule");
+        if *content == ZERO_CHUNK {
+            return Self::ZERO;
+        }
+        Self::of_chunk(content)
+    }
+
     /// The fingerprint of a chunk that is not all zeroes.
     pub(crate) fn of_chunk(chunk: &[u8]) -> Self {
         Self(Sha256::digest(chunk).into())

@@ -66,6 +66,19 @@ impl Image {
         Ok(Fingerprint::of_image(self.reference.size, top))
     }
 
+    /// The fingerprints of the granules in `range`, from manifests: no chunk is read.
+    ///
+    /// # Errors
+    /// If the tree or a manifest cannot be read.
+    pub fn fingerprints(&self, range: GranuleRange) -> Result<Vec<Fingerprint>> {
+        let mut found = vec![Fingerprint::ZERO; index(range.count())];
+        self.each_run(range, &mut |run| {
+            let [start, end] = [run.start, run.end()].map(|at| index(at - range.start));
+            self.objects.run_fingerprints(&run, &mut found[start..end])
+        })?;
+        Ok(found)
+    }
+
     fn hash_node(&self, level: u8, node: u64, old: Option<NodeRef>) -> Result<Fingerprint> {
         let under = self.shape.under(level, node);
         let changes = runs::touching(&self.changes, under);

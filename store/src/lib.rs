@@ -48,6 +48,6 @@ pub use records::{
     SeedDiskRecord, SeedDraft, SeedRecord,
 };
 pub use restore::RestoreSink;
-pub use store::{Around, Store, StoreFigures};
+pub use store::{Around, Images, Store, StoreFigures};
 pub use tree::ImageRef;
 pub use verify::{Damage, VerifyReport};

@@ -130,15 +130,22 @@ impl Objects {
     pub(crate) fn leaf_fingerprints(&self, leaf: &[Run]) -> Result<[Fingerprint; FANOUT]> {
         let mut chunks = [Fingerprint::ZERO; FANOUT];
         for run in leaf {
-            let Some(place) = run.place else { continue };
-            let manifest = self.manifest(place.container())?;
-            let slots = place.slot()..place.slot() + index(run.count);
-            let Some(found) = manifest.fingerprints.get(slots) else {
-                return Err(self.no_such_slot(place));
-            };
-            chunks[index(run.start)..index(run.end())].copy_from_slice(found);
+            self.run_fingerprints(run, &mut chunks[index(run.start)..index(run.end())])?;
         }
         Ok(chunks)
+    }
+
+    /// The fingerprints of the chunks of a run.
+    pub(crate) fn run_fingerprints(&self, run: &Run, chunks: &mut [Fingerprint]) -> Result<()> {
+        let Some(place) = run.place else {
+            chunks.fill(Fingerprint::ZERO);
+            return Ok(());
+        };
+        let manifest = self.manifest(place.container())?;
+        let slots = place.slot()..place.slot() + index(run.count);
+        let found = manifest.fingerprints.get(slots);
+        chunks.copy_from_slice(found.ok_or_else(|| self.no_such_slot(place))?);
+        Ok(())
     }
 
     fn no_such_slot(&self, place: Place) -> StoreError {

@@ -75,6 +75,20 @@ struct Writer {
     latch: Mutex<Option<Arc<str>>>,
 }
 
+/// The images of a store, to read.
+#[derive(Clone)]
+pub struct Images(Arc<Objects>);
+
+impl Images {
+    /// Opens an image for reading.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn open(&self, image: &ImageRef) -> Result<Image> {
+        Image::open(Arc::clone(&self.0), image)
+    }
+}
+
 /// What a store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreFigures {
@@ -278,6 +292,13 @@ impl Store {
     /// `Corrupt`, `Io`.
     pub fn image(&self, image: &ImageRef) -> Result<Image> {
         Image::open(Arc::clone(&self.inner.objects), image)
+    }
+
+    /// Reads images of this store, and goes on reading those that were committed by now when the store
+    /// is closed. It keeps nobody from writing.
+    #[must_use]
+    pub fn images(&self) -> Images {
+        Images(Arc::clone(&self.inner.objects))
     }
 
     /// The ranges in which two images of the same size differ, whole granules, in order; from the

@@ -4,6 +4,7 @@
 
 mod badinput;
 mod changes;
+mod cuts;
 mod exact;
 mod group;
 mod guest;

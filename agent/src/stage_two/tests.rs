@@ -15,9 +15,11 @@ use splitter::{DiskSpec, Generation, Group, How, Lineage, Surroundings};
 use store::{Around, Store};
 
 use super::*;
+use crate::audit::Auditor;
 use crate::engine::Policy;
 use crate::hooks::HookOptions;
 use crate::places::{Record, StateRoot};
+use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::target::Target;
 use crate::world::World;
@@ -48,6 +50,7 @@ struct Bench {
     listed: [BTreeSet<String>; 2],
     home: tempfile::TempDir,
     recoveries: u64,
+    audited_bytes: u64,
 }
 
 impl Bench {
@@ -82,6 +85,7 @@ impl Bench {
             listed: Default::default(),
             home: tempfile::tempdir().expect("a directory"),
             recoveries: 0,
+            audited_bytes: 0,
         };
         bench.start();
         bench
@@ -147,6 +151,7 @@ impl Bench {
             Policy {
                 every: Every::Manual,
                 hooks: HookOptions::default(),
+                audit_rate: None,
             },
             place,
             record,
@@ -232,6 +237,22 @@ impl Bench {
         done.ok()
     }
 
+    /// What nobody has written since the newest point is as it says.
+    fn audit(&mut self) {
+        let engine = self.engine.as_ref().expect("it runs");
+        let rate = Rate::new(1).expect("a rate");
+        let before = engine.audit.status(rate, 0).bytes_checked;
+        let mut auditor = Auditor::new(engine);
+        self.world.observe(|| {
+            for _ in SIZES {
+                auditor.step().expect("nothing fails");
+            }
+        });
+        let after = engine.audit.status(rate, 0);
+        assert_eq!(after.last_miss, None);
+        self.audited_bytes += after.bytes_checked - before;
+    }
+
     /// Until everything that was cut is on the target.
     fn settle(&mut self) {
         for _ in 0..1_000 {
@@ -288,6 +309,7 @@ impl Bench {
             self.cut();
             self.settle();
             // A cut whose base the target lacks is lost, and the disks are copied anew.
+            self.audit();
             if self.newest_is_last_cut() {
                 self.store = None;
                 return self.check_points();
@@ -319,16 +341,17 @@ impl Bench {
     }
 }
 
-/// Returns how often tracking went on from the intent log.
-fn history(seed: u64) -> u64 {
+/// Returns how often tracking went on from the intent log, and how much was audited.
+fn history(seed: u64) -> [u64; 2] {
     let mut bench = Bench::new(seed);
     for _ in 0..6 {
         let end = bench.rng.random_range(0..400);
         bench.world.crash_after(end);
         for _ in 0..60 {
-            match bench.rng.random_range(0..10) {
+            match bench.rng.random_range(0..12) {
                 0..5 => bench.write(),
                 5..7 => bench.cut(),
+                7..9 => bench.audit(),
                 _ => drop(bench.step()),
             }
             if bench.world.crashed() {
@@ -342,7 +365,7 @@ fn history(seed: u64) -> u64 {
     }
     bench.check_next_point();
     assert!(!bench.listed[bench.target].is_empty());
-    bench.recoveries
+    [bench.recoveries, bench.audited_bytes]
 }
 
 #[test]
@@ -350,13 +373,17 @@ fn every_point_is_its_moment_through_kills_and_power_cuts() {
     let first = sim::seed_from_env(1);
     let asked = std::env::var("STANDIN_HISTORIES").ok();
     let count = asked.map_or(HISTORIES, |n| n.parse().expect("a number"));
-    let mut recoveries = 0;
+    let mut all = [0, 0];
     for seed in first..first + count {
         match std::panic::catch_unwind(|| history(seed)) {
-            Ok(recovered) => recoveries += recovered,
+            Ok(one) => all = [all[0] + one[0], all[1] + one[1]],
             Err(_) => panic!("replay with STANDIN_SEED={seed}"),
         }
     }
-    eprintln!("{count} histories, {recoveries} recoveries from the intent log");
+    let [recoveries, audited] = all;
+    eprintln!(
+        "{count} histories, {recoveries} recoveries from the intent log, {audited} bytes audited"
+    );
+    assert!(audited > count * SIZES[0], "{audited}");
     assert!(count < 50 || recoveries > count / 2, "{recoveries}");
 }

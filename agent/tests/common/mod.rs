@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use agent::api::{CutReply, CutRequest};
 use agent::{
-    Every, Format, HookOptions, ProtectOptions, Protection, RestoreOptions, StateRoot, Target,
-    World, client,
+    Every, Format, HookOptions, ProtectOptions, Protection, Rate, RestoreOptions, StateRoot,
+    Target, World, client,
 };
 use block::Name;
 use export::{Listen, ServerOptions};
@@ -49,6 +49,7 @@ impl Bench {
             server: ServerOptions::default(),
             every: Every::Manual,
             hooks: HookOptions::default(),
+            audit_rate: Rate::new(1 << 30),
             state: StateRoot::at(self.path("state")),
             diff_dir: None,
         }

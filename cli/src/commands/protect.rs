@@ -40,6 +40,7 @@ pub(crate) fn protect(args: Protect, printer: &Printer) -> Result<()> {
             after: args.after_cut,
             timeout: args.hook_timeout.unwrap_or_default(),
         },
+        audit_rate: args.audit_rate.0,
         state: args.state.root(),
         diff_dir: args.diff_dir,
     };

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use agent::api::{GroupStatus, State, Status as Document};
+use agent::api::{AuditStatus, GroupStatus, State, Status as Document};
 use agent::{Result, client};
+use block::UnixNanos;
 
 use crate::args::Status;
 use crate::commands::world;
@@ -105,6 +106,9 @@ fn text(group: &GroupStatus) -> String {
             ),
         );
     }
+    if let Some(audit) = &group.audit {
+        say("audit", audit_text(audit));
+    }
     if let Some(trouble) = &group.trouble {
         let since = units::duration(units::seconds(trouble.since_s));
         say(
@@ -128,6 +132,25 @@ fn text(group: &GroupStatus) -> String {
     }
     say("target", format!("{}, every {}", group.target, group.every));
     lines.join("\n")
+}
+
+fn audit_text(audit: &AuditStatus) -> String {
+    let so_far = format!(
+        "{} compared in {} passes",
+        units::bytes(audit.bytes_checked),
+        audit.passes
+    );
+    match &audit.last_miss {
+        None => format!("{so_far}, nothing amiss"),
+        Some(last) => format!(
+            "{so_far}; {} BLOCKS DIFFERED, last {} at byte {} of disk {}, {}",
+            audit.misses,
+            units::bytes(last.length),
+            last.offset,
+            last.disk,
+            units::local_time(UnixNanos(last.at_unix_ns))
+        ),
+    }
 }
 
 fn state(state: State) -> &'static str {
