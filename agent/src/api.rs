@@ -35,6 +35,18 @@ pub enum State {
     Stopped,
 }
 
+/// How much of the machine shipping may take from guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// What they leave.
+    Low,
+    /// Less than they.
+    Easy,
+    /// As much as they: points get old, or somebody waits for one.
+    Normal,
+}
+
 /// One group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupStatus {
@@ -69,6 +81,10 @@ pub struct GroupStatus {
     pub pid: Option<u32>,
     /// What fails, if something does.
     pub trouble: Option<Trouble>,
+    /// How much of the machine shipping may take from guests.
+    pub ship_priority: Priority,
+    /// At most so many bytes of diffs are shipped in a second; null for no limit.
+    pub ship_bytes_per_s: Option<u64>,
     /// The audit; null if it is off.
     pub audit: Option<AuditStatus>,
     /// Cuts that this process made.

@@ -205,19 +205,33 @@ impl<'a> Auditor<'a> {
             return Ok(Some(0));
         }
         let (content, read_bytes) = read_untouched(self.disk(), piece, &before)?;
-        let wanted = self.fingerprints(basis, piece)?;
+        let differing = self.differing(basis, piece, &content)?;
         let Some(after) = group.untouched_since(basis.cut(), self.disk, piece) else {
             return Ok(None);
         };
         let mut checked = 0;
         for granules in both(&before, &after) {
             checked += granules.bytes(self.disk().size()).len();
-            for missed in differing(granules, piece, &content, &wanted) {
+            for missed in both(&[granules], &differing) {
                 self.miss(basis, missed);
             }
         }
         self.engine.audit.0.lock().bytes_checked += checked;
         Ok(Some(read_bytes))
+    }
+
+    /// What of a piece is not as the point has it.
+    fn differing(
+        &mut self,
+        basis: &Basis,
+        piece: GranuleRange,
+        content: &[u8],
+    ) -> Result<Vec<GranuleRange>> {
+        let engine = self.engine;
+        // Nothing in here needs the group.
+        let _stepped_back = engine.crew.step_back();
+        let wanted = self.fingerprints(basis, piece)?;
+        Ok(differing(piece, content, &wanted))
     }
 
     fn fingerprints(&mut self, basis: &Basis, piece: GranuleRange) -> Result<Vec<Fingerprint>> {
@@ -328,18 +342,13 @@ fn both(a: &[GranuleRange], b: &[GranuleRange]) -> Vec<GranuleRange> {
     pairs.filter(|range| range.start < range.end).collect()
 }
 
-/// The runs of granules whose content has not the fingerprint that it should have.
-fn differing(
-    granules: GranuleRange,
-    piece: GranuleRange,
-    content: &[u8],
-    wanted: &[Fingerprint],
-) -> Vec<GranuleRange> {
+/// The runs of granules whose content has not the fingerprint that it should have. What was not read
+/// is among them.
+fn differing(piece: GranuleRange, content: &[u8], wanted: &[Fingerprint]) -> Vec<GranuleRange> {
     let mut runs: Vec<GranuleRange> = Vec::new();
-    for granule in granules.start..granules.end {
-        let at = granule - piece.start;
-        let bytes = &content[index(at * GRANULE)..index((at + 1) * GRANULE)];
-        if Fingerprint::of_granule(bytes) == wanted[index(at)] {
+    let granules = content.chunks_exact(index(GRANULE));
+    for (granule, (content, wanted)) in (piece.start..).zip(granules.zip(wanted)) {
+        if Fingerprint::of_granule(content) == *wanted {
             continue;
         }
         match runs.last_mut() {

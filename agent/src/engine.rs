@@ -21,9 +21,10 @@ use tracing::{debug, info, warn};
 use crate::api::{CutFigures, CutReply, CutRequest, ShipFigures};
 use crate::audit::Audit;
 use crate::base::{self, Held};
+use crate::crew::{Crew, Standing};
 use crate::hooks::{HookOptions, Hooks};
 use crate::places::{GroupPlace, Record};
-use crate::rate::Rate;
+use crate::rate::{Bucket, Rate};
 use crate::recent::Recent;
 use crate::schedule::Every;
 use crate::seed::SeedProgress;
@@ -49,6 +50,9 @@ pub(crate) struct Engine {
     hooks: Option<Hooks>,
     pub(crate) audit_rate: Option<Rate>,
     pub(crate) audit: Audit,
+    pub(crate) ship_rate: Option<Rate>,
+    ship_bucket: Option<Bucket>,
+    pub(crate) crew: Arc<Crew>,
     pub(crate) place: GroupPlace,
     /// NBD URIs of the disks, once they are served.
     pub(crate) exports: OnceLock<Vec<String>>,
@@ -67,6 +71,7 @@ pub(crate) struct Policy {
     pub(crate) every: Every,
     pub(crate) hooks: HookOptions,
     pub(crate) audit_rate: Option<Rate>,
+    pub(crate) ship_rate: Option<Rate>,
 }
 
 /// How far the end has come.
@@ -182,6 +187,9 @@ impl Engine {
             every: policy.every,
             audit_rate: policy.audit_rate,
             audit: Audit::default(),
+            ship_rate: policy.ship_rate,
+            ship_bucket: policy.ship_rate.map(Bucket::new),
+            crew: Arc::new(Crew::new()),
             place,
             exports: OnceLock::new(),
             seed: SeedProgress::new(total),
@@ -240,6 +248,7 @@ impl Engine {
         shared.cuts += 1;
         drop(shared);
         self.changed.notify_all();
+        self.adjust_priority();
         Ok(made)
     }
 
@@ -369,6 +378,7 @@ impl Engine {
         self.enter(&mut shared)?;
         shared.hurries += 1;
         self.changed.notify_all();
+        MutexGuard::unlocked(&mut shared, || self.adjust_priority());
         let generation = made.cut.generation;
         let fate = loop {
             if let Some(fate) = shared.fate(made.lineage, generation) {
@@ -406,6 +416,42 @@ impl Engine {
     fn stopping(&self) -> Error {
         let group = self.name.clone();
         Error::Stopping { group }
+    }
+
+    // ---- how stage two goes about its work ----
+
+    /// Lets those who ship step back as far as points allow.
+    pub(crate) fn adjust_priority(&self) {
+        let sealed = self.group.sealed().len();
+        let wall = self.world.clock.wall();
+        let shared = self.shared.lock();
+        let standing = Standing {
+            seeded: shared.seeded,
+            sealed,
+            age: shared.newest.as_ref().map(|newest| wall.since(newest.at)),
+            every: self.every,
+            awaited: shared.waiters > 0,
+        };
+        drop(shared);
+        self.crew.set(standing.priority());
+    }
+
+    /// Waits as the limit of ships asks, after `bytes` of a diff. At the end, when no guest is served
+    /// any more, there is no limit.
+    pub(crate) fn slow_ship(&self, bytes: u64) {
+        let pause = self
+            .ship_bucket
+            .as_ref()
+            .map(|bucket| bucket.take(bytes, self.now()));
+        if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+            drop(self.wait(Some(pause), Stop::No, |_| false));
+        }
+    }
+
+    /// Whether a ship of that history is to no purpose.
+    pub(crate) fn is_over(&self, lineage: Lineage) -> bool {
+        let shared = self.shared.lock();
+        shared.stop == Stop::Now || shared.lineage != lineage
     }
 
     // ---- what stage two tells ----

@@ -16,6 +16,7 @@ mod audit;
 mod base;
 pub mod client;
 mod control;
+mod crew;
 mod cutter;
 mod engine;
 mod error;

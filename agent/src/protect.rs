@@ -60,6 +60,8 @@ pub struct ProtectOptions {
     pub hooks: HookOptions,
     /// How fast production is compared with the newest point; not at all if there is none.
     pub audit_rate: Option<Rate>,
+    /// How fast diffs are shipped at most; as fast as can be if there is none.
+    pub ship_rate: Option<Rate>,
     /// Where state is kept.
     pub state: StateRoot,
     /// Where diffs are kept, if not in the state.
@@ -126,6 +128,7 @@ impl Protection {
             every: options.every,
             hooks: options.hooks,
             audit_rate: options.audit_rate,
+            ship_rate: options.ship_rate,
         };
         let engine = Engine::new(group, world, target, policy, place, record.clone());
         let engine = Arc::new(engine);

@@ -110,6 +110,7 @@ pub(crate) fn seed(engine: &Engine, store: &Store) -> Result<Seeded> {
         .filter(|seed| goes_on(seed, lineage, since..=newest, &engine.disk_sizes()));
     let began = found.as_ref().map(|seed| Generation(seed.generation));
     let generation = began.unwrap_or(newest);
+    engine.adjust_priority();
     info!(group = %engine.name, resumed = found.is_some(), "seed begins");
     let disks = match &found {
         Some(found) => resume(engine, store, found)?,
@@ -269,6 +270,7 @@ impl Seeder<'_> {
             .seed
             .read
             .fetch_add(range.len(), Ordering::Relaxed);
+        let _stepped_back = self.engine.crew.step_back();
         writer
             .put(granules.start, &bytes)
             .map_err(target_error(self.engine, "write the first copy"))

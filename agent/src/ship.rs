@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::api::ShipFigures;
 use crate::base::{self, Plan};
-use crate::engine::{Engine, Stop, micros};
+use crate::engine::{Engine, micros};
 use crate::stage_two::target_error;
 use crate::{Error, Result};
 
@@ -46,6 +46,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
         // It has just become a part of a later one.
         return Ok(Shipped::Interrupted);
     };
+    engine.adjust_priority();
     let began = engine.now();
     let disks: Vec<_> = sealed
         .disks
@@ -69,7 +70,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
     };
     let mut finished: Vec<(Name, FinishedImage)> = Vec::new();
     for (diff, image) in sealed.disks.iter().zip(images) {
-        match ship_disk(engine, store, diff, image) {
+        match ship_disk(engine, store, diff, image, lineage) {
             Ok(Some(image)) => finished.push((diff.name().clone(), image)),
             Ok(None) => return Ok(Shipped::Interrupted),
             Err(Failed::Target(error)) => return Err(error),
@@ -133,6 +134,7 @@ fn ship_disk(
     store: &Store,
     diff: &SealedDiff,
     base: ImageRef,
+    lineage: Lineage,
 ) -> std::result::Result<Option<FinishedImage>, Failed> {
     let failed = |e| Failed::Target(target_error(engine, "ship the diff")(e));
     let reader = diff
@@ -140,21 +142,33 @@ fn ship_disk(
         .map_err(|damaged| Failed::Diff(damaged.to_string()))?;
     let mut writer = store.image_writer(Base::Image(base)).map_err(failed)?;
     let mut bytes = Vec::new();
+    // Nothing in here needs the group.
+    let stepped_back = engine.crew.step_back();
     for run in reader.runs() {
-        if engine.stop() == Stop::Now {
+        if engine.is_over(lineage) {
             return Ok(None);
         }
         put_run(&mut writer, &reader, diff, run, &mut bytes).map_err(|failure| match failure {
             RunFailed::Store(error) => failed(error),
             RunFailed::Diff(why) => Failed::Diff(why),
         })?;
+        engine.slow_ship(bytes_of(run));
     }
     let image = writer.finish().map_err(failed)?;
+    drop(stepped_back);
     // Only now is it certain that what was read is what the guest wrote.
     reader
         .finish()
         .map_err(|damaged| Failed::Diff(damaged.to_string()))?;
     Ok(Some(image))
+}
+
+/// What of it is read: zeroes are not.
+fn bytes_of(run: Run) -> u64 {
+    match run.content {
+        RunContent::Zero => 0,
+        RunContent::Data => run.granules.count() * GRANULE,
+    }
 }
 
 enum RunFailed {

@@ -115,7 +115,9 @@ fn open(engine: &Engine) -> Result<Store> {
 
 /// The same, where whoever starts the protection is told of a failure.
 pub(crate) fn open_first(engine: &Engine) -> Result<Store> {
-    let store = engine.target.writer(&engine.world.clock)?;
+    let store = engine
+        .target
+        .writer(&engine.world.clock, engine.crew.on_worker())?;
     engine.works(Step::OpenTarget);
     engine.note_target(&store);
     debug!(group = %engine.name, target = %engine.target, "target opened");

@@ -3,9 +3,10 @@
 use block::BlockDevice;
 
 use crate::Target;
-use crate::api::{DiskStatus, GroupStatus, SeedStatus, State};
+use crate::api::{DiskStatus, GroupStatus, Priority, SeedStatus, State};
 use crate::engine::{Engine, Stop};
 use crate::places::GroupPlace;
+use crate::rate::Rate;
 use crate::trouble::Step;
 use crate::world::World;
 
@@ -62,6 +63,8 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
         every: engine.every.to_string(),
         pid: Some(std::process::id()),
         trouble: shared.troubles.first(now),
+        ship_priority: engine.crew.priority(),
+        ship_bytes_per_s: engine.ship_rate.map(Rate::bytes_per_s),
         audit: engine.audit_status(),
         cuts: shared.cuts,
         ticks_skipped: shared.ticks_skipped,
@@ -116,6 +119,8 @@ pub(crate) fn of_stopped(place: &GroupPlace, world: &World) -> GroupStatus {
         every: record.as_ref().map(|r| r.every.clone()).unwrap_or_default(),
         pid: None,
         trouble: None,
+        ship_priority: Priority::Normal,
+        ship_bytes_per_s: None,
         audit: None,
         cuts: 0,
         ticks_skipped: 0,

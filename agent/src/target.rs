@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::{Clock, Dir, OsDir};
-use store::{Around, Store, StoreError};
+use store::{Around, OnWorker, Store, StoreError};
 
 use crate::{Error, Result};
 
@@ -70,18 +70,22 @@ impl Target {
     ///
     /// # Errors
     /// `Retry` if another process writes to it.
-    pub fn writer(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
-        self.try_writer(clock)
+    pub fn writer(&self, clock: &Arc<dyn Clock>, on_worker: OnWorker) -> Result<Store> {
+        let around = Around {
+            on_worker,
+            ..around(clock)
+        };
+        self.try_writer(&around)
             .map_err(self.failed("open the store"))
     }
 
-    fn try_writer(&self, clock: &Arc<dyn Clock>) -> std::result::Result<Store, StoreError> {
+    fn try_writer(&self, around: &Around) -> std::result::Result<Store, StoreError> {
         let Self::Directory(path) = self;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
-        match Store::open_writer(&dir, around(clock)) {
+        match Store::open_writer(&dir, around.clone()) {
             Err(StoreError::NotAStore { .. }) => {
                 Store::create(&dir)?;
-                Store::open_writer(&dir, around(clock))
+                Store::open_writer(&dir, around.clone())
             }
             opened => opened,
         }

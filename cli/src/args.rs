@@ -72,6 +72,9 @@ pub(crate) struct Protect {
     /// How long each of them may take before it is killed; 10s if left out.
     #[arg(long, value_name = "TIME")]
     pub(crate) hook_timeout: Option<HookTimeout>,
+    /// At most so many bytes of diffs are shipped in a second, as in 50MiB/s; no limit if left out.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) ship_rate: Option<RateLimit>,
     /// How fast production is compared with the newest point where nobody wrote: bytes per second, as
     /// in 4MiB/s, or off.
     #[arg(long, value_name = "RATE", default_value = "4MiB/s")]

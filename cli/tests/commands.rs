@@ -169,6 +169,8 @@ fn a_session() {
             "reread_bytes",
             "sealed",
             "seed",
+            "ship_bytes_per_s",
+            "ship_priority",
             "state",
             "target",
             "ticks_skipped",

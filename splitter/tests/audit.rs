@@ -67,6 +67,9 @@ fn nothing_is_said_of_another_history_or_of_a_cut_to_come() {
     let (lineage, generation) = cut(&bench);
     assert_eq!(touched(bench.group(), (lineage, generation.next())), None);
     bench.group().restart_tracking("a test").unwrap();
+    // Numbers begin again: these are other cuts.
+    cut(&bench);
+    cut(&bench);
     assert_eq!(touched(bench.group(), (lineage, generation)), None);
 }
 

@@ -43,6 +43,7 @@ pub use error::{ErrorKind, Result, StoreError};
 pub use fingerprint::Fingerprint;
 pub use image::Image;
 pub use image_writer::{Base, FinishedImage, ImageWriter};
+pub use pool::OnWorker;
 pub use records::{
     Consistency, InvalidPoint, PointDisk, PointDraft, PointId, PointRecord, PointRef, SeedDisk,
     SeedDiskRecord, SeedDraft, SeedRecord,

@@ -25,7 +25,7 @@ use crate::index::{ENTRIES_MAX, Index};
 use crate::lease::Lease;
 use crate::objects::Objects;
 use crate::packer::{Engine, Totals};
-use crate::pool::Pool;
+use crate::pool::{OnWorker, Pool};
 use crate::records::{PointDraft, PointRecord, PointRef, SeedDraft, SeedRecord};
 use crate::shelf::{TMP_MARK, io_error, put_object, read_object};
 use crate::tree::ImageRef;
@@ -40,6 +40,8 @@ pub struct Around {
     pub clock: Arc<dyn Clock>,
     /// Threads that compress and write containers; 0: the callers do it themselves.
     pub workers: usize,
+    /// What each of them does first.
+    pub on_worker: OnWorker,
 }
 
 impl Around {
@@ -48,7 +50,11 @@ impl Around {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = processors.min(8) + 1;
-        Self { clock, workers }
+        Self {
+            clock,
+            workers,
+            on_worker: OnWorker::default(),
+        }
     }
 }
 
@@ -179,7 +185,7 @@ impl Store {
             objects: Arc::clone(&objects),
         });
         engine.recover(state.held.tree_bytes)?;
-        let pool = Pool::new(around.workers);
+        let pool = Pool::new(around.workers, &around.on_worker);
         let pool = pool.map_err(|e| io_error("start threads for", dir.describe(), e))?;
         let writer = Writer {
             lease,

@@ -142,6 +142,45 @@ fn hooks_run_around_each_cut_and_the_point_says_whether_guests_were_quiet() -> R
 }
 
 #[test]
+fn what_a_hook_achieved_outlives_a_kill_before_the_cut_is_shipped() -> Result<()> {
+    let bench = Bench::new()?;
+    let (disk, _) = bench.stamped_disk("disk", DISK)?;
+    let plain = How::new(&bench, &[&disk]);
+    let slow = plain
+        .clone()
+        .with(&["--before-cut", "true", "--ship-rate", "16KiB/s"]);
+    let protect = Protect::start(&bench, &slow)?;
+    protect.wait_point(PATIENCE)?;
+    let mut client = Client::connect(&protect.address, "disk")?;
+    client.write(0, &[7; 4 << 20])?;
+    drop(client);
+    assert_eq!(protect.cut_only()?.code(), 0);
+    let status = protect.status()?;
+    // At 16 KiB/s it takes minutes.
+    assert_eq!(
+        (
+            number(&status["sealed"]),
+            number(&status["ship_bytes_per_s"])
+        ),
+        (1, 16 << 10)
+    );
+    let generation = number(&status["last_cut"]["generation"]);
+    protect.kill9()?;
+    fs::remove_file(bench.path("nbd.sock")).ok();
+    let protect = Protect::start(&bench, &plain)?;
+    let point = wait_for("the cut to be shipped", PATIENCE, || {
+        let points = bench.points()?;
+        let found = points
+            .iter()
+            .find(|point| number(&point["generation"]) == generation);
+        Ok(found.cloned())
+    })?;
+    assert_eq!(point["consistency"], "application");
+    bench.compare(point["id"].as_str().context("it has an id")?, None, &disk)?;
+    protect.stop()
+}
+
+#[test]
 fn guests_write_while_a_hook_hangs_and_a_hang_ends_in_a_crash_consistent_point() -> Result<()> {
     let bench = Bench::new()?;
     let (disk, _) = bench.stamped_disk("disk", DISK)?;

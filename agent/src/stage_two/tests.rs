@@ -152,6 +152,7 @@ impl Bench {
                 every: Every::Manual,
                 hooks: HookOptions::default(),
                 audit_rate: None,
+                ship_rate: None,
             },
             place,
             record,

@@ -50,6 +50,7 @@ impl Bench {
             every: Every::Manual,
             hooks: HookOptions::default(),
             audit_rate: Rate::new(1 << 30),
+            ship_rate: None,
             state: StateRoot::at(self.path("state")),
             diff_dir: None,
         }

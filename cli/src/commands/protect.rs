@@ -41,6 +41,7 @@ pub(crate) fn protect(args: Protect, printer: &Printer) -> Result<()> {
             timeout: args.hook_timeout.unwrap_or_default(),
         },
         audit_rate: args.audit_rate.0,
+        ship_rate: args.ship_rate.and_then(|limit| limit.0),
         state: args.state.root(),
         diff_dir: args.diff_dir,
     };

@@ -10,7 +10,10 @@ use store::{Around, Consistency, FinishedImage, PointDraft, SeedDisk, SeedDraft,
 
 pub(crate) fn around(workers: usize) -> Around {
     let clock = Arc::new(SimClock::new());
-    Around { clock, workers }
+    Around {
+        workers,
+        ..Around::new(clock)
+    }
 }
 
 pub(crate) fn open_writer(dir: &Arc<dyn Dir>, workers: usize) -> Store {
