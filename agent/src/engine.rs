@@ -366,6 +366,11 @@ impl Engine {
         }
     }
 
+    /// Whether the target ever had a point of this group, as far as is remembered here.
+    pub(crate) fn had_point(&self) -> bool {
+        self.record.lock().lineage.is_some()
+    }
+
     /// The newest point of the group on the target, whatever its history.
     pub(crate) fn note_target(&self, store: &Store) {
         let newest = store.newest(&self.name);

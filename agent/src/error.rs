@@ -149,6 +149,12 @@ pub enum Error {
         /// Which target.
         target: String,
     },
+    /// The store of earlier points is not where it was.
+    #[error("the target `{target}` had points of this group, and holds no store any more")]
+    Gone {
+        /// Which target.
+        target: String,
+    },
     /// The last cut did not reach the target.
     #[error("the last cut is not on the target yet: {why}")]
     LeftBehind {
@@ -198,6 +204,7 @@ impl Error {
             Self::Fenced { .. } => Kind::Fenced,
             Self::Diff(_) | Self::Damaged { .. } => Kind::Damaged,
             Self::Seeding { .. }
+            | Self::Gone { .. }
             | Self::Crowded
             | Self::Stopping { .. }
             | Self::PointLost { .. } => Kind::Retry,
@@ -232,6 +239,9 @@ impl Error {
             }
             Self::PointLost { .. } => "the next cut is exact; cut again",
             Self::Fenced { .. } => "find out who writes to it; this one must not any more",
+            Self::Gone { .. } => {
+                "bring it back (is it mounted?), protection goes on by itself then; to begin anew, give another --target"
+            }
             Self::LeftBehind { .. } => {
                 "the sealed diffs are kept; the next `standin protect` ships them"
             }

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use crate::engine::{Engine, Shared, Stop};
 use crate::seed::Seeded;
 use crate::ship::Shipped;
+use crate::target::Missing;
 use crate::trouble::Step;
 use crate::{Error, Kind, Result, seed, ship};
 
@@ -115,7 +116,11 @@ fn open(engine: &Engine) -> Result<Store> {
 
 /// The same, where whoever starts the protection is told of a failure.
 pub(crate) fn open_first(engine: &Engine) -> Result<Store> {
-    let store = engine.target.writer(&engine.world.clock)?;
+    let missing = match engine.had_point() {
+        true => Missing::Refuse,
+        false => Missing::Create,
+    };
+    let store = engine.target.writer(&engine.world.clock, missing)?;
     engine.works(Step::OpenTarget);
     engine.note_target(&store);
     debug!(group = %engine.name, target = %engine.target, "target opened");

@@ -17,6 +17,16 @@ pub enum Target {
     Directory(PathBuf),
 }
 
+/// What to do where there is no store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Make one: nothing was ever kept there.
+    Create,
+    /// Fail: there was one, and the place is not what it was. A share may not be mounted; a store in its
+    /// mount point would hide the old points, and fill the wrong disk.
+    Refuse,
+}
+
 impl FromStr for Target {
     type Err = Error;
 
@@ -66,16 +76,27 @@ impl Target {
         opened.map_err(self.failed("open the store"))
     }
 
-    /// Opens the store as its only writer, and creates it first if it is not there.
+    /// Opens the store as its only writer.
     ///
     /// # Errors
-    /// `Retry` if another process writes to it.
-    pub fn writer(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
-        self.try_writer(clock)
-            .map_err(self.failed("open the store"))
+    /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
+    pub(crate) fn writer(&self, clock: &Arc<dyn Clock>, missing: Missing) -> Result<Store> {
+        match self.try_writer(clock, missing) {
+            Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
+                target: self.to_string(),
+            }),
+            opened => opened.map_err(self.failed("open the store")),
+        }
     }
 
-    fn try_writer(&self, clock: &Arc<dyn Clock>) -> std::result::Result<Store, StoreError> {
+    fn try_writer(
+        &self,
+        clock: &Arc<dyn Clock>,
+        missing: Missing,
+    ) -> std::result::Result<Store, StoreError> {
+        if missing == Missing::Refuse {
+            return Store::open_writer(&self.open_dir()?, around(clock));
+        }
         let Self::Directory(path) = self;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
         match Store::open_writer(&dir, around(clock)) {
