@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::{CutFigures, CutReply, CutRequest, ShipFigures};
 use crate::base::{self, Held};
+use crate::ladder;
 use crate::places::{GroupPlace, Record};
 use crate::schedule::Every;
 use crate::seed::SeedProgress;
@@ -178,9 +179,10 @@ impl Engine {
     /// Seals the open generation, and tells stage two.
     pub(crate) fn cut(&self, labels: BTreeMap<String, String>) -> Result<Made> {
         let cutting = self.cutting.lock();
-        let made = self
-            .heal()
-            .and_then(|()| self.group.cut(CutNote { labels }));
+        let made = ladder::step_up(self)
+            .and_then(|()| self.heal())
+            .and_then(|()| self.group.cut(CutNote { labels }))
+            .inspect_err(|error| ladder::step_down(self, error));
         let lineage = self.group.lineage();
         let made = match made {
             Ok(cut) => Made { lineage, cut },

@@ -208,9 +208,11 @@ impl Error {
             | Self::Crowded
             | Self::Stopping { .. }
             | Self::PointLost { .. } => Kind::Retry,
-            Self::Cut(splitter::CutError::Busy { .. } | splitter::CutError::Distrusted) => {
-                Kind::Retry
-            }
+            Self::Cut(
+                splitter::CutError::Busy { .. }
+                | splitter::CutError::MapOnly
+                | splitter::CutError::Distrusted,
+            ) => Kind::Retry,
             Self::Remote(problem) => problem.kind,
             _ => Kind::Failed,
         }
@@ -239,6 +241,9 @@ impl Error {
             }
             Self::PointLost { .. } => "the next cut is exact; cut again",
             Self::Fenced { .. } => "find out who writes to it; this one must not any more",
+            Self::Cut(splitter::CutError::MapOnly) => {
+                "the diff directory is full or its device fails; cuts go on by themselves once it takes writes again"
+            }
             Self::Gone { .. } => {
                 "bring it back (is it mounted?), protection goes on by itself then; to begin anew, give another --target"
             }

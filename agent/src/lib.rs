@@ -18,6 +18,7 @@ mod control;
 mod cutter;
 mod engine;
 mod error;
+mod ladder;
 mod output;
 mod places;
 mod points;
