@@ -25,7 +25,6 @@
 //! What is not here: the network, the target, time of its own, policy (when to cut, what to drop).
 
 mod coalesce;
-mod copies;
 mod diff;
 mod error;
 mod files;
@@ -45,7 +44,6 @@ mod tracked;
 mod uses;
 
 pub use coalesce::Coalesced;
-pub use copies::CopyFigures;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use generation::{Generation, Lineage};
 pub use group::{Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
