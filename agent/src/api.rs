@@ -69,6 +69,15 @@ pub struct GroupStatus {
     pub pid: Option<u32>,
     /// What fails, if something does.
     pub trouble: Option<Trouble>,
+    /// Cuts that this process made.
+    pub cuts: u64,
+    /// Moments of the schedule without a cut: the one before took so long, it failed, or the target
+    /// lags and there was no room.
+    pub ticks_skipped: u64,
+    /// How much later than due the newest scheduled cuts were made, in microseconds.
+    pub cut_lateness_us: Option<Spread>,
+    /// How long guests' writes waited for the newest cuts, in microseconds.
+    pub cut_pause_us: Option<Spread>,
     /// The newest cut.
     pub last_cut: Option<CutFigures>,
     /// The newest ship.
@@ -95,7 +104,7 @@ pub struct SeedStatus {
 /// A step that fails.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// Which step: `cut`, `open-target`, `seed`, `ship` or `copy`.
+    /// Which step: `cut`, `open-target`, `seed`, `ship`, `copy` or `hook`.
     pub step: String,
     /// Why, with the causes.
     pub error: String,
@@ -103,6 +112,21 @@ pub struct Trouble {
     pub since_s: f64,
     /// How often it failed.
     pub attempts: u64,
+}
+
+/// How a figure was spread over the newest 1024 cuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spread {
+    /// How many there were.
+    pub count: u64,
+    /// The smallest.
+    pub min: u64,
+    /// Half of them were no larger.
+    pub p50: u64,
+    /// 99 of 100 were no larger.
+    pub p99: u64,
+    /// The largest.
+    pub max: u64,
 }
 
 /// A cut.
@@ -116,6 +140,27 @@ pub struct CutFigures {
     pub pause_us: u64,
     /// Bytes written in it, in whole 4 KiB granules.
     pub dirty_bytes: u64,
+    /// The state of the guests.
+    pub consistency: Consistency,
+}
+
+/// In which state a cut caught the guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consistency {
+    /// As a power cut at that instant would have.
+    Crash,
+    /// The hook before the cut had made them quiet.
+    Application,
+}
+
+impl From<splitter::Consistency> for Consistency {
+    fn from(of_cut: splitter::Consistency) -> Self {
+        match of_cut {
+            splitter::Consistency::Crash => Self::Crash,
+            splitter::Consistency::Application => Self::Application,
+        }
+    }
 }
 
 /// A ship.

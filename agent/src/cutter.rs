@@ -1,59 +1,88 @@
 //! The thread that cuts on schedule, and right after a seed.
+//!
+//! Rule: a cut is due at a moment of the schedule, however long the one before took; so an interval
+//! holds over hours, and what a slow cut costs is counted.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
+use rustix::thread::set_current_timer_slack;
 use tracing::debug;
 
 use crate::engine::{Engine, Stop};
-use crate::schedule::{Every, next_tick};
+use crate::schedule::Ticks;
 use crate::trouble::Step;
 
 /// Sealed generations that may wait for the target before two of them are merged at each cut.
 const BACKLOG_MAX: usize = 32;
 /// Until a first cut that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The kernel may wake this thread so much too late; it would be 50 us otherwise.
+const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
 /// Cuts until the end.
 pub(crate) fn run(engine: &Engine) {
+    // Where the kernel refuses, cuts are a little later.
+    let _ = set_current_timer_slack(Some(TIMER_SLACK_NS));
+    engine.settle_hooks();
     // After a crash, what was in flight is completed now rather than at the first cut.
     if let Err(error) = engine.heal() {
         engine.fails(Step::Cut, &error.into());
     }
-    let start = engine.now();
+    let mut ticks = Ticks::of(engine.every, engine.now());
     loop {
-        let tick = match engine.every {
-            Every::Manual => None,
-            Every::Interval(interval) => Some(next_tick(start, interval, engine.now())),
-        };
-        let limit = tick.map(|tick| tick.saturating_sub(engine.now()));
+        let due = ticks.map(|ticks| ticks.due());
+        let limit = due.map(|due| due.saturating_sub(engine.now()));
         let shared = engine.wait(limit, Stop::No, |shared| shared.first_cut_due());
         let (stop, seeded, first) = (shared.stop, shared.seeded, shared.first_cut_due());
         drop(shared);
         if stop != Stop::No {
             return;
         }
-        let backlog = engine.group.sealed().len();
-        if !first && (!seeded || tick.is_none_or(|tick| engine.now() < tick)) {
-            continue;
-        }
-        if backlog >= BACKLOG_MAX {
-            // Blocks that several cuts hold then cost space once.
-            match engine.coalesce() {
-                Ok(true) => {}
-                Ok(false) => {
-                    debug!(group = %engine.name, backlog, "the target lags; this cut is left out");
-                    continue;
-                }
-                Err(error) => {
-                    engine.fails(Step::Cut, &error);
-                    drop(engine.wait(Some(RETRY), Stop::No, |_| false));
-                    continue;
-                }
-            }
-        }
-        if let Err(error) = engine.cut(Default::default()) {
-            engine.fails(Step::Cut, &error);
-            drop(engine.wait(Some(RETRY), Stop::No, |_| false));
+        let due = due.filter(|due| engine.now() >= *due);
+        let wanted = first || (seeded && due.is_some());
+        let failed = wanted && !cut(engine, due) && due.is_some();
+        let passed = ticks
+            .as_mut()
+            .map_or(0, |ticks| ticks.advance(engine.now()));
+        if seeded {
+            engine.note_skipped(passed + u64::from(failed));
         }
     }
+}
+
+/// One cut; a failure is waited out. `false` if none was made.
+fn cut(engine: &Engine, due: Option<Duration>) -> bool {
+    let made = match make_room(engine) {
+        Ok(true) => engine.cut(Default::default()).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match made {
+        Ok(made) => {
+            if let (Some(made), Some(due)) = (made, due) {
+                engine.note_lateness(&made, due);
+            }
+            made.is_some()
+        }
+        Err(error) => {
+            engine.fails(Step::Cut, &error);
+            drop(engine.wait(Some(RETRY), Stop::No, |_| false));
+            false
+        }
+    }
+}
+
+/// Merges two cuts where too many wait: blocks that several hold then cost space once. `false` if
+/// none can be merged: this cut is left out.
+fn make_room(engine: &Engine) -> crate::Result<bool> {
+    let backlog = engine.group.sealed().len();
+    if backlog < BACKLOG_MAX {
+        return Ok(true);
+    }
+    let merged = engine.coalesce()?;
+    if !merged {
+        debug!(group = %engine.name, backlog, "the target lags; this cut is left out");
+    }
+    Ok(merged)
 }

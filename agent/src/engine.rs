@@ -20,8 +20,10 @@ use tracing::{debug, info, warn};
 
 use crate::api::{CutFigures, CutReply, CutRequest, ShipFigures};
 use crate::base::{self, Held};
+use crate::hooks::{HookOptions, Hooks};
 use crate::ladder;
 use crate::places::{GroupPlace, Record};
+use crate::recent::Recent;
 use crate::schedule::Every;
 use crate::seed::SeedProgress;
 use crate::target::Target;
@@ -43,6 +45,7 @@ pub(crate) struct Engine {
     pub(crate) world: World,
     pub(crate) target: Target,
     pub(crate) every: Every,
+    hooks: Option<Hooks>,
     pub(crate) place: GroupPlace,
     /// NBD URIs of the disks, once they are served.
     pub(crate) exports: OnceLock<Vec<String>>,
@@ -54,6 +57,12 @@ pub(crate) struct Engine {
     record: Mutex<Record>,
     /// Held through a cut or a restart of tracking, so that a cut and its lineage belong together.
     cutting: Mutex<()>,
+}
+
+/// What the user decided.
+pub(crate) struct Policy {
+    pub(crate) every: Every,
+    pub(crate) hooks: HookOptions,
 }
 
 /// How far the end has come.
@@ -96,6 +105,10 @@ pub(crate) struct Shared {
     pub(crate) troubles: Troubles,
     pub(crate) last_cut: Option<CutFigures>,
     pub(crate) last_ship: Option<ShipFigures>,
+    /// In microseconds.
+    pub(crate) pauses: Recent,
+    pub(crate) lateness: Recent,
+    pub(crate) ticks_skipped: u64,
     /// The seed is complete, and no cut has followed.
     first_cut_due: bool,
     /// Counts cuts, so that stage two notices one.
@@ -113,7 +126,13 @@ pub(crate) struct Shared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Made {
     lineage: Lineage,
-    cut: Cut,
+    pub(crate) cut: Cut,
+}
+
+/// A cut that was not made, and the history that it was tried in.
+struct Unmade {
+    lineage: Lineage,
+    error: CutError,
 }
 
 impl Engine {
@@ -121,7 +140,7 @@ impl Engine {
         group: Group,
         world: World,
         target: Target,
-        every: Every,
+        policy: Policy,
         place: GroupPlace,
         record: Record,
     ) -> Self {
@@ -139,6 +158,9 @@ impl Engine {
             troubles: Troubles::default(),
             last_cut: None,
             last_ship: None,
+            pauses: Recent::default(),
+            lateness: Recent::default(),
+            ticks_skipped: 0,
             first_cut_due: false,
             cuts: 0,
             lineage: group.lineage(),
@@ -149,10 +171,11 @@ impl Engine {
         };
         Self {
             name: group.name().clone(),
+            hooks: Hooks::new(group.name(), policy.hooks, place.owed_hook()),
             group,
             world,
             target,
-            every,
+            every: policy.every,
             place,
             exports: OnceLock::new(),
             seed: SeedProgress::new(total),
@@ -176,35 +199,92 @@ impl Engine {
 
     // ---- cuts ----
 
-    /// Seals the open generation, and tells stage two.
+    /// Seals the open generation, and tells stage two. Hooks run while the disks are served: a guest
+    /// whose disks are gone cannot become quiet.
     pub(crate) fn cut(&self, labels: BTreeMap<String, String>) -> Result<Made> {
-        let cutting = self.cutting.lock();
-        let made = ladder::step_up(self)
-            .and_then(|()| self.heal())
-            .and_then(|()| self.group.cut(CutNote { labels }))
-            .inspect_err(|error| ladder::step_down(self, error));
-        let lineage = self.group.lineage();
+        let note = CutNote {
+            labels,
+            ..CutNote::default()
+        };
+        // First: what keeps a cut from being made must not keep guests quiet.
+        let made = match (ladder::step_up(self), &self.hooks) {
+            (Err(error), _) => Err(Unmade {
+                lineage: self.group.lineage(),
+                error,
+            }),
+            (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note),
+            (Ok(()), _) => self.seal(note),
+        };
         let made = match made {
-            Ok(cut) => Made { lineage, cut },
-            Err(error) => {
-                if matches!(error, CutError::Distrusted) {
-                    drop(cutting);
-                    self.restart_tracking(lineage, "writes went untracked")?;
+            Ok(made) => made,
+            Err(unmade) => {
+                ladder::step_down(self, &unmade.error);
+                if matches!(unmade.error, CutError::Distrusted) {
+                    self.restart_tracking(unmade.lineage, "writes went untracked")?;
                 }
-                return Err(error.into());
+                return Err(unmade.error.into());
             }
         };
-        drop(cutting);
         let cut = made.cut;
         debug!(group = %self.name, generation = %cut.generation, bytes = cut.dirty_bytes, pause_us = micros(cut.pause), "cut");
         let mut shared = self.shared.lock();
         shared.last_cut = Some(figures_of(cut));
+        shared.pauses.note(micros(cut.pause));
         shared.troubles.clear(Step::Cut);
         shared.first_cut_due = false;
         shared.cuts += 1;
         drop(shared);
         self.changed.notify_all();
         Ok(made)
+    }
+
+    /// A cut with its hooks.
+    fn cut_quiet(&self, hooks: &Hooks, note: CutNote) -> std::result::Result<Made, Unmade> {
+        // First: what takes long must not keep guests quiet.
+        self.heal().map_err(|error| Unmade {
+            lineage: self.group.lineage(),
+            error,
+        })?;
+        let quiet = hooks.before(&*self.world.clock, self.group.open_generation());
+        let made = self.seal(CutNote {
+            consistency: quiet.consistency,
+            ..note
+        });
+        match quiet.after(made.as_ref().ok().map(|made| &made.cut)) {
+            Ok(()) => self.works(Step::Hook),
+            Err(error) => self.fails(Step::Hook, &error),
+        }
+        made
+    }
+
+    fn seal(&self, note: CutNote) -> std::result::Result<Made, Unmade> {
+        let _cutting = self.cutting.lock();
+        let sealed = self.heal().and_then(|()| self.group.cut(note));
+        let lineage = self.group.lineage();
+        match sealed {
+            Ok(cut) => Ok(Made { lineage, cut }),
+            Err(error) => Err(Unmade { lineage, error }),
+        }
+    }
+
+    /// Runs the hook that an earlier process owes.
+    pub(crate) fn settle_hooks(&self) {
+        if let Some(hooks) = &self.hooks
+            && let Err(error) = hooks.settle_owed(&*self.world.clock)
+        {
+            self.fails(Step::Hook, &error);
+        }
+    }
+
+    /// Notes how late a cut was that was due at `due`.
+    pub(crate) fn note_lateness(&self, made: &Made, due: Duration) {
+        let late = made.cut.began.saturating_sub(due);
+        self.shared.lock().lateness.note(micros(late));
+    }
+
+    /// Notes moments of the schedule that passed without a cut.
+    pub(crate) fn note_skipped(&self, ticks: u64) {
+        self.shared.lock().ticks_skipped += ticks;
     }
 
     /// Completes the open diffs from production, and counts what that read.
@@ -559,6 +639,7 @@ fn figures_of(cut: Cut) -> CutFigures {
         at_unix_ns: cut.at.0,
         pause_us: micros(cut.pause),
         dirty_bytes: cut.dirty_bytes,
+        consistency: cut.consistency.into(),
     }
 }
 

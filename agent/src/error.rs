@@ -91,6 +91,16 @@ pub enum Error {
         /// Why not.
         source: block::Error,
     },
+    /// A hook.
+    #[error("the hook {which} the cut failed (`{command}`)")]
+    Hook {
+        /// `before` or `after`.
+        which: &'static str,
+        /// What was run.
+        command: String,
+        /// Why it failed.
+        source: crate::hook_process::Failure,
+    },
     /// A sealed diff is damaged.
     #[error(transparent)]
     Diff(#[from] splitter::DamagedDiff),

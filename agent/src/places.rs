@@ -175,6 +175,11 @@ impl GroupPlace {
         )
     }
 
+    /// There while the hook after a cut is owed.
+    pub(crate) fn owed_hook(&self) -> PathBuf {
+        self.dir.join("hook.owed")
+    }
+
     fn record_path(&self) -> PathBuf {
         self.dir.join("protect.json")
     }

@@ -25,7 +25,8 @@ use splitter::{DiskSpec, Group, How, Surroundings};
 use tracing::{error, info, warn};
 
 use crate::control::Control;
-use crate::engine::{Engine, Stop};
+use crate::engine::{Engine, Policy, Stop};
+use crate::hooks::HookOptions;
 use crate::places::{GroupPlace, Record, RecordedDisk};
 use crate::schedule::Every;
 use crate::serve::{is_required, uris};
@@ -54,6 +55,8 @@ pub struct ProtectOptions {
     pub server: ServerOptions,
     /// When to cut.
     pub every: Every,
+    /// What to run around cuts.
+    pub hooks: HookOptions,
     /// Where state is kept.
     pub state: StateRoot,
     /// Where diffs are kept, if not in the state.
@@ -115,7 +118,11 @@ impl Protection {
             lineage: known.as_ref().and_then(|known| known.lineage.clone()),
             ..record_of(&target, options.every, &disks)
         };
-        let engine = Engine::new(group, world, target, options.every, place, record.clone());
+        let policy = Policy {
+            every: options.every,
+            hooks: options.hooks,
+        };
+        let engine = Engine::new(group, world, target, policy, place, record.clone());
         let engine = Arc::new(engine);
         let store = match known {
             // It was there once: it may come back.

@@ -30,25 +30,26 @@ impl FromStr for Every {
         if text == "manual" {
             return Ok(Self::Manual);
         }
-        let invalid = || InvalidEvery(text.chars().take(40).collect());
-        let digits = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let millis: u64 = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" | "min" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(invalid()),
-        };
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        let interval = number.checked_mul(millis).map(Duration::from_millis);
-        match interval {
+        match parse_duration(text) {
             Some(interval) if interval >= SHORTEST => Ok(Self::Interval(interval)),
-            _ => Err(invalid()),
+            _ => Err(InvalidEvery(text.chars().take(40).collect())),
         }
     }
+}
+
+/// A number with a unit, as in `500ms`, `5s`, `1m`, `1h`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let millis: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(millis).map(Duration::from_millis)
 }
 
 impl fmt::Display for Every {
@@ -67,9 +68,48 @@ impl fmt::Display for Every {
     }
 }
 
-/// The next moment after `now` that is a whole number of intervals after `start`. Moments that
-/// passed while a cut took longer are left out, not made up for.
-pub(crate) fn next_tick(start: Duration, interval: Duration, now: Duration) -> Duration {
+/// The moments of a schedule: whole numbers of intervals after its start. Those that pass while a cut
+/// takes longer are left out, not made up for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticks {
+    start: Duration,
+    interval: Duration,
+    due: Duration,
+}
+
+impl Ticks {
+    /// `None` where cuts are made when told.
+    pub(crate) fn of(every: Every, start: Duration) -> Option<Self> {
+        let Every::Interval(interval) = every else {
+            return None;
+        };
+        let due = next_tick(start, interval, start);
+        Some(Self {
+            start,
+            interval,
+            due,
+        })
+    }
+
+    /// The next moment.
+    pub(crate) fn due(&self) -> Duration {
+        self.due
+    }
+
+    /// Goes on to the first moment after `now`. Returns how many were left out in between.
+    pub(crate) fn advance(&mut self, now: Duration) -> u64 {
+        if now < self.due {
+            return 0;
+        }
+        let passed = self.due;
+        self.due = next_tick(self.start, self.interval, now);
+        let ticks = (self.due - passed).as_nanos() / self.interval.as_nanos();
+        u64::try_from(ticks).unwrap_or(u64::MAX) - 1
+    }
+}
+
+/// The next moment after `now` that is a whole number of intervals after `start`.
+fn next_tick(start: Duration, interval: Duration, now: Duration) -> Duration {
     let passed = now.saturating_sub(start).as_nanos() / interval.as_nanos();
     let next = u64::try_from((passed + 1).saturating_mul(interval.as_nanos()));
     start + Duration::from_nanos(next.unwrap_or(u64::MAX / 2))
@@ -116,5 +156,16 @@ mod tests {
         assert_eq!(next_tick(s(100), s(5), s(105)), s(110));
         assert_eq!(next_tick(s(100), s(5), s(123)), s(125));
         assert_eq!(next_tick(s(100), s(5), s(7)), s(105));
+    }
+    #[test]
+    fn moments_that_pass_are_counted() {
+        let ms = Duration::from_millis;
+        assert!(Ticks::of(Every::Manual, ms(0)).is_none());
+        let mut ticks = Ticks::of(Every::Interval(ms(20)), ms(1000)).expect("a schedule");
+        assert_eq!(ticks.due(), ms(1020));
+        assert_eq!((ticks.advance(ms(1019)), ticks.due()), (0, ms(1020)));
+        assert_eq!((ticks.advance(ms(1020)), ticks.due()), (0, ms(1040)));
+        assert_eq!((ticks.advance(ms(1059)), ticks.due()), (0, ms(1060)));
+        assert_eq!((ticks.advance(ms(1121)), ticks.due()), (3, ms(1140)));
     }
 }

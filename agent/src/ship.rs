@@ -92,8 +92,11 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
             at: sealed.at,
             lineage: lineage.0,
             generation: sealed.generation.0,
-            labels: sealed.labels.clone(),
-            consistency: Consistency::Crash,
+            labels: sealed.note.labels.clone(),
+            consistency: match sealed.note.consistency {
+                splitter::Consistency::Crash => Consistency::Crash,
+                splitter::Consistency::Application => Consistency::Application,
+            },
         })
         .map_err(target_error(engine, "commit the point"))?;
     let took = engine.now().saturating_sub(began);

@@ -32,7 +32,9 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
         () if !shared.target_seen => State::Starting,
         () if !shared.seeded && shared.troubles.has(Step::OpenTarget) => State::Lagging,
         () if !shared.seeded => State::Seeding,
-        () if !shared.troubles.is_empty() || figures.sealed_count > SEALED_USUAL => State::Lagging,
+        () if shared.troubles.hold_up_points() || figures.sealed_count > SEALED_USUAL => {
+            State::Lagging
+        }
         () => State::Protected,
     };
     let wall = engine.world.clock.wall();
@@ -60,6 +62,10 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
         every: engine.every.to_string(),
         pid: Some(std::process::id()),
         trouble: shared.troubles.first(now),
+        cuts: shared.cuts,
+        ticks_skipped: shared.ticks_skipped,
+        cut_lateness_us: shared.lateness.spread(),
+        cut_pause_us: shared.pauses.spread(),
         last_cut: shared.last_cut.clone(),
         last_ship: shared.last_ship.clone(),
         disks: disks
@@ -109,6 +115,10 @@ pub(crate) fn of_stopped(place: &GroupPlace, world: &World) -> GroupStatus {
         every: record.as_ref().map(|r| r.every.clone()).unwrap_or_default(),
         pid: None,
         trouble: None,
+        cuts: 0,
+        ticks_skipped: 0,
+        cut_lateness_us: None,
+        cut_pause_us: None,
         last_cut: None,
         last_ship: None,
         disks: record.iter().flat_map(|r| &r.disks).map(disk).collect(),

@@ -13,6 +13,7 @@ pub(crate) enum Step {
     OpenTarget,
     Seed,
     Ship,
+    Hook,
 }
 
 impl fmt::Display for Step {
@@ -23,6 +24,7 @@ impl fmt::Display for Step {
             Self::OpenTarget => "open-target",
             Self::Seed => "seed",
             Self::Ship => "ship",
+            Self::Hook => "hook",
         })
     }
 }
@@ -71,8 +73,9 @@ impl Troubles {
         self.0.iter().any(|failing| failing.step == step)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether a step fails without which no cut reaches the target. A hook is none.
+    pub(crate) fn hold_up_points(&self) -> bool {
+        self.0.iter().any(|failing| failing.step != Step::Hook)
     }
 
     /// The most telling one.

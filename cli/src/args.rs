@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent::{Every, Format, StateRoot, Target};
+use agent::{Every, Format, HookCommand, HookTimeout, StateRoot, Target};
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use export::Listen;
@@ -62,6 +62,16 @@ pub(crate) struct Protect {
     /// How often to cut: 500ms, 5s, 1m, or manual.
     #[arg(long, value_name = "INTERVAL", default_value = "5s")]
     pub(crate) every: Every,
+    /// Run before each cut, to make guests quiet; words as in a shell, but no shell runs it. If it
+    /// succeeds the point is application-consistent; the cut is made in any case.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) before_cut: Option<HookCommand>,
+    /// Run after each cut, whatever became of it.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) after_cut: Option<HookCommand>,
+    /// How long each of them may take before it is killed; 10s if left out.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) hook_timeout: Option<HookTimeout>,
     #[command(flatten)]
     pub(crate) state: State,
     /// Where diffs are kept, if not in the state directory.

@@ -3,5 +3,5 @@
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     splitter::fuzzing::lineage_record(bytes);
-    splitter::fuzzing::cut_labels(bytes);
+    splitter::fuzzing::cut_note(bytes);
 });

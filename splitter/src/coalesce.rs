@@ -156,7 +156,7 @@ pub(crate) fn joined(older: Arc<SealedGeneration>, newer: &SealedGeneration) -> 
         generation: newer.generation,
         since: newer.since.min(older.since),
         at: newer.at,
-        labels: newer.labels.clone(),
+        note: newer.note.clone(),
         disks: newer.disks.iter().map(|d| d.shared_by(&uses)).collect(),
         absorbing: Some(older),
         uses,

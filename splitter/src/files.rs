@@ -5,7 +5,7 @@
 //!        suspect.BOOT          a flush of production failed on that boot   (intent.rs)
 //!        live.LINEAGE          its open generation and flags, mapped       (live.rs)
 //!        intent.LINEAGE        its intent log                             (intent.rs)
-//!        cut.LINEAGE.GEN       labels of a cut that has some               (lineage.rs)
+//!        cut.LINEAGE.GEN       what is said of a cut, if anything          (lineage.rs)
 //! maps/  DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
 //! diffs/ DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
 //!        probe                 there for a moment, to see whether it can be written (map_only.rs)
@@ -34,7 +34,7 @@ pub(crate) fn intent(lineage: Lineage) -> String {
     format!("intent.{}", lineage.short())
 }
 
-pub(crate) fn labels(lineage: Lineage, generation: Generation) -> String {
+pub(crate) fn note(lineage: Lineage, generation: Generation) -> String {
     format!("cut.{}.{generation}", lineage.short())
 }
 
@@ -117,7 +117,7 @@ mod tests {
             assert_eq!(parse_state(&name), Some((None, "abababab")), "{name}");
         }
         assert_eq!(
-            parse_state(&labels(lineage, generation)),
+            parse_state(&note(lineage, generation)),
             Some((Some(generation), "abababab"))
         );
         for foreign in [

@@ -70,11 +70,23 @@ pub struct Surroundings {
     pub random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
 }
 
-/// What the user says of a cut.
-#[derive(Clone, Debug, Default)]
+/// In which state a cut caught the guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// As a power cut at that instant would have.
+    #[default]
+    Crash,
+    /// Quiet: what runs in them had been asked to write down all that it held.
+    Application,
+}
+
+/// What is said of a cut, and kept with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CutNote {
-    /// Labels of the point; at most 64 are kept.
+    /// Labels of the point, the user's words; at most 64 are kept.
     pub labels: BTreeMap<String, String>,
+    /// The state of the guests.
+    pub consistency: Consistency,
 }
 
 /// A cut that was made.
@@ -84,10 +96,14 @@ pub struct Cut {
     pub generation: Generation,
     /// When.
     pub at: UnixNanos,
+    /// The same instant on the monotonic clock: when the gates began to close.
+    pub began: Duration,
     /// How long guests' writes waited at most.
     pub pause: Duration,
     /// Bytes written in the generation, in whole granules.
     pub dirty_bytes: u64,
+    /// The state of the guests, as the note says.
+    pub consistency: Consistency,
 }
 
 /// What a group holds at the moment.
@@ -206,8 +222,7 @@ impl Group {
         if self.copies_are_paused() {
             return Err(CutError::MapOnly);
         }
-        let labels = note.labels;
-        lineage::check_labels(&labels).map_err(CutError::Labels)?;
+        lineage::check_labels(&note.labels).map_err(CutError::Labels)?;
         self.check_open(&self.tracking.lock())?;
         // After a recovery this is long: whoever asks for figures need not wait.
         self.heal()?;
@@ -215,8 +230,8 @@ impl Group {
         self.check_open(&tracking)?;
         let (lineage, sealing) = (tracking.lineage, tracking.live.open_generation());
         let opening = sealing.next();
-        lineage::save_labels(&*self.around.state, lineage, sealing, &labels)
-            .map_err(self.state_error("write the labels of the cut"))?;
+        lineage::save_note(&*self.around.state, lineage, sealing, &note)
+            .map_err(self.state_error("write the note of the cut"))?;
         if tracking.intent.allow(opening).is_err() {
             return Err(CutError::Distrusted);
         }
@@ -229,18 +244,20 @@ impl Group {
             generation: sealing,
             since: since.unwrap_or_default(),
             at: swapped.at,
-            labels,
+            note,
             disks: self.sealed_diffs(swapped.old, lineage, &uses),
             absorbing: None,
             uses,
         };
-        let dirty_bytes = sealed.dirty_bytes();
+        let (dirty_bytes, consistency) = (sealed.dirty_bytes(), sealed.note.consistency);
         tracking.sealed.push(Arc::new(sealed));
         Ok(Cut {
             generation: sealing,
             at: swapped.at,
+            began: swapped.began,
             pause: swapped.pause,
             dirty_bytes,
+            consistency,
         })
     }
 
@@ -546,7 +563,12 @@ impl Group {
             let at = self.around.clock.wall();
             let old = seal_and_swap(gates, live, opening, next, at);
             let pause = self.around.clock.monotonic().saturating_sub(start);
-            return Ok(Swapped { old, at, pause });
+            return Ok(Swapped {
+                old,
+                at,
+                began: start,
+                pause,
+            });
         }
         Err(hindrance.expect("every attempt that did not return was hindered"))
     }
@@ -593,7 +615,7 @@ impl Group {
         sealed.disks.iter().try_for_each(SealedDiff::remove)?;
         files::remove(
             &*self.around.state,
-            &files::labels(sealed.lineage, sealed.generation),
+            &files::note(sealed.lineage, sealed.generation),
         )
     }
 
@@ -611,6 +633,7 @@ impl Group {
 struct Swapped {
     old: Vec<OpenDiff>,
     at: UnixNanos,
+    began: Duration,
     pause: Duration,
 }
 

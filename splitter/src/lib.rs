@@ -46,7 +46,7 @@ mod uses;
 pub use coalesce::Coalesced;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use generation::{Generation, Lineage};
-pub use group::{Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
+pub use group::{Consistency, Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
 pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};
 pub use sealed::{DiffReader, SealedDiff, SealedGeneration};
@@ -61,9 +61,9 @@ pub mod fuzzing {
         let _ = crate::lineage::LineageRecord::decode(bytes);
     }
 
-    /// Reads arbitrary bytes as the labels of a cut.
-    pub fn cut_labels(bytes: &[u8]) {
-        let _ = crate::lineage::decode_labels(bytes);
+    /// Reads arbitrary bytes as the note of a cut.
+    pub fn cut_note(bytes: &[u8]) {
+        let _ = crate::lineage::decode_note(bytes);
     }
 
     /// Reads arbitrary bytes as an intent log.

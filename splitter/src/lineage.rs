@@ -7,7 +7,8 @@
 //! Little-endian; a text is a length u16 and that many bytes of UTF-8. Written to a new file,
 //! synced, renamed over `tracking`: what a crash leaves is the old record or the new one.
 //!
-//! The labels of a cut are a file of the same make: magic "STDNCUT1" | count u16 | key, value ... | crc.
+//! The note of a cut is a file of the same make: magic "STDNCUT2" | consistency u8 (0 crash, 1 application)
+//! | count of labels u16 | key, value ... | crc. A cut without it has no labels and is crash-consistent.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,10 +17,10 @@ use block::{Dir, Name};
 
 use crate::files;
 use crate::group::DISKS_MAX;
-use crate::{Generation, Lineage};
+use crate::{Consistency, CutNote, Generation, Lineage};
 
 const MAGIC: &[u8; 8] = b"STDNLIN1";
-const LABELS_MAGIC: &[u8; 8] = b"STDNCUT1";
+const NOTE_MAGIC: &[u8; 8] = b"STDNCUT2";
 /// More than the largest legal record; a longer file is not read.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// Labels of one cut.
@@ -119,43 +120,59 @@ pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), &'st
     }
 }
 
-pub(crate) fn save_labels(
+/// Crash: the note of an earlier attempt at the same cut goes first, so it is never taken for this one's.
+pub(crate) fn save_note(
     dir: &dyn Dir,
     lineage: Lineage,
     generation: Generation,
-    labels: &BTreeMap<String, String>,
+    note: &CutNote,
 ) -> io::Result<()> {
-    let name = files::labels(lineage, generation);
+    let name = files::note(lineage, generation);
     files::remove(dir, &name)?;
-    if labels.is_empty() {
+    if *note == CutNote::default() {
         return Ok(());
     }
-    let mut out = LABELS_MAGIC.to_vec();
+    let file = dir.create(&name)?;
+    file.write_all_at(&encode_note(note), 0)?;
+    // Notes are rare and small; unlike a diff they cannot be rebuilt.
+    file.sync_data()
+}
+
+fn encode_note(note: &CutNote) -> Vec<u8> {
+    let mut out = NOTE_MAGIC.to_vec();
+    out.push(match note.consistency {
+        Consistency::Crash => 0,
+        Consistency::Application => 1,
+    });
+    let labels = &note.labels;
     let count = u16::try_from(labels.len()).expect("checked against LABELS_MAX");
     out.extend(count.to_le_bytes());
     for text in labels.iter().flat_map(|(key, value)| [key, value]) {
         put_text(&mut out, text);
     }
-    let file = dir.create(&name)?;
-    file.write_all_at(&seal(out), 0)?;
-    // Labels are rare and small; unlike a diff they cannot be rebuilt.
-    file.sync_data()
+    seal(out)
 }
 
-/// The labels of a cut; none if it has none. Damaged labels are an error: they are the user's words.
-pub(crate) fn load_labels(
+/// What was said of a cut; nothing if it has no note. A damaged note is an error: it has the user's
+/// words.
+pub(crate) fn load_note(
     dir: &dyn Dir,
     lineage: Lineage,
     generation: Generation,
-) -> io::Result<BTreeMap<String, String>> {
-    match read_whole(dir, &files::labels(lineage, generation))? {
-        None => Ok(BTreeMap::new()),
-        Some(bytes) => decode_labels(&bytes).map_err(invalid),
+) -> io::Result<CutNote> {
+    match read_whole(dir, &files::note(lineage, generation))? {
+        None => Ok(CutNote::default()),
+        Some(bytes) => decode_note(&bytes).map_err(invalid),
     }
 }
 
-pub(crate) fn decode_labels(bytes: &[u8]) -> Result<BTreeMap<String, String>, NotARecord> {
-    let mut reader = Reader::unseal(bytes, LABELS_MAGIC)?;
+pub(crate) fn decode_note(bytes: &[u8]) -> Result<CutNote, NotARecord> {
+    let mut reader = Reader::unseal(bytes, NOTE_MAGIC)?;
+    let consistency = match reader.array()? {
+        [0] => Consistency::Crash,
+        [1] => Consistency::Application,
+        _ => return Err(NotARecord("its consistency is unknown")),
+    };
     let count = usize::from(u16::from_le_bytes(reader.array()?));
     if count > LABELS_MAX {
         return Err(NotARecord("it has more labels than a cut can have"));
@@ -164,7 +181,10 @@ pub(crate) fn decode_labels(bytes: &[u8]) -> Result<BTreeMap<String, String>, No
         .map(|_| Ok((reader.text()?, reader.text()?)))
         .collect::<Result<_, _>>()?;
     reader.end()?;
-    Ok(labels)
+    Ok(CutNote {
+        labels,
+        consistency,
+    })
 }
 
 fn read_whole(dir: &dyn Dir, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -291,15 +311,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_note_is_read_back_and_any_flipped_bit_is_noticed() {
+        for consistency in [Consistency::Crash, Consistency::Application] {
+            let note = CutNote {
+                labels: [("why".into(), "before the upgrade".into())].into(),
+                consistency,
+            };
+            let bytes = encode_note(&note);
+            assert_eq!(decode_note(&bytes).unwrap(), note);
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode_note(&bad).is_err(), "bit {bit}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_with_a_good_checksum_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut bytes = MAGIC.to_vec();
             bytes.extend(&body);
             let _ = LineageRecord::decode(&seal(bytes));
-            let mut bytes = LABELS_MAGIC.to_vec();
+            let mut bytes = NOTE_MAGIC.to_vec();
             bytes.extend(&body);
-            let _ = decode_labels(&seal(bytes));
+            let _ = decode_note(&seal(bytes));
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::coalesce::joined;
 use crate::diff::OpenDiff;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
 use crate::intent::IntentLog;
-use crate::lineage::{DiskRecord, LineageRecord, load_labels};
+use crate::lineage::{DiskRecord, LineageRecord, load_note};
 use crate::live::{LAST_WRITE_PRECISION, Live};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
@@ -450,8 +450,8 @@ fn open_sealed(
     lineage: Lineage,
     generation: Generation,
 ) -> Option<(SealedGeneration, Option<Generation>)> {
-    let labels = load_labels(&*around.state, lineage, generation).unwrap_or_else(|error| {
-        tracing::warn!(%generation, %error, "the labels of a cut are lost");
+    let note = load_note(&*around.state, lineage, generation).unwrap_or_else(|error| {
+        tracing::warn!(%generation, %error, "what was said of a cut is lost");
         Default::default()
     });
     let (mut since, mut at, mut disks) = (generation, None, Vec::new());
@@ -488,7 +488,7 @@ fn open_sealed(
         generation,
         since,
         at: at?,
-        labels,
+        note,
         disks,
         absorbing: None,
         uses,

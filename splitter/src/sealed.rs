@@ -1,6 +1,5 @@
 //! Sealed generations: immutable, kept until a target has committed their point.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,7 @@ use crate::files;
 use crate::map::{DirtyMap, MapIdentity};
 use crate::runs::{GranuleState, Run, RunContent};
 use crate::uses::{Claim, Uses};
-use crate::{DamagedDiff, Generation, Lineage};
+use crate::{CutNote, DamagedDiff, Generation, Lineage};
 
 /// Most granules in a run of data: 1 MiB.
 const RUN_GRANULES_MAX: u64 = 256;
@@ -28,8 +27,8 @@ pub struct SealedGeneration {
     pub since: Generation,
     /// When it was cut.
     pub at: UnixNanos,
-    /// What the user wrote on the cut.
-    pub labels: BTreeMap<String, String>,
+    /// What was said of the cut.
+    pub note: CutNote,
     /// Its diffs, in the order of the group's disks.
     pub disks: Vec<SealedDiff>,
     /// An older one whose granules move into this one; it counts as one with this.

@@ -100,6 +100,8 @@ impl FromStr for PointId {
 pub enum Consistency {
     /// As after a power cut at that instant.
     Crash,
+    /// Quiet: what runs in them had been asked to write down all that it held.
+    Application,
 }
 
 /// A point to be committed.
@@ -286,13 +288,15 @@ impl PointRecord {
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        let Consistency::Crash = self.consistency;
         out.put_text(self.id.group.as_str());
         out.put_u64(self.id.sequence);
         out.put_u64(self.at.0);
         out.put_bytes(&self.lineage);
         out.put_u64(self.generation);
-        out.put_u8(0);
+        out.put_u8(match self.consistency {
+            Consistency::Crash => 0,
+            Consistency::Application => 1,
+        });
         out.put_u64(self.stored_new_bytes);
         out.put_u64(self.changed_bytes);
         out.put_count(self.labels.len());
@@ -315,6 +319,7 @@ impl PointRecord {
         let generation = d.u64()?;
         let consistency = match d.u8()? {
             0 => Consistency::Crash,
+            1 => Consistency::Application,
             _ => return Err(d.error("the consistency of a point is unknown")),
         };
         let [stored_new_bytes, changed_bytes] = [d.u64()?, d.u64()?];

@@ -15,6 +15,8 @@ use splitter::{DiskSpec, Generation, Group, How, Lineage, Surroundings};
 use store::{Around, Store};
 
 use super::*;
+use crate::engine::Policy;
+use crate::hooks::HookOptions;
 use crate::places::{Record, StateRoot};
 use crate::schedule::Every;
 use crate::target::Target;
@@ -143,7 +145,10 @@ impl Bench {
             group,
             world,
             target,
-            Every::Manual,
+            Policy {
+                every: Every::Manual,
+                hooks: HookOptions::default(),
+            },
             place,
             record,
         ));

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use agent::api::{CutReply, CutRequest};
 use agent::{
-    Every, Format, ProtectOptions, Protection, RestoreOptions, StateRoot, Target, World, client,
+    Every, Format, HookOptions, ProtectOptions, Protection, RestoreOptions, StateRoot, Target,
+    World, client,
 };
 use block::Name;
 use export::{Listen, ServerOptions};
@@ -47,6 +48,7 @@ impl Bench {
             listen: vec![Listen::Unix(self.path("nbd.sock"))],
             server: ServerOptions::default(),
             every: Every::Manual,
+            hooks: HookOptions::default(),
             state: StateRoot::at(self.path("state")),
             diff_dir: None,
         }

@@ -74,12 +74,26 @@ fn document(point: &PointRecord) -> Value {
         "at_unix_ns": point.at.0,
         "lineage": splitter::Lineage(point.lineage).to_string(),
         "generation": point.generation,
-        "consistency": "crash",
+        "consistency": consistency(point),
         "labels": point.labels,
         "disks": point.disks.iter().map(disk).collect::<Vec<_>>(),
         "changed_bytes": point.changed_bytes,
         "stored_bytes": point.stored_new_bytes,
     })
+}
+
+fn consistency(point: &PointRecord) -> &'static str {
+    match point.consistency {
+        store::Consistency::Application => "application",
+        _ => "crash",
+    }
+}
+
+fn meaning(point: &PointRecord) -> &'static str {
+    match point.consistency {
+        store::Consistency::Application => "the hook before the cut had made the guests quiet",
+        _ => "as after a power cut at that instant",
+    }
 }
 
 fn labels(point: &PointRecord) -> String {
@@ -116,7 +130,11 @@ fn show(point: &PointRecord) -> String {
             units::local_time(point.at),
             units::rfc3339(point.at)
         ),
-        "  state    crash-consistent: as after a power cut at that instant".to_owned(),
+        format!(
+            "  state    {}-consistent: {}",
+            consistency(point),
+            meaning(point)
+        ),
         format!(
             "  history  lineage {}, generation {}",
             splitter::Lineage(point.lineage),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use agent::{Error, ProtectOptions, Protection, Result, disk_name};
+use agent::{Error, HookOptions, ProtectOptions, Protection, Result, disk_name};
 use serde_json::json;
 
 use crate::args::Protect;
@@ -35,6 +35,11 @@ pub(crate) fn protect(args: Protect, printer: &Printer) -> Result<()> {
         target: args.target,
         listen: args.listen,
         every: args.every,
+        hooks: HookOptions {
+            before: args.before_cut,
+            after: args.after_cut,
+            timeout: args.hook_timeout.unwrap_or_default(),
+        },
         state: args.state.root(),
         diff_dir: args.diff_dir,
     };

@@ -74,6 +74,17 @@ fn text(group: &GroupStatus) -> String {
             ),
         );
     }
+    if let Some(late) = &group.cut_lateness_us {
+        let [half, most] =
+            [late.p50, late.p99].map(|us| units::duration(Duration::from_micros(us)));
+        say(
+            "schedule",
+            format!(
+                "half of the cuts at most {half} late, 99 of 100 at most {most}; {} left out",
+                group.ticks_skipped
+            ),
+        );
+    }
     if let Some(ship) = &group.last_ship {
         say(
             "ship",
