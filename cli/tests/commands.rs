@@ -132,6 +132,7 @@ fn a_session() {
         keys(&cut),
         [
             "at_unix_ns",
+            "consistency",
             "dirty_bytes",
             "generation",
             "group",
@@ -148,6 +149,9 @@ fn a_session() {
     assert_eq!(
         keys(group),
         [
+            "cut_lateness_us",
+            "cut_pause_us",
+            "cuts",
             "diff_bytes",
             "dirty_bytes",
             "disks",
@@ -166,6 +170,7 @@ fn a_session() {
             "seed",
             "state",
             "target",
+            "ticks_skipped",
             "trouble"
         ]
     );
