@@ -344,7 +344,7 @@ pub fn disk_name(path: &Path) -> Result<Name> {
         })
 }
 
-fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>; 3]> {
+fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>; 2]> {
     let open = |path: PathBuf| -> Result<Arc<dyn Dir>> {
         let dir = OsDir::create_all(&path).map_err(Error::file("open", &path))?;
         match dir.copy_on_write().map_err(Error::file("open", &path))? {
@@ -358,17 +358,13 @@ fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>;
             )),
         }
     };
-    Ok([
-        open(place.tracking_dir())?,
-        open(place.map_dir())?,
-        open(place.diff_dir(chosen))?,
-    ])
+    Ok([open(place.tracking_dir())?, open(place.diff_dir(chosen))?])
 }
 
 fn open_group(
     name: &Name,
     disks: &[Opened],
-    [state, maps, diffs]: [Arc<dyn Dir>; 3],
+    [state, diffs]: [Arc<dyn Dir>; 2],
     world: &World,
 ) -> Result<(Group, splitter::Opened)> {
     let spec = |disk: &Opened| DiskSpec {
@@ -379,7 +375,6 @@ fn open_group(
     };
     let around = Surroundings {
         state,
-        maps,
         diffs,
         clock: Arc::clone(&world.clock),
         boot: world.boot.clone(),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use block::{BlockDevice, ByteRange, Dir, File, GRANULE, GranuleRange, Name, index};
 
 use crate::files;
-use crate::group::Surroundings;
 use crate::intent::DiskIntent;
 use crate::live::Live;
 use crate::map::{DirtyMap, MapIdentity, Settled};
@@ -45,19 +44,18 @@ pub(crate) struct EdgesHeld {
 impl OpenDiff {
     /// Makes the files of a generation that builds on the cut before it.
     pub(crate) fn create(
-        around: &Surroundings,
+        dir: &dyn Dir,
         disk: &Name,
         size: u64,
         lineage: Lineage,
         generation: Generation,
         history: (&Arc<Live>, DiskIntent),
     ) -> io::Result<Self> {
-        let create = |dir: &dyn Dir, name: String| {
+        let [map, data] = names(disk, generation, lineage).map(|name| {
             files::remove(dir, &name)?;
             dir.create(&name)
-        };
-        let map = create(&*around.maps, files::map(disk, generation, lineage));
-        let data = create(&*around.diffs, files::diff(disk, generation, lineage))?;
+        });
+        let data = data?;
         data.set_len(GranuleRange::of_size(size).end * GRANULE)?;
         let identity = MapIdentity {
             size,
@@ -77,15 +75,15 @@ impl OpenDiff {
 
     /// Opens what an earlier process left.
     pub(crate) fn open(
-        around: &Surroundings,
+        dir: &dyn Dir,
         disk: &Name,
         size: u64,
         lineage: Lineage,
         generation: Generation,
         history: (&Arc<Live>, DiskIntent),
     ) -> io::Result<Self> {
-        let map = around.maps.open(&files::map(disk, generation, lineage))?;
-        let data = around.diffs.open(&files::diff(disk, generation, lineage))?;
+        let [map, data] = names(disk, generation, lineage).map(|name| dir.open(&name));
+        let (map, data) = (map?, data?);
         check_len(&*data, size)?;
         let map = Arc::new(DirtyMap::open(
             map,
@@ -294,6 +292,14 @@ impl OpenDiff {
         self.data.sync_data()?;
         self.map.sync()
     }
+}
+
+/// Names of the map and of the diff of a generation.
+pub(crate) fn names(disk: &Name, generation: Generation, lineage: Lineage) -> [String; 2] {
+    [
+        files::map(disk, generation, lineage),
+        files::diff(disk, generation, lineage),
+    ]
 }
 
 /// A diff file is as long as its disk, in whole granules: a shorter one lost its end.

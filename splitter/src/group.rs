@@ -55,9 +55,6 @@ pub struct DiskSpec {
 pub struct Surroundings {
     /// Where the group's state is kept; nothing else may be in it.
     pub state: Arc<dyn Dir>,
-    /// Where its dirty maps are kept: with the state rather than with the diffs, so that a diff device
-    /// that fails costs copies, and not the knowledge of what was written.
-    pub maps: Arc<dyn Dir>,
     /// Where its diffs are kept.
     pub diffs: Arc<dyn Dir>,
     /// Time.
@@ -484,7 +481,6 @@ impl Group {
             }
         }
         self.around.diffs.sync()?;
-        self.around.maps.sync()?;
         self.around.state.sync()?;
         tracking.live.set_clean(stamps)
     }
@@ -514,17 +510,10 @@ impl Group {
         live: &Arc<Live>,
         intent: &Arc<IntentLog>,
     ) -> Result<Vec<OpenDiff>, CutError> {
-        let around = &self.around;
+        let dir = &*self.around.diffs;
         let create = |(at, disk): (usize, &Arc<TrackedDisk>)| {
             let history = (live, intent.disk(at));
-            OpenDiff::create(
-                around,
-                &disk.name,
-                disk.size(),
-                lineage,
-                generation,
-                history,
-            )
+            OpenDiff::create(dir, &disk.name, disk.size(), lineage, generation, history)
         };
         self.disks
             .iter()
@@ -533,7 +522,7 @@ impl Group {
             .collect::<io::Result<_>>()
             .map_err(|source| CutError::Io {
                 what: "create the files of a generation",
-                place: format!("{} or {}", around.diffs.describe(), around.maps.describe()),
+                place: dir.describe(),
                 source,
             })
     }
@@ -594,8 +583,7 @@ impl Group {
         uses: &Arc<Uses>,
     ) -> Vec<SealedDiff> {
         let seal = |(disk, diff): (&Arc<TrackedDisk>, OpenDiff)| SealedDiff {
-            maps: Arc::clone(&self.around.maps),
-            diffs: Arc::clone(&self.around.diffs),
+            dir: Arc::clone(&self.around.diffs),
             name: disk.name.clone(),
             size: disk.size(),
             lineage,

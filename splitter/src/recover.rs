@@ -374,10 +374,10 @@ fn open_diffs(
     lineage: Lineage,
     (live, intent): (&Arc<Live>, &Arc<IntentLog>),
 ) -> Result<Vec<OpenDiff>, String> {
-    let generation = live.open_generation();
+    let (dir, generation) = (&*around.diffs, live.open_generation());
     let open = |(at, spec): (usize, &DiskSpec)| {
         let (size, history) = (spec.production.size(), (live, intent.disk(at)));
-        OpenDiff::open(around, &spec.name, size, lineage, generation, history)
+        OpenDiff::open(dir, &spec.name, size, lineage, generation, history)
             .map_err(|error| format!("the open diff of disk {} is damaged: {error}", spec.name))
     };
     specs.iter().enumerate().map(open).collect()
@@ -392,7 +392,14 @@ fn create_diffs(
 ) -> io::Result<Vec<OpenDiff>> {
     let create = |(at, spec): (usize, &DiskSpec)| {
         let (size, history) = (spec.production.size(), (live, intent.disk(at)));
-        OpenDiff::create(around, &spec.name, size, lineage, generation, history)
+        OpenDiff::create(
+            &*around.diffs,
+            &spec.name,
+            size,
+            lineage,
+            generation,
+            history,
+        )
     };
     specs.iter().enumerate().map(create).collect()
 }
@@ -459,8 +466,7 @@ fn open_sealed(
     let (mut stale_count, mut spoiled) = (0, false);
     for spec in specs {
         let mut diff = SealedDiff {
-            maps: Arc::clone(&around.maps),
-            diffs: Arc::clone(&around.diffs),
+            dir: Arc::clone(&around.diffs),
             name: spec.name.clone(),
             size: spec.production.size(),
             lineage,
@@ -563,11 +569,9 @@ fn clear(around: &Surroundings) -> io::Result<()> {
         files::remove(&*around.state, &name)?;
     }
     around.state.sync()?;
-    for dir in [&around.maps, &around.diffs] {
-        for name in dir.list()? {
-            if files::parse(&name).is_some() {
-                files::remove(&**dir, &name)?;
-            }
+    for name in around.diffs.list()? {
+        if files::parse(&name).is_some() {
+            files::remove(&*around.diffs, &name)?;
         }
     }
     for name in around.state.list()? {
@@ -585,11 +589,9 @@ pub(crate) fn remove_debris(
     kept: &[Generation],
 ) -> io::Result<()> {
     let short = lineage.short();
-    for dir in [&around.maps, &around.diffs] {
-        for name in dir.list()? {
-            if files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g)) {
-                files::remove(&**dir, &name)?;
-            }
+    for name in around.diffs.list()? {
+        if files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g)) {
+            files::remove(&*around.diffs, &name)?;
         }
     }
     for name in around.state.list()? {
