@@ -35,6 +35,8 @@ use crate::{Error, Result};
 const FATES_MAX: usize = 4096;
 /// Cuts that are made for a caller who waits for a point, if one after the other is lost.
 const WAITED_CUTS_MAX: u32 = 3;
+/// Times that a cut for a caller is tried while writes are slow: about a second.
+const BUSY_CUTS_MAX: u32 = 10;
 /// Callers that wait at once, each on a thread.
 const WAITERS_MAX: usize = 64;
 
@@ -318,9 +320,18 @@ impl Engine {
         }
     }
 
+    /// A write that is slow once is no reason to send the caller away; one that hangs is.
     fn cut_noted(&self, request: &CutRequest) -> Result<Made> {
-        let made = self.cut(request.labels.clone());
-        made.inspect_err(|error| self.fails(Step::Cut, error))
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match self.cut(request.labels.clone()) {
+                Err(Error::Cut(CutError::Busy { disk, .. })) if tried < BUSY_CUTS_MAX => {
+                    debug!(group = %self.name, %disk, tried, "a write did not end in time; cutting again");
+                }
+                made => return made.inspect_err(|error| self.fails(Step::Cut, error)),
+            }
+        }
     }
 
     fn reply(&self, made: Made, point: Option<String>) -> CutReply {
