@@ -23,6 +23,7 @@ use crate::audit::Audit;
 use crate::base::{self, Held};
 use crate::crew::{Crew, Standing};
 use crate::hooks::{HookOptions, Hooks};
+use crate::ladder;
 use crate::places::{GroupPlace, Record};
 use crate::rate::{Bucket, Rate};
 use crate::recent::Recent;
@@ -37,6 +38,8 @@ use crate::{Error, Result};
 const FATES_MAX: usize = 4096;
 /// Cuts that are made for a caller who waits for a point, if one after the other is lost.
 const WAITED_CUTS_MAX: u32 = 3;
+/// Times that a cut for a caller is tried while writes are slow: about a second.
+const BUSY_CUTS_MAX: u32 = 10;
 /// Callers that wait at once, each on a thread.
 const WAITERS_MAX: usize = 64;
 
@@ -225,13 +228,19 @@ impl Engine {
             labels,
             ..CutNote::default()
         };
-        let made = match &self.hooks {
-            Some(hooks) if self.stop() == Stop::No => self.cut_quiet(hooks, note),
-            _ => self.seal(note),
+        // First: what keeps a cut from being made must not keep guests quiet.
+        let made = match (ladder::step_up(self), &self.hooks) {
+            (Err(error), _) => Err(Unmade {
+                lineage: self.group.lineage(),
+                error,
+            }),
+            (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note),
+            (Ok(()), _) => self.seal(note),
         };
         let made = match made {
             Ok(made) => made,
             Err(unmade) => {
+                ladder::step_down(self, &unmade.error);
                 if matches!(unmade.error, CutError::Distrusted) {
                     self.restart_tracking(unmade.lineage, "writes went untracked")?;
                 }
@@ -332,9 +341,18 @@ impl Engine {
         }
     }
 
+    /// A write that is slow once is no reason to send the caller away; one that hangs is.
     fn cut_noted(&self, request: &CutRequest) -> Result<Made> {
-        let made = self.cut(request.labels.clone());
-        made.inspect_err(|error| self.fails(Step::Cut, error))
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match self.cut(request.labels.clone()) {
+                Err(Error::Cut(CutError::Busy { disk, .. })) if tried < BUSY_CUTS_MAX => {
+                    debug!(group = %self.name, %disk, tried, "a write did not end in time; cutting again");
+                }
+                made => return made.inspect_err(|error| self.fails(Step::Cut, error)),
+            }
+        }
     }
 
     fn reply(&self, made: Made, point: Option<String>) -> CutReply {
@@ -503,6 +521,11 @@ impl Engine {
                 warn!(group = %self.name, error = error.chain(), "the next start will need the target to begin");
             }
         }
+    }
+
+    /// Whether the target ever had a point of this group, as far as is remembered here.
+    pub(crate) fn had_point(&self) -> bool {
+        self.record.lock().lineage.is_some()
     }
 
     /// The newest point of the group on the target, whatever its history.

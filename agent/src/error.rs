@@ -159,6 +159,12 @@ pub enum Error {
         /// Which target.
         target: String,
     },
+    /// The store of earlier points is not where it was.
+    #[error("the target `{target}` had points of this group, and holds no store any more")]
+    Gone {
+        /// Which target.
+        target: String,
+    },
     /// The last cut did not reach the target.
     #[error("the last cut is not on the target yet: {why}")]
     LeftBehind {
@@ -208,12 +214,15 @@ impl Error {
             Self::Fenced { .. } => Kind::Fenced,
             Self::Diff(_) | Self::Damaged { .. } => Kind::Damaged,
             Self::Seeding { .. }
+            | Self::Gone { .. }
             | Self::Crowded
             | Self::Stopping { .. }
             | Self::PointLost { .. } => Kind::Retry,
-            Self::Cut(splitter::CutError::Busy { .. } | splitter::CutError::Distrusted) => {
-                Kind::Retry
-            }
+            Self::Cut(
+                splitter::CutError::Busy { .. }
+                | splitter::CutError::MapOnly
+                | splitter::CutError::Distrusted,
+            ) => Kind::Retry,
             Self::Remote(problem) => problem.kind,
             _ => Kind::Failed,
         }
@@ -242,6 +251,12 @@ impl Error {
             }
             Self::PointLost { .. } => "the next cut is exact; cut again",
             Self::Fenced { .. } => "find out who writes to it; this one must not any more",
+            Self::Cut(splitter::CutError::MapOnly) => {
+                "the diff directory is full or its device fails; cuts go on by themselves once it takes writes again"
+            }
+            Self::Gone { .. } => {
+                "bring it back (is it mounted?), protection goes on by itself then; to begin anew, give another --target"
+            }
             Self::LeftBehind { .. } => {
                 "the sealed diffs are kept; the next `standin protect` ships them"
             }

@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod hook_process;
 mod hooks;
+mod ladder;
 mod output;
 mod places;
 mod points;

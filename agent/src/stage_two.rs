@@ -10,14 +10,16 @@
 //! Rule: whatever fails here is noted, shown and tried again, ever more slowly. Nobody waits for it
 //! but who asked to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use store::Store;
+use store::{Around, Store};
 use tracing::{debug, info, warn};
 
 use crate::engine::{Engine, Shared, Stop};
 use crate::seed::Seeded;
 use crate::ship::Shipped;
+use crate::target::Missing;
 use crate::trouble::Step;
 use crate::{Error, Kind, Result, seed, ship};
 
@@ -115,9 +117,15 @@ fn open(engine: &Engine) -> Result<Store> {
 
 /// The same, where whoever starts the protection is told of a failure.
 pub(crate) fn open_first(engine: &Engine) -> Result<Store> {
-    let store = engine
-        .target
-        .writer(&engine.world.clock, engine.crew.on_worker())?;
+    let missing = match engine.had_point() {
+        true => Missing::Refuse,
+        false => Missing::Create,
+    };
+    let around = Around {
+        on_worker: engine.crew.on_worker(),
+        ..Around::new(Arc::clone(&engine.world.clock))
+    };
+    let store = engine.target.writer(&around, missing)?;
     engine.works(Step::OpenTarget);
     engine.note_target(&store);
     debug!(group = %engine.name, target = %engine.target, "target opened");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::{Clock, Dir, OsDir};
-use store::{Around, OnWorker, Store, StoreError};
+use store::{Around, Store, StoreError};
 
 use crate::{Error, Result};
 
@@ -15,6 +15,16 @@ use crate::{Error, Result};
 pub enum Target {
     /// A store in a directory of this machine: `dir:PATH`.
     Directory(PathBuf),
+}
+
+/// What to do where there is no store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Make one: nothing was ever kept there.
+    Create,
+    /// Fail: there was one, and the place is not what it was. A share may not be mounted; a store in its
+    /// mount point would hide the old points, and fill the wrong disk.
+    Refuse,
 }
 
 impl FromStr for Target {
@@ -66,20 +76,27 @@ impl Target {
         opened.map_err(self.failed("open the store"))
     }
 
-    /// Opens the store as its only writer, and creates it first if it is not there.
+    /// Opens the store as its only writer.
     ///
     /// # Errors
-    /// `Retry` if another process writes to it.
-    pub fn writer(&self, clock: &Arc<dyn Clock>, on_worker: OnWorker) -> Result<Store> {
-        let around = Around {
-            on_worker,
-            ..around(clock)
-        };
-        self.try_writer(&around)
-            .map_err(self.failed("open the store"))
+    /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
+    pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
+        match self.try_writer(around, missing) {
+            Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
+                target: self.to_string(),
+            }),
+            opened => opened.map_err(self.failed("open the store")),
+        }
     }
 
-    fn try_writer(&self, around: &Around) -> std::result::Result<Store, StoreError> {
+    fn try_writer(
+        &self,
+        around: &Around,
+        missing: Missing,
+    ) -> std::result::Result<Store, StoreError> {
+        if missing == Missing::Refuse {
+            return Store::open_writer(&self.open_dir()?, around.clone());
+        }
         let Self::Directory(path) = self;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
         match Store::open_writer(&dir, around.clone()) {

@@ -4,6 +4,8 @@ mod common;
 
 use std::fs;
 
+use agent::HookOptions;
+use agent::api::Consistency;
 use common::{Bench, MIB};
 
 #[test]
@@ -17,6 +19,40 @@ fn a_write_is_in_the_next_point_and_not_in_the_one_before() {
     bench.check(&after);
     let newest = protection.stop().expect("stops").expect("a point");
     bench.check(&newest);
+}
+
+/// A database that was frozen stays frozen if nobody thaws it: `after` runs whatever `before` did.
+#[test]
+fn hooks_run_around_each_cut_and_decide_on_its_consistency() {
+    let bench = Bench::new(MIB);
+    let (log, veto) = (bench.path("log"), bench.path("veto"));
+    let hook = |line: String| Some(format!("sh -c '{line}'").parse().expect("a command"));
+    let before = hook(format!(
+        "echo before >>{}; test ! -e {}",
+        log.display(),
+        veto.display()
+    ));
+    let after = hook(format!("echo after $STANDIN_RESULT >>{}", log.display()));
+    let protection = bench.start_with(HookOptions {
+        before,
+        after,
+        ..HookOptions::default()
+    });
+    let cut = |expected: Consistency| {
+        let made = bench.try_cut(true).expect("a cut");
+        assert_eq!(made.cut.consistency, expected);
+        let said = fs::read_to_string(&log).expect("the hooks ran");
+        let last: Vec<_> = said.lines().rev().take(2).map(str::to_owned).collect();
+        bench.check(&made.point.expect("it was waited for"));
+        last
+    };
+    assert_eq!(
+        cut(Consistency::Application),
+        ["after application", "before"]
+    );
+    fs::write(&veto, "").expect("written");
+    assert_eq!(cut(Consistency::Crash), ["after crash", "before"]);
+    protection.stop().expect("stops");
 }
 
 #[test]

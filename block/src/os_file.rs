@@ -84,7 +84,7 @@ impl File for OsFile {
     }
 
     fn check_writeback(&self) -> io::Result<()> {
-        match wait_for_writeback(&self.file) {
+        match failed_writeback(&self.file) {
             // A file system that cannot say: then only a sync tells.
             Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => self.sync_data(),
             other => self.named("write back", other),
@@ -121,16 +121,24 @@ impl File for OsFile {
     }
 }
 
-/// Waits for writing that is under way, and reports what failed since the file was opened.
+/// Reports what failed to be written back since the file was opened, without waiting for what is being
+/// written: until that ends its bytes are in the page cache, and when it fails the failure is noted before
+/// they can go. Asking about a byte that no file can have waits for no page.
 #[expect(
     unsafe_code,
     reason = "no crate we use wraps sync_file_range; fdatasync would write all that is dirty, which a diff that lives for seconds must not"
 )]
-fn wait_for_writeback(file: &fs::File) -> io::Result<()> {
+fn failed_writeback(file: &fs::File) -> io::Result<()> {
+    const PAST_ANY_FILE: libc::off64_t = libc::off64_t::MAX - 0xffff;
     // SAFETY: the descriptor is open for as long as `file` is borrowed; the call takes no pointer.
-    // Offset 0 and length 0 mean the whole file (sync_file_range(2)).
-    let done =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WAIT_BEFORE) };
+    let done = unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            PAST_ANY_FILE,
+            1,
+            libc::SYNC_FILE_RANGE_WAIT_BEFORE,
+        )
+    };
     if done == 0 {
         Ok(())
     } else {

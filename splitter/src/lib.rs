@@ -26,7 +26,6 @@
 
 mod audit;
 mod coalesce;
-mod copies;
 mod diff;
 mod error;
 mod files;
@@ -46,7 +45,6 @@ mod tracked;
 mod uses;
 
 pub use coalesce::Coalesced;
-pub use copies::CopyFigures;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use generation::{Generation, Lineage};
 pub use group::{Consistency, Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};

@@ -4,9 +4,9 @@
 //! Crash: nothing says that copies are paused but the stale granules, which are read again anyhow.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::copies::CopyFigures;
 use crate::{Group, files};
 
 /// What a probe writes.
@@ -16,30 +16,23 @@ impl Group {
     /// Writes are only marked from here on. Copies that are under way end as they may; no cut can be
     /// made.
     pub fn pause_copies(&self) {
-        self.disks.iter().for_each(|disk| disk.copies.pause(true));
+        self.set_paused(true);
     }
 
     /// Writes are copied again. The next heal reads what went uncopied.
     pub fn resume_copies(&self) {
-        self.disks.iter().for_each(|disk| disk.copies.pause(false));
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let flags = self.disks.iter().map(|disk| &disk.copies_paused);
+        flags.for_each(|flag| flag.store(paused, Ordering::Release));
     }
 
     /// Whether writes are only marked.
     #[must_use]
     pub fn copies_are_paused(&self) -> bool {
-        self.disks.iter().any(|disk| disk.copies.are_paused())
-    }
-
-    /// What copies cost so far.
-    #[must_use]
-    pub fn copy_figures(&self) -> CopyFigures {
-        self.disks.iter().map(|disk| disk.copies.figures()).sum()
-    }
-
-    /// Whether writes may have gone unmarked: the maps are not to be trusted.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.tracking.lock().live.is_lost()
+        self.disks.iter().any(|disk| disk.copies_are_paused())
     }
 
     /// Tries the diff device with a file of its own, written and synced. Returns how long that took.

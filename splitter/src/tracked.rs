@@ -4,6 +4,7 @@
 //! settled, so a cut, which holds all gates alone, sees no write half done.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block::{
     BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
@@ -11,7 +12,6 @@ use block::{
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use crate::copies::Copies;
 use crate::diff::{HealError, OpenDiff};
 use crate::stripes::Stripes;
 
@@ -24,7 +24,8 @@ pub struct TrackedDisk {
     pub(crate) production: Arc<dyn BlockDevice>,
     pub(crate) gate: RwLock<OpenDiff>,
     pub(crate) stripes: Stripes,
-    pub(crate) copies: Copies,
+    /// Writes are only marked; see `map_only.rs`.
+    pub(crate) copies_paused: AtomicBool,
     clock: Arc<dyn Clock>,
     trouble: Mutex<Option<String>>,
 }
@@ -42,7 +43,7 @@ impl TrackedDisk {
             production,
             gate,
             stripes,
-            copies: Copies::default(),
+            copies_paused: AtomicBool::new(false),
             clock,
             trouble,
         }
@@ -79,6 +80,10 @@ impl TrackedDisk {
         self.gate.read().map.state(granule) != crate::runs::GranuleState::Clean
     }
 
+    pub(crate) fn copies_are_paused(&self) -> bool {
+        self.copies_paused.load(Ordering::Acquire)
+    }
+
     /// Marks, runs `request` on production, and copies what it did. Returns `request`'s answer:
     /// whatever goes wrong with the copy is protection's trouble, not the guest's.
     fn tracked(
@@ -109,10 +114,10 @@ impl TrackedDisk {
         }
         // A request that fails may have changed part of its range: it stays stale.
         noted(&*self.production)?;
-        if self.copies.are_paused() {
+        if self.copies_are_paused() {
             return Ok(());
         }
-        if let Err(error) = self.copies.make(&*self.clock, || copy(&diff, edges)) {
+        if let Err(error) = copy(&diff, edges) {
             self.note_trouble(&error.to_string());
         }
         Ok(())
@@ -171,7 +176,7 @@ impl TrackedDisk {
     pub(crate) fn heal(&self) -> std::result::Result<u64, HealError> {
         let (mut at, mut healed) = (0, 0);
         loop {
-            if self.copies.are_paused() {
+            if self.copies_are_paused() {
                 return Ok(healed);
             }
             let diff = self.gate.read();

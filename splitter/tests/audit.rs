@@ -1,7 +1,6 @@
 //! What the splitter says of granules that nobody wrote, and when it says nothing.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "other tests need more of it")]
 mod common;
 
 use block::{BlockDevice, Fua, GranuleRange};

@@ -77,6 +77,13 @@ mutant edges-not-completed diff.rs 's/let complete_first = whole\.start > touche
 mutant stale-granules-sealed group.rs 's/self\.heal\(\)\?;//g; s/gate\.map\.stale_count\(\) != 0/gate.map.stale_count() == u64::MAX/'
 mutant folded-diff-forgotten group.rs 's/diff\.map\.mark\(run\.granules\)\?;\n            at/let _ = \&diff;\n            at/'
 mutant fold-keeps-its-since group.rs 's/disk\.gate\.read\(\)\.map\.lower_since\(since\);/let _ = (\&disk, since);/'
+# --- merging sealed generations
+mutant merge-keeps-its-since coalesce.rs 's/to\.open_map\(\)\.map_err\(&failed\)\?\.lower_since\(older\.since\);/let _ = (to, older);/'
+mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.absorb_into\(into\)\);/let _ = (\&maps, into);/'
+mutant merge-believes-what-is-stale coalesce.rs 's/matches!\(state, GranuleState::Clean \| GranuleState::Stale\)/matches!(state, GranuleState::Clean)/'
+mutant merge-forgets-zeroes coalesce.rs 's/GranuleState::Zero => map\.settle\(granules, Settled::Zero\)/GranuleState::Zero => map.settle(granules, Settled::Data)/'
+mutant merge-punches-before-it-copies coalesce.rs 's/(        let mut at = run\.granules\.start;\n)/        self.punch(run.granules)?;\n$1/'
+mutant lost-bytes-forgotten coalesce.rs 's/self\.to\.0\.spoil\(\);//'
 # --- what only threads show
 mutant lock-removed stripes.rs 's/granules\.start % STRIPES/std::process::id() as u64 * 0 + { use std::sync::atomic::*; static N: AtomicU64 = AtomicU64::new(0); N.fetch_add(1, Ordering::Relaxed) % STRIPES }/; s/Held::Many \{\n            _guards: ascending\(granules\)\n                \.map\(\|stripe\| self\.lock_one\(stripe\)\)\n                \.collect\(\),/Held::Many {\n            _guards: Vec::new(),/' concurrent overlapping
 mutant swap-disk-by-disk group.rs 's/let old = seal_and_swap\(gates, live, opening, next, at\);/drop(gates);\n            let each = self.disks.iter().zip(next).map(|(disk, next)| Ok(seal_and_swap(vec![close(disk)?], live, opening, vec![next], at)));\n            let old = each.collect::<Result<Vec<_>, CutError>>()?.into_iter().flatten().collect();/' concurrent a_cut_of_a_group

@@ -362,6 +362,27 @@ fn badinput_a_read_only_target_stops_no_guest_and_is_taken_up_again() -> Result<
 }
 
 /// Law: a guest's write never fails because protection failed.
+/// A share was not mounted when the group started again: a store was made in its mount point, the disks
+/// were copied anew into it, and `protected` was said of a target that held none of the old points.
+#[test]
+fn badinput_a_target_that_vanished_is_waited_for_and_not_made_anew() -> Result<()> {
+    let bench = Bench::new()?;
+    let (disk, _) = bench.empty_disk("disk", 64 * MIB)?;
+    let mut protect = Protect::start(&bench, &How::new(&bench, &[&disk]))?;
+    let first = protect.cut()?;
+    protect.process.kill9()?;
+    fs::rename(bench.path("target"), bench.path("away"))?;
+    let protect = Protect::start(&bench, &How::new(&bench, &[&disk]))?;
+    wait_complaint(&protect, &["holds no store any more"])?;
+    ensure!(!bench.path("target").exists(), "a store was made");
+    Client::connect(&protect.address, "disk")?.write(0, &[7; 4096])?;
+    fs::rename(bench.path("away"), bench.path("target"))?;
+    let second = protect.cut()?;
+    ensure!(first != second, "the history began anew at {second}");
+    bench.compare(&second, None, &disk)?;
+    protect.stop()
+}
+
 #[test]
 fn badinput_a_full_diff_directory_fails_no_guest_write() -> Result<()> {
     let bench = Bench::new()?;

@@ -253,7 +253,16 @@ impl Drop for Frozen {
 #[derive(Debug)]
 pub struct WriteBack {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Duration>>,
+    thread: Option<JoinHandle<Written>>,
+}
+
+/// How writing back went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    /// How long the slowest took.
+    pub slowest: Duration,
+    /// Whether one failed: bytes did not reach the device.
+    pub failed: bool,
 }
 
 impl WriteBack {
@@ -261,15 +270,16 @@ impl WriteBack {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut slowest = Duration::ZERO;
+            let mut written = Written::default();
             while !told.load(Ordering::Relaxed) {
                 let began = elapsed();
                 // The whole file system: fsync of a file might take an error from whoever wrote.
-                let _ = process::say(command("sync").arg("-f").arg(&at), LIMIT);
-                slowest = slowest.max(elapsed() - began);
+                let said = process::say(command("sync").arg("-f").arg(&at), LIMIT);
+                written.failed |= !said.is_ok_and(|said| said.status.success());
+                written.slowest = written.slowest.max(elapsed() - began);
                 wait_told(&told, Duration::from_millis(200));
             }
-            slowest
+            written
         });
         Self {
             stop,
@@ -277,15 +287,15 @@ impl WriteBack {
         }
     }
 
-    /// Ends it; how long the slowest write-back took.
-    pub fn stop(mut self) -> Duration {
+    /// Ends it.
+    pub fn stop(mut self) -> Written {
         self.end()
     }
 
-    fn end(&mut self) -> Duration {
+    fn end(&mut self) -> Written {
         self.stop.store(true, Ordering::Relaxed);
-        let slowest = self.thread.take().and_then(|thread| thread.join().ok());
-        slowest.unwrap_or_default()
+        let written = self.thread.take().and_then(|thread| thread.join().ok());
+        written.unwrap_or_default()
     }
 }
 

@@ -83,6 +83,14 @@ impl Bench {
         Protection::start(self.options(group, "target"), self.world.clone())
     }
 
+    pub(crate) fn start_with(&self, hooks: HookOptions) -> Protection {
+        let options = ProtectOptions {
+            hooks,
+            ..self.options("g", "target")
+        };
+        Protection::start(options, self.world.clone()).expect("starts")
+    }
+
     /// Cuts, waits for the point, and gives its id.
     pub(crate) fn cut(&self) -> String {
         let reply = self.try_cut(true).expect("a cut");
