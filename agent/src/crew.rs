@@ -2,8 +2,8 @@
 //!
 //! | cuts that wait | age of the newest point | these threads |
 //! |---|---|---|
-//! | 2 at most | 3 intervals at most | *low*: nice 10 |
-//! | 4 at most | 6 intervals at most | *easy*: nice 5; so is the first copy |
+//! | 1 at most | 2 intervals at most | *low*: nice 10 |
+//! | 2 at most | 3 intervals at most | *easy*: nice 5; so is the first copy |
 //! | more | more | *normal*; also while somebody waits for a point |
 //!
 //! Where no other class was chosen the kernel takes a thread's I/O priority from its nice value, so
@@ -59,8 +59,8 @@ impl Standing {
         match () {
             () if self.awaited => Priority::Normal,
             () if !self.seeded => Priority::Easy,
-            () if self.sealed <= 2 && intervals(3) => Priority::Low,
-            () if self.sealed <= 4 && intervals(6) => Priority::Easy,
+            () if self.sealed <= 1 && intervals(2) => Priority::Low,
+            () if self.sealed <= 2 && intervals(3) => Priority::Easy,
             () => Priority::Normal,
         }
     }
@@ -211,12 +211,12 @@ mod tests {
     fn the_later_points_are_the_less_ships_step_back() {
         for (sealed, age_s, priority) in [
             (0, 0, Priority::Low),
-            (2, 15, Priority::Low),
-            (3, 15, Priority::Easy),
-            (2, 16, Priority::Easy),
-            (4, 30, Priority::Easy),
-            (5, 0, Priority::Normal),
-            (0, 31, Priority::Normal),
+            (1, 10, Priority::Low),
+            (2, 10, Priority::Easy),
+            (1, 11, Priority::Easy),
+            (2, 15, Priority::Easy),
+            (3, 0, Priority::Normal),
+            (0, 16, Priority::Normal),
         ] {
             assert_eq!(
                 standing(sealed, age_s).priority(),
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(seeding.priority(), Priority::Easy);
         let short = Standing {
             every: Every::Interval(Duration::from_millis(20)),
-            ..standing(1, 3)
+            ..standing(1, 2)
         };
         assert_eq!(short.priority(), Priority::Low);
         let manual = Standing {
