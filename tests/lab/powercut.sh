@@ -50,6 +50,13 @@ protect() {
   [ -n "$server" ] || fail "standin does not run"
 }
 
+# The killed process is nobody's child that could be waited for, and its threads die one by one: the last
+# one lets go of the file system.
+unmount_state() {
+  for _ in $(seq 100); do umount $state 2>/mnt/said && return; sleep 0.1; done
+  fail "$(cat /mnt/said)"
+}
+
 table prod /dev/vda up | dmsetup create prod
 table state /dev/vdb up | dmsetup create state
 dmsetup mknodes # nobody else here makes them
@@ -78,7 +85,7 @@ for cut in $(seq "$CUTS"); do
   thaw down
   kill -9 "$server" "$starter" 2>/dev/null || true
   wait "$starter" 2>/dev/null || true
-  umount $state
+  unmount_state
   blockdev --flushbufs $prod
   blockdev --flushbufs /dev/mapper/state
   freeze
