@@ -116,14 +116,28 @@ pub trait File: Send + Sync {
     /// `Unsupported` where the file system cannot.
     fn punch_hole(&self, range: ByteRange) -> io::Result<()>;
 
+    /// The first byte of `range` that lies in a hole: nobody wrote it, or what was written is lost. `None`
+    /// if there is none, or where the file system does not say.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn first_hole(&self, range: ByteRange) -> io::Result<Option<u64>>;
+
+    /// Whether the page cache holds a byte of `range`; asking brings nothing in. As long as one page of a file
+    /// has been there, the system has known the file, and tells its failures to whoever opens it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_cached(&self, range: ByteRange) -> io::Result<bool>;
+
     /// Makes the content durable (`fdatasync`).
     ///
     /// # Errors
     /// The operating system's; afterwards nobody can say what is durable.
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Fails if bytes that were written since this handle was opened could not be brought to the
-    /// disk: then they may read as something else once the page cache lets them go. Starts no
+    /// Fails if bytes that were written since this handle was opened, or before and nobody was told, could
+    /// not be brought to the disk: then they may read as something else once the page cache lets them go. Starts no
     /// writing; bytes that are still only in the cache are fine. Each failure is told once.
     ///
     /// # Errors

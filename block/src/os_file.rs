@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::os_dir::file_error;
@@ -77,6 +77,35 @@ impl File for OsFile {
             "free space of",
             self.fallocate(FallocateFlags::PUNCH_HOLE, range),
         )
+    }
+
+    fn first_hole(&self, range: ByteRange) -> io::Result<Option<u64>> {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        match rustix::fs::seek(&self.file, SeekFrom::Hole(range.start())) {
+            Ok(hole) => Ok((hole < range.end()).then_some(hole)),
+            // It starts past the end.
+            Err(Errno::NXIO) => Ok(Some(range.start())),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => self.named("look for holes in", Err(error)),
+        }
+    }
+
+    fn is_cached(&self, range: ByteRange) -> io::Result<bool> {
+        let mut at = range.start() / PAGE * PAGE;
+        let end = range.end().min(self.len()?);
+        while at < end {
+            let piece = (end - at).min(RESIDENCY_BYTES_MAX);
+            if self.named(
+                "look for cached pages of",
+                any_resident(&self.file, at, piece),
+            )? {
+                return Ok(true);
+            }
+            at += piece;
+        }
+        Ok(false)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -144,6 +173,32 @@ fn failed_writeback(file: &fs::File) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The unit in which the system tells what is cached.
+const PAGE: u64 = 4096;
+/// How much of a file is asked for at once.
+const RESIDENCY_BYTES_MAX: u64 = 64 << 20;
+
+/// Whether the page cache holds a page of `len` bytes at `offset`, which is a multiple of a page.
+#[expect(
+    unsafe_code,
+    reason = "no crate we use wraps mincore; a read, even one that may not wait, would bring pages in"
+)]
+fn any_resident(file: &fs::File, offset: u64, len: u64) -> io::Result<bool> {
+    let map = MmapOptions::new()
+        .offset(offset)
+        .len(index(len))
+        .map_raw_read_only(file)?;
+    // One byte for each page, however large pages are.
+    let mut pages = vec![0_u8; index(len.div_ceil(PAGE))];
+    // SAFETY: the mapping starts at a page boundary and is `len` bytes long; `pages` has room for a byte per
+    // page of it. Nothing of the mapping is read, so it does not matter if the file shrinks meanwhile.
+    let done = unsafe { libc::mincore(map.as_mut_ptr().cast(), map.len(), pages.as_mut_ptr()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(pages.iter().any(|page| page & 1 == 1))
 }
 
 /// Words of a file mapped shared. The mapping keeps the file open.

@@ -30,6 +30,19 @@ pub(crate) struct Inode {
     words: Option<Arc<Words>>,
     /// Pages that a failed sync left clean in the cache, although the disk lacks them.
     lost: BTreeSet<u64>,
+    /// What could not be brought to the disk, and whether anybody will be told.
+    writeback: Writeback,
+}
+
+/// What the kernel knows of failures to write a file back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Writeback {
+    #[default]
+    Fine,
+    /// The next handle that asks is told, once.
+    Untold,
+    /// It has forgotten the file: no page of it is cached, and no failure will be told.
+    Forgotten,
 }
 
 /// Mapped words. They live beside `live`, and are copied into it when the world ends.
@@ -58,6 +71,57 @@ impl Inode {
 
     pub(crate) fn allocated(&self) -> u64 {
         self.live.allocated()
+    }
+
+    /// Of what is not mapped.
+    pub(crate) fn first_hole(&self, range: ByteRange) -> Option<u64> {
+        self.live.first_hole(range)
+    }
+
+    pub(crate) fn is_cached(&self) -> bool {
+        self.writeback != Writeback::Forgotten
+    }
+
+    /// Whether something was lost that nobody was told of; tells it.
+    pub(crate) fn tell_writeback(&mut self) -> bool {
+        let untold = self.writeback == Writeback::Untold;
+        if untold {
+            self.writeback = Writeback::Fine;
+        }
+        untold
+    }
+
+    /// Any part of what was not synced does not reach the disk, and the cache lets go of it.
+    pub(crate) fn fail_writeback(&mut self, forget: bool, rng: &mut ChaCha8Rng) {
+        assert!(self.words.is_none(), "a file that somebody has mapped");
+        let before = self.durable.clone();
+        let len = self.live.len();
+        let last = len.div_ceil(PAGE);
+        let differs = |page: &u64| !self.live.same_page(*page, &before);
+        let differing: Vec<u64> = (0..last).filter(differs).collect();
+        for page in differing {
+            match rng.random_range(0..4) {
+                // The block was given to the file, and not filled: what it held before shows.
+                0 => self.live.write(&[0x5a; index(PAGE)], page * PAGE),
+                1 => self.live.take_page(page, &before),
+                _ => {}
+            }
+        }
+        self.live.set_len(len);
+        self.pending.clear();
+        self.durable = self.live.clone();
+        self.writeback = if forget {
+            Writeback::Forgotten
+        } else {
+            Writeback::Untold
+        };
+    }
+
+    /// Somebody reads or writes it: the kernel knows it again.
+    pub(crate) fn touch(&mut self) {
+        if self.writeback == Writeback::Forgotten {
+            self.writeback = Writeback::Fine;
+        }
     }
 
     pub(crate) fn read(&self, buf: &mut [u8], offset: u64) {
@@ -169,6 +233,7 @@ impl Inode {
             pending: self.pending.clone(),
             words: None,
             lost: self.lost.clone(),
+            writeback: self.writeback,
         }
     }
 
@@ -206,6 +271,7 @@ impl Inode {
             pending: Vec::new(),
             words: None,
             lost: BTreeSet::new(),
+            writeback: Writeback::Fine,
         }
     }
 

@@ -136,6 +136,20 @@ impl SimWorld {
         self.shared.lock().writeback_fault = fault;
     }
 
+    /// After a kill: of what was written to the files so `named` and not synced, any part does not reach the
+    /// disk, and the cache lets go of it. Whoever opens such a file and asks is told, once; with `forget`
+    /// nobody is, and no page of the file is cached until somebody reads or writes it.
+    pub fn fail_writeback(&self, named: impl Fn(&str) -> bool, forget: bool) {
+        let mut world = self.shared.lock();
+        let World {
+            dirs, inodes, rng, ..
+        } = &mut *world;
+        let names = dirs.values().flat_map(|names| &names.live);
+        for (_, inode) in names.filter(|(name, _)| named(name)) {
+            inodes[*inode].fail_writeback(forget, rng);
+        }
+    }
+
     /// Kills the process: what it did stays, as a new world.
     #[must_use]
     pub fn kill(&self) -> Self {
@@ -440,9 +454,10 @@ impl File for SimFile {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let world = self.world();
+        let mut world = self.world();
         world.alive()?;
-        let inode = &world.inodes[self.inode];
+        let inode = &mut world.inodes[self.inode];
+        inode.touch();
         if ByteRange::of_buf(offset, buf).end() > inode.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -456,6 +471,7 @@ impl File for SimFile {
         let step = world.step(&self.name);
         let World { inodes, rng, .. } = &mut *world;
         let inode = &mut inodes[self.inode];
+        inode.touch();
         match step {
             Ok(Step::Whole) => inode.write(data, offset),
             Ok(Step::Last) => {
@@ -474,6 +490,18 @@ impl File for SimFile {
         self.whole(|inode| inode.zero(range))
     }
 
+    fn first_hole(&self, range: ByteRange) -> io::Result<Option<u64>> {
+        let world = self.world();
+        world.alive()?;
+        Ok(world.inodes[self.inode].first_hole(range))
+    }
+
+    fn is_cached(&self, _range: ByteRange) -> io::Result<bool> {
+        let world = self.world();
+        world.alive()?;
+        Ok(world.inodes[self.inode].is_cached())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let fault = self.world().fault_on(&format!("sync {}", self.name));
         let done = match fault {
@@ -483,13 +511,18 @@ impl File for SimFile {
         let mut world = self.world();
         if done.is_err() && world.alive().is_ok() {
             world.inodes[self.inode].fail_sync();
+        } else if done.is_ok() && world.inodes[self.inode].tell_writeback() {
+            return Err(io::Error::other("the simulated disk did not take it"));
         }
         done
     }
 
     fn check_writeback(&self) -> io::Result<()> {
-        let world = self.world();
+        let mut world = self.world();
         world.alive()?;
+        if world.inodes[self.inode].tell_writeback() {
+            return Err(io::Error::other("the simulated disk did not take it"));
+        }
         match world
             .writeback_fault
             .as_ref()
@@ -512,6 +545,7 @@ impl File for SimFile {
         let mut world = self.world();
         world.alive()?;
         let inode = &mut world.inodes[self.inode];
+        inode.touch();
         if !len.is_multiple_of(8) || len > inode.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }

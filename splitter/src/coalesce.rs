@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 use block::{ByteRange, File, GRANULE, GranuleRange, UnixNanos, index};
 
+use crate::held::read_held;
 use crate::map::{DirtyMap, Settled};
 use crate::runs::{GranuleState, StateRun};
 use crate::sealed::{SealedDiff, SealedGeneration};
@@ -182,10 +183,6 @@ fn move_disk(from: &SealedDiff, to: &SealedDiff, uses: &Uses) -> io::Result<()> 
         at = run.granules.end;
     }
     moving.check()?;
-    if to.kept.is_none() {
-        // Whoever reads it later opens it later, and is not told what was lost before.
-        moving.to.1.sync_data().inspect_err(|_| moving.spoil())?;
-    }
     let dirty_bytes = moving.to.0.dirty_count() * GRANULE;
     to.dirty_bytes.store(dirty_bytes, Ordering::Relaxed);
     Ok(())
@@ -223,7 +220,11 @@ impl Move<'_> {
             GranuleState::Data => {
                 let mut bytes = vec![0; index(granules.count() * GRANULE)];
                 let offset = granules.start * GRANULE;
-                self.from.1.read_exact_at(&mut bytes, offset)?;
+                read_held(&*self.from.1, granules, &mut bytes).inspect_err(|error| {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        self.spoil();
+                    }
+                })?;
                 // Before it counts: what did not reach the disk may have been read as zeroes.
                 self.check()?;
                 data.write_all_at(&bytes, offset)?;
@@ -249,8 +250,8 @@ impl Move<'_> {
 
     /// The system tells once that bytes were lost: it must be remembered.
     fn check(&self) -> io::Result<()> {
-        let checked = self.from.1.check_writeback();
-        let checked = checked.and_then(|()| self.from.0.check());
+        let (map, data) = &self.from;
+        let checked = map.check_data(&**data).and_then(|()| map.check());
         checked.inspect_err(|_| self.spoil())
     }
 

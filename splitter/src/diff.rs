@@ -9,6 +9,7 @@ use std::sync::Arc;
 use block::{BlockDevice, ByteRange, Dir, File, GRANULE, GranuleRange, Name, index};
 
 use crate::files;
+use crate::held::check_kept;
 use crate::intent::DiskIntent;
 use crate::live::Live;
 use crate::map::{DirtyMap, MapIdentity, Settled};
@@ -125,8 +126,9 @@ impl OpenDiff {
         let touched = range.granules_touched();
         let whole = self.covered(range);
         let complete_first = whole.start > touched.start && !held.first;
-        let complete_last =
-            whole.end < touched.end && !held.last && !(complete_first && touched.count() == 1);
+        // Also where the disk ends: what lies past its end is to be zero, and after a loss may not be.
+        let in_part = !range.end().is_multiple_of(GRANULE);
+        let complete_last = in_part && !held.last && !(complete_first && touched.count() == 1);
         if complete_first {
             self.complete(production, touched.start)?;
         }
@@ -267,8 +269,18 @@ impl OpenDiff {
             self.live.lose();
             return Ok(());
         }
-        if let Err(error) = self.data.check_writeback() {
+        if let Err(error) = self.map.check_data(&*self.data) {
             tracing::warn!(%error, "a diff could not be written to its disk; it is read again");
+            self.mark_all_stale()?;
+        }
+        Ok(())
+    }
+
+    /// After an earlier process was killed: what it wrote and may be lost is not trusted. Before any read or
+    /// write of the diff: a read brings pages in, and a write to a part of a granule fills the hole that tells.
+    pub(crate) fn distrust_what_was_lost(&self) -> io::Result<()> {
+        if let Err(error) = check_kept(&self.map, &*self.data) {
+            tracing::warn!(%error, "a diff of an earlier process is not trusted; it is read again");
             self.mark_all_stale()?;
         }
         Ok(())
@@ -280,6 +292,7 @@ impl OpenDiff {
             self.map.mark(run.granules)?;
             at = run.granules.end;
         }
+        self.map.trust_data();
         Ok(())
     }
 
@@ -289,7 +302,7 @@ impl OpenDiff {
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.data.sync_data()?;
+        self.map.sync_data(&*self.data)?;
         self.map.sync()
     }
 }

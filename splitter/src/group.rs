@@ -476,7 +476,7 @@ impl Group {
         for sealed in tracking.sealed.iter().flat_map(|sealed| sealed.all_disks()) {
             // One that is damaged is found by the ship, which then folds it.
             if let Ok((map, data)) = sealed.open() {
-                data.sync_data()?;
+                map.sync_data(&*data)?;
                 map.sync()?;
             }
         }

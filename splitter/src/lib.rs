@@ -32,6 +32,7 @@ mod files;
 mod generation;
 mod group;
 mod heal;
+mod held;
 mod intent;
 mod lineage;
 mod live;
@@ -46,8 +47,9 @@ mod uses;
 
 pub use coalesce::Coalesced;
 pub use error::{CutError, DamagedDiff, OpenError};
+pub use figures::{DiskFigures, Figures};
 pub use generation::{Generation, Lineage};
-pub use group::{Consistency, Cut, CutNote, DiskFigures, DiskSpec, Figures, Group, Surroundings};
+pub use group::{Consistency, Cut, CutNote, DiskSpec, Group, Surroundings};
 pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};
 pub use sealed::{DiffReader, SealedDiff, SealedGeneration};

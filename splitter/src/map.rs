@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! byte 0     header   one page: magic, version, disk size, generation, since, sealed at, absorbed into,
-//!                     spoiled, lineage, check
+//!                     spoiled, asking (diff, map), lineage, check
 //! byte 4096  summary  one bit per body page, padded to a page: only pages whose bit is set are read
 //!            body     pages of 128 groups; a group is four words for 64 granules:
 //!                     [dirty] [stale] [zero] [0]      (a body page speaks of 32 MiB of the disk)
@@ -58,6 +58,9 @@ mod word {
     pub(super) const ABSORBED_INTO: usize = 9;
     /// Not 0: granules that moved here may be lost.
     pub(super) const SPOILED: usize = 10;
+    /// How many are asking whether bytes of the diff, or words of the map, were lost, or were told so.
+    pub(super) const ASKING_DATA: usize = 11;
+    pub(super) const ASKING_WORDS: usize = 12;
 }
 
 /// Which map a file must be.
@@ -136,6 +139,16 @@ impl DirtyMap {
         map.file.allocate(shape.fixed_part())?;
         map.recount()?;
         Ok(map)
+    }
+
+    /// Before it is opened: fails if somebody was told that words were lost, or was killed while he asked.
+    pub(crate) fn check_doubt(file: &dyn File) -> io::Result<()> {
+        let mut doubt = [0; 8];
+        file.read_exact_at(&mut doubt, 8 * word::ASKING_WORDS as u64)?;
+        match u64::from_le_bytes(doubt) {
+            0 => Ok(()),
+            _ => Err(damaged("whoever asked for failed writes was killed".into())),
+        }
     }
 
     fn with(file: Arc<dyn File>, words: Arc<dyn SharedWords>, shape: Shape) -> Self {
@@ -298,10 +311,7 @@ impl DirtyMap {
 
     /// Fails, from then on always, if words may be lost.
     pub(crate) fn check(&self) -> io::Result<()> {
-        if let Err(error) = self.file.check_writeback() {
-            self.unreliable.store(true, Ordering::Release);
-            return Err(error);
-        }
+        self.ask_words(|| self.file.check_writeback())?;
         match self.unreliable.load(Ordering::Acquire) {
             true => Err(damaged(
                 "part of the map could not be written to the disk".into(),
@@ -310,8 +320,44 @@ impl DirtyMap {
         }
     }
 
+    /// Fails, once, if bytes of its diff may be lost. [`Self::data_is_doubtful`] until they are dealt with.
+    pub(crate) fn check_data(&self, data: &dyn File) -> io::Result<()> {
+        self.ask(word::ASKING_DATA, || data.check_writeback())
+    }
+
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.ask_words(|| self.file.sync_data())
+    }
+
+    pub(crate) fn sync_data(&self, data: &dyn File) -> io::Result<()> {
+        self.ask(word::ASKING_DATA, || data.sync_data())
+    }
+
+    fn ask_words(&self, question: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.ask(word::ASKING_WORDS, question).inspect_err(|_| {
+            self.unreliable.store(true, Ordering::Release);
+        })
+    }
+
+    /// The system tells a failure once. Crash: whoever is killed between the answer and what must follow
+    /// from it leaves a doubt, for the next open.
+    fn ask(&self, doubt: usize, question: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let doubt = &self.words.words()[doubt];
+        doubt.fetch_add(1, Ordering::AcqRel);
+        question()?;
+        doubt.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Somebody was told that bytes of the diff were lost, or was killed while he asked. Means something only
+    /// while nobody asks.
+    pub(crate) fn data_is_doubtful(&self) -> bool {
+        self.words.words()[word::ASKING_DATA].load(Ordering::Acquire) != 0
+    }
+
+    /// Nothing that the diff held counts any more.
+    pub(crate) fn trust_data(&self) {
+        self.words.words()[word::ASKING_DATA].store(0, Ordering::Release);
     }
 
     /// Bytes the map occupies.

@@ -7,6 +7,9 @@
 //! | killed, same boot | go on; stale is what was in flight at the kill |
 //! | no clean close and another boot | recover: the page cache is gone, and with it what says which granules were written; all regions of the intent log are stale |
 //! | the open map damaged, or writes that it could not mark | recover, as above |
+//! | killed, and a map may have been lost in part on its way to the disk | recover, as above |
+//! | killed, and so may the open diff | go on; all of it is stale |
+//! | killed, and so may a sealed diff | it is folded: the next point holds what it held |
 //! | disks changed, or written to from outside | a new lineage |
 //! | record or intent log missing, damaged or not complete | a new lineage |
 //! | a sealed diff missing or damaged | the older ones are dropped as released; a ship that misses one finds the gap by `since` |
@@ -18,15 +21,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use block::{Dir, GRANULE, Name, UnixNanos};
+use block::{ByteRange, Dir, GRANULE, Name, UnixNanos};
 use parking_lot::Mutex;
 
 use crate::coalesce::joined;
 use crate::diff::OpenDiff;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
+use crate::held::check_kept;
 use crate::intent::IntentLog;
 use crate::lineage::{DiskRecord, LineageRecord, load_note};
 use crate::live::{LAST_WRITE_PRECISION, Live};
+use crate::map::DirtyMap;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
 use crate::uses::Uses;
@@ -234,10 +239,20 @@ fn resume(
     if live.is_lost() {
         return Err("earlier writes went untracked".into());
     }
+    let killed = !live.is_clean();
+    if killed {
+        maps_are_kept(around, lineage, live)?;
+    }
     let intent = open_intent(specs, around, lineage, live)?;
     let diffs = open_diffs(specs, around, lineage, (live, &intent))?;
+    if killed {
+        diffs
+            .iter()
+            .try_for_each(OpenDiff::distrust_what_was_lost)
+            .map_err(|error| format!("the open diff cannot be marked: {error}"))?;
+    }
     let released = intent.trimmed_through();
-    let sealed = find_sealed(specs, around, lineage, &diffs, released);
+    let sealed = find_sealed(specs, around, (lineage, killed), &diffs, released);
     Ok(Found {
         lineage,
         live: Arc::clone(live),
@@ -246,6 +261,36 @@ fn resume(
         sealed,
         released,
     })
+}
+
+/// Before any map is mapped: whether the system knows how writing each of them back went, and that went
+/// well. A map that was lost in part misses writes.
+/// Crash: the system tells a failure once, so the lineage counts as lost while it is asked.
+fn maps_are_kept(around: &Surroundings, lineage: Lineage, live: &Live) -> Result<(), String> {
+    let short = lineage.short();
+    let names = around.diffs.list();
+    let names = names.map_err(|error| format!("the diff directory cannot be read: {error}"))?;
+    // A later generation's are being made when a cut is killed, and do not count.
+    let open = live.open_generation();
+    let ours = |name: &&String| files::parse(name).is_some_and(|(g, l)| l == short && g <= open);
+    live.lose();
+    for name in names.iter().filter(|n| n.ends_with(".map")).filter(ours) {
+        is_kept(&*around.diffs, name)
+            .map_err(|error| format!("the dirty map {name} may miss writes ({error})"))?;
+    }
+    live.trust();
+    Ok(())
+}
+
+fn is_kept(dir: &dyn Dir, name: &str) -> io::Result<()> {
+    let file = dir.open(name)?;
+    let all = ByteRange::new(0, file.len()?).expect("starts at zero");
+    if !file.is_cached(all)? {
+        let why = "the system has forgotten how writing it went";
+        return Err(io::Error::other(why));
+    }
+    DirtyMap::check_doubt(&*file)?;
+    file.check_writeback()
 }
 
 /// Goes on from the intent log alone: all that it names is read again.
@@ -408,7 +453,7 @@ fn create_diffs(
 fn find_sealed(
     specs: &[DiskSpec],
     around: &Surroundings,
-    lineage: Lineage,
+    left: (Lineage, bool),
     diffs: &[OpenDiff],
     released: Generation,
 ) -> Vec<Arc<SealedGeneration>> {
@@ -420,7 +465,7 @@ fn find_sealed(
         .unwrap_or_default();
     // A power cut may have brought back the files of one that was released long ago.
     while needed > released {
-        let Some((generation, absorbed_into)) = open_sealed(specs, around, lineage, needed) else {
+        let Some((generation, absorbed_into)) = open_sealed(specs, around, left, needed) else {
             break;
         };
         needed = generation.since.min(needed.previous());
@@ -432,7 +477,7 @@ fn find_sealed(
         // It may have holes: it counts as a part of the later one, or not at all.
         match sealed.last_mut() {
             Some(newer) if newer.generation == later && newer.absorbing.is_none() => {
-                let broken = newer.uses.is_broken();
+                let broken = newer.uses.is_broken() || generation.uses.is_broken();
                 *newer = Arc::new(joined(generation, newer));
                 if broken {
                     newer.uses.spoil();
@@ -454,7 +499,7 @@ fn find_sealed(
 fn open_sealed(
     specs: &[DiskSpec],
     around: &Surroundings,
-    lineage: Lineage,
+    (lineage, killed): (Lineage, bool),
     generation: Generation,
 ) -> Option<(SealedGeneration, Option<Generation>)> {
     let note = load_note(&*around.state, lineage, generation).unwrap_or_else(|error| {
@@ -476,6 +521,12 @@ fn open_sealed(
             uses: Arc::clone(&uses),
         };
         let map = diff.open_map().ok()?;
+        if killed && is_doubtful(&diff, &map) {
+            // For every later open: a clean close asks nothing.
+            map.spoil();
+        }
+        // Open from here on: what is lost later is told to this handle.
+        diff.kept = diff.open().ok();
         at = Some(map.sealed_at()?);
         since = since.min(map.since());
         stale_count += map.stale_count();
@@ -500,6 +551,12 @@ fn open_sealed(
         uses,
     };
     Some((sealed, absorbed_into))
+}
+
+/// Whether bytes of a sealed diff may be lost.
+fn is_doubtful(diff: &SealedDiff, map: &DirtyMap) -> bool {
+    let kept = diff.open().and_then(|(_, data)| check_kept(map, &*data));
+    kept.is_err()
 }
 
 fn begin(specs: &[DiskSpec], around: &Surroundings) -> io::Result<Found> {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{Dir, File, GRANULE, GranuleRange, Name, UnixNanos, index};
 
 use crate::diff::{check_len, names};
+use crate::held::read_held;
 use crate::map::{DirtyMap, MapIdentity};
 use crate::runs::{GranuleState, Run, RunContent};
 use crate::uses::{Claim, Uses};
@@ -219,7 +220,8 @@ impl DiffReader {
     /// # Errors
     /// [`DamagedDiff`].
     pub fn finish(self) -> Result<(), DamagedDiff> {
-        let checked = self.data.check_writeback().and_then(|()| self.map.check());
+        let checked = self.map.check_data(&*self.data);
+        let checked = checked.and_then(|()| self.map.check());
         checked.map_err(|error| DamagedDiff {
             disk: self.disk,
             generation: self.generation,
@@ -236,7 +238,7 @@ impl DiffReader {
     /// Fills `buf` with granules of a data run; past the end of a short disk it is zero.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's; `InvalidData` if the diff has lost them.
     ///
     /// # Panics
     /// If `buf` is not as long as the granules.
@@ -246,6 +248,6 @@ impl DiffReader {
             index(granules.count() * GRANULE),
             "one granule is 4 KiB"
         );
-        self.data.read_exact_at(buf, granules.start * GRANULE)
+        read_held(&*self.data, granules, buf)
     }
 }

@@ -69,6 +69,12 @@ mutant recovered-since-too-late recover.rs 's/diff\.map\.lower_since\(since\);/l
 mutant recovery-believed-half-way recover.rs 's/    live\.lose\(\);\n    \/\/ Durable/    \/\/ Durable/' power begun_again
 mutant clean-flag-kept-after-opening recover.rs 's/tracking\.live\.clear_clean\(\)\?;/let _ = \&tracking;/'
 mutant close-without-a-sync group.rs 's/disk\.gate\.read\(\)\.sync\(\)\?;/let _ = \&disk.gate;/'
+mutant lost-maps-believed recover.rs 's/maps_are_kept\(around, lineage, live\)\?;/let _ = maps_are_kept;/'
+mutant lost-diffs-believed held.rs 's/    map\.check_data\(data\)\?;\n/    if map.dirty_count() < u64::MAX {\n        return Ok(());\n    }\n/'
+mutant forgotten-diffs-believed held.rs 's/match held && !cached \{/match held \&\& !cached \&\& at == 0 {/'
+mutant spoiled-diff-forgotten recover.rs 's/            map\.spoil\(\);\n/            spoiled = true;\n/'
+mutant answer-forgotten held.rs 's/if map\.data_is_doubtful\(\)/if false \&\& map.data_is_doubtful()/'
+mutant lost-part-of-a-merge-forgotten recover.rs 's/ \|\| generation\.uses\.is_broken\(\)//'
 mutant another-boot-believed recover.rs 's/live\.is_clean\(\) \|\| record\.boot == around\.boot/true/'
 # --- maps, diffs, cuts
 mutant marked-after-the-write tracked.rs 's/(        if let Err\(error\) = diff\.map\.mark\(touched\) \{.*?)return noted\(&\*self\.production\);(\n        \}\n)(        \/\/ A request that fails.*?\n        noted\(&\*self\.production\)\?;\n)/$3$1return Ok(());$2/s'
@@ -81,7 +87,6 @@ mutant fold-keeps-its-since group.rs 's/disk\.gate\.read\(\)\.map\.lower_since\(
 mutant merge-keeps-its-since coalesce.rs 's/to\.open_map\(\)\.map_err\(&failed\)\?\.lower_since\(older\.since\);/let _ = (to, older);/'
 mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.absorb_into\(into\)\);/let _ = (\&maps, into);/'
 mutant merge-believes-what-is-stale coalesce.rs 's/matches!\(state, GranuleState::Clean \| GranuleState::Stale\)/matches!(state, GranuleState::Clean)/'
-mutant merge-forgets-zeroes coalesce.rs 's/GranuleState::Zero => map\.settle\(granules, Settled::Zero\)/GranuleState::Zero => map.settle(granules, Settled::Data)/'
 mutant merge-punches-before-it-copies coalesce.rs 's/(        let mut at = run\.granules\.start;\n)/        self.punch(run.granules)?;\n$1/'
 mutant lost-bytes-forgotten coalesce.rs 's/self\.to\.0\.spoil\(\);//'
 # --- what only threads show

@@ -235,9 +235,56 @@ fn trouble_process_stopped() -> Result<()> {
     story.check(&place.bench, "process stopped").map(drop)
 }
 
-/// The kill comes in the long form only (`must-show.sh`): with it, one run of four gave a wrong point. What a
-/// diff device lost is told to the handles of the process that wrote; the next process is not told, and
-/// believes the diff. That is open.
+/// The process that wrote is told what its diff device lost, the next one is not: it believed the diffs, and
+/// now and then a point had zeroes that nobody wrote. The splitter's model finds that in most of its runs.
+#[test]
+fn trouble_killed_while_the_diff_device_fails() -> Result<()> {
+    let place = Place::new()?;
+    let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    let mut story = place.settle()?;
+    frozen.begin()?;
+    story.hold(Duration::from_secs(1))?;
+    faulty.begin()?;
+    let written_back = faulty.write_back();
+    story.hold(Duration::from_secs(1))?;
+    story.kill9_and_restart(&place.bench)?;
+    story.hold(lasting() / 2)?;
+    ensure!(written_back.stop().failed, "the device never failed");
+    faulty.end()?;
+    frozen.end()?;
+    story.recovered(PATIENCE)?;
+    story
+        .check(&place.bench, "killed while the diff device fails")
+        .map(drop)
+}
+
+/// Then the kernel does not know either.
+#[test]
+fn trouble_killed_while_the_diff_device_fails_and_the_kernel_forgets() -> Result<()> {
+    let place = Place::new()?;
+    let mut faulty = FaultyDir::mount(&place.bench, "diffs", 128 << 20)?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    let mut story = place.settle()?;
+    frozen.begin()?;
+    story.hold(Duration::from_secs(1))?;
+    faulty.begin()?;
+    let written_back = faulty.write_back();
+    // Shorter than the distance of two cuts: the process that is killed has not been told.
+    story.hold(Duration::from_millis(400))?;
+    story.kill9()?;
+    let_pass(Duration::from_millis(500));
+    ensure!(written_back.stop().failed, "the device never failed");
+    faulty.end()?;
+    faulty.forget_files()?;
+    frozen.end()?;
+    story.restart(&place.bench)?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "killed, and the kernel forgets")?;
+    ensure!(seen.reread_max > 0, "nothing was read again: {seen:?}");
+    Ok(())
+}
+
 #[test]
 fn trouble_all_together() -> Result<()> {
     let place = Place::new()?;
@@ -253,9 +300,7 @@ fn trouble_all_together() -> Result<()> {
     faulty.begin()?;
     let written_back = faulty.write_back();
     story.hold(lasting() / 2)?;
-    if count_from_env("STANDIN_TROUBLE_S", 0) > 0 {
-        story.kill9_and_restart(&place.bench)?;
-    }
+    story.kill9_and_restart(&place.bench)?;
     story.hold(lasting() / 2)?;
     drop(written_back);
     faulty.end()?;

@@ -178,6 +178,18 @@ impl FaultyDir {
         }
         Ok(())
     }
+
+    /// Makes the kernel forget the files themselves, and which of them it could not write back. Nobody may
+    /// have one open, and the device must be whole.
+    ///
+    /// # Errors
+    /// If the kernel is not told.
+    pub fn forget_files(&self) -> Result<()> {
+        self.forget_cache()?;
+        // All file systems' are dropped that nobody uses and that are not dirty. Only a new mount would be
+        // more to the point, and a file system whose own blocks were refused does not survive it.
+        std::fs::write("/proc/sys/vm/drop_caches", "2").context("drop cached inodes")
+    }
 }
 
 impl Fault for FaultyDir {

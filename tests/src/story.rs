@@ -139,10 +139,13 @@ impl Story {
     pub fn recovered(&mut self, limit: Duration) -> Result<()> {
         let since = elapsed();
         // A point cut after the fault ended: the newest one may still be of the time before.
-        let before = self.look()?["generation"].as_u64().unwrap_or(0);
+        let before = self.look()?;
+        let count = |status: &Value| status["generation"].as_u64().unwrap_or(0);
         wait_for("protection to be whole again", limit, || {
             let status = self.look()?;
-            let newer = status["generation"].as_u64().unwrap_or(0) > before + 1;
+            // A new lineage counts from one.
+            let anew = status["lineage"] != before["lineage"] && count(&status) > 2;
+            let newer = anew || count(&status) > count(&before) + 1;
             let whole = status["state"] == "protected" && status["trouble"].is_null();
             Ok((whole && newer).then_some(()))
         })
@@ -162,7 +165,23 @@ impl Story {
     /// # Errors
     /// If it does not serve again.
     pub fn kill9_and_restart(&mut self, bench: &Bench) -> Result<()> {
-        self.protect.process.kill9()?;
+        self.kill9()?;
+        self.restart(bench)
+    }
+
+    /// Kills the process; the guests are without a disk until [`Self::restart`].
+    ///
+    /// # Errors
+    /// If it cannot be killed.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.protect.process.kill9()
+    }
+
+    /// Starts it again after [`Self::kill9`].
+    ///
+    /// # Errors
+    /// If it does not serve again.
+    pub fn restart(&mut self, bench: &Bench) -> Result<()> {
         self.protect = Protect::start(bench, &self.how)?;
         Ok(())
     }

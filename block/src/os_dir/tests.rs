@@ -126,6 +126,22 @@ fn holes_cost_nothing_and_punching_gives_space_back() {
     file.punch_hole(range(0, 1 << 20)).expect("punch");
     file.punch_hole(range(5, 5)).expect("nothing to punch");
     assert_eq!(file.allocated().expect("stat"), 0);
+    assert_eq!(file.first_hole(range(4096, 8192)).expect("ask"), Some(4096));
+    file.write_all_at(&[7; 8192], 4096).expect("write");
+    for synced in [false, true] {
+        let hole = |start, end| file.first_hole(range(start, end)).expect("ask");
+        assert_eq!(hole(4096, 12288), None, "synced: {synced}");
+        assert_eq!(hole(4096, 16384), Some(12288), "synced: {synced}");
+        assert_eq!(hole(9, 9), None);
+        assert_eq!(hole(2 << 30, 3 << 30), Some(2 << 30), "past the end");
+        file.sync_data().expect("sync");
+    }
+    file.punch_hole(range(4096, 12288)).expect("punch");
+    assert_eq!(file.allocated().expect("stat"), 0);
+    assert_eq!(
+        file.first_hole(range(4096, 12288)).expect("ask"),
+        Some(4096)
+    );
     let mut byte = [9];
     file.read_exact_at(&mut byte, 77).expect("read");
     assert_eq!((byte, file.len().expect("len")), ([0], 1 << 30));
