@@ -28,6 +28,7 @@ mod audit;
 mod coalesce;
 mod diff;
 mod error;
+mod figures;
 mod files;
 mod generation;
 mod group;

@@ -1,0 +1,77 @@
+//! What a group holds, in figures.
+
+use std::sync::Arc;
+
+use block::{BlockDevice, Name};
+
+use crate::sealed::SealedDiff;
+use crate::tracked::TrackedDisk;
+use crate::{Generation, Group};
+
+/// What a group holds at the moment.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The generation that takes the guest's writes.
+    pub open_generation: Generation,
+    /// Sealed generations that no target has.
+    pub sealed_count: usize,
+    /// Bytes written and not yet at a target: open and sealed, in whole granules.
+    pub dirty_bytes: u64,
+    /// Bytes that all diffs and maps occupy.
+    pub diff_bytes: u64,
+    /// Each disk of the open generation.
+    pub disks: Vec<DiskFigures>,
+}
+
+/// One disk of the open generation.
+#[derive(Clone, Debug)]
+pub struct DiskFigures {
+    /// Its name.
+    pub name: Name,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes written, in whole granules.
+    pub dirty_bytes: u64,
+    /// Bytes whose copy is missing or in the making.
+    pub stale_bytes: u64,
+    /// Why copies are missing, if they are.
+    pub trouble: Option<String>,
+}
+
+impl Group {
+    /// What the group holds. Asks the file system; not for every request.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let (open_generation, sealed) = {
+            let tracking = self.tracking.lock();
+            (tracking.live.open_generation(), tracking.sealed.clone())
+        };
+        let open = |disk: &Arc<TrackedDisk>| disk.gate.read().allocated().unwrap_or(0);
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.figures()).collect();
+        let sealed_dirty: u64 = sealed.iter().map(|s| s.dirty_bytes()).sum();
+        let sealed_bytes: u64 = sealed
+            .iter()
+            .flat_map(|s| s.all_disks())
+            .map(SealedDiff::allocated)
+            .sum();
+        Figures {
+            open_generation,
+            sealed_count: sealed.len(),
+            dirty_bytes: sealed_dirty + disks.iter().map(|d| d.dirty_bytes).sum::<u64>(),
+            diff_bytes: sealed_bytes + self.disks.iter().map(open).sum::<u64>(),
+            disks,
+        }
+    }
+}
+
+impl TrackedDisk {
+    fn figures(&self) -> DiskFigures {
+        DiskFigures {
+            name: self.name.clone(),
+            size: self.size(),
+            dirty_bytes: self.dirty_bytes(),
+            stale_bytes: self.stale_bytes(),
+            trouble: self.trouble(),
+        }
+    }
+}
