@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::thread::set_current_timer_slack;
 use tracing::debug;
 
-use crate::engine::{Engine, Stop};
+use crate::engine::{Engine, SCHEDULED_TRIES, Stop};
 use crate::schedule::Ticks;
 use crate::trouble::Step;
 
@@ -54,7 +54,7 @@ pub(crate) fn run(engine: &Engine) {
 /// One cut; a failure is waited out. `false` if none was made.
 fn cut(engine: &Engine, due: Option<Duration>) -> bool {
     let made = match make_room(engine) {
-        Ok(true) => engine.cut(Default::default()).map(Some),
+        Ok(true) => engine.cut(Default::default(), SCHEDULED_TRIES).map(Some),
         Ok(false) => Ok(None),
         Err(error) => Err(error),
     };

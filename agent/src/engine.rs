@@ -34,6 +34,7 @@ use crate::world::World;
 use crate::{Error, Result};
 
 mod cuts;
+pub(crate) use cuts::SCHEDULED_TRIES;
 
 /// Fates of generations that are remembered for who waits for them.
 const FATES_MAX: usize = 4096;

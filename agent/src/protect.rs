@@ -25,7 +25,7 @@ use splitter::{DiskSpec, Group, How, Surroundings};
 use tracing::{error, info, warn};
 
 use crate::control::Control;
-use crate::engine::{Engine, Policy, Stop};
+use crate::engine::{Engine, Policy, SCHEDULED_TRIES, Stop};
 use crate::hooks::HookOptions;
 use crate::places::{GroupPlace, Record, RecordedDisk};
 use crate::rate::Rate;
@@ -489,7 +489,7 @@ fn last_cut(engine: &Engine) -> Result<()> {
     let mut tried = 0;
     loop {
         tried += 1;
-        match engine.cut(Default::default()) {
+        match engine.cut(Default::default(), SCHEDULED_TRIES) {
             Ok(_) => return Ok(()),
             Err(error) => {
                 engine.fails(Step::Cut, &error);

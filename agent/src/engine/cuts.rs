@@ -21,8 +21,11 @@ use crate::{Error, Result};
 
 /// Cuts that are made for a caller who waits for a point, if one after the other is lost.
 const WAITED_CUTS_MAX: u32 = 3;
-/// Times that a cut for a caller is tried while writes are slow: about a second.
-const BUSY_CUTS_MAX: u32 = 10;
+/// Times that a cut of the schedule is tried: the next one is near.
+pub(crate) const SCHEDULED_TRIES: u32 = 1;
+/// Times that a cut for a caller is tried while writes are slow: about a second. A write that is slow once is
+/// no reason to send the caller away; one that hangs is.
+const ASKED_TRIES: u32 = 10;
 /// Callers that wait at once, each on a thread.
 const WAITERS_MAX: usize = 64;
 
@@ -41,8 +44,8 @@ struct Unmade {
 
 impl Engine {
     /// Seals the open generation, and tells stage two. Hooks run while the disks are served: a guest
-    /// whose disks are gone cannot become quiet.
-    pub(crate) fn cut(&self, labels: BTreeMap<String, String>) -> Result<Made> {
+    /// whose disks are gone cannot become quiet. They run once, however often it is tried.
+    pub(crate) fn cut(&self, labels: BTreeMap<String, String>, tries: u32) -> Result<Made> {
         let note = CutNote {
             labels,
             ..CutNote::default()
@@ -53,8 +56,8 @@ impl Engine {
                 lineage: self.group.lineage(),
                 error,
             }),
-            (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note),
-            (Ok(()), _) => self.seal(note),
+            (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note, tries),
+            (Ok(()), _) => self.seal(&note, tries),
         };
         let made = match made {
             Ok(made) => made,
@@ -81,17 +84,23 @@ impl Engine {
     }
 
     /// A cut with its hooks.
-    fn cut_quiet(&self, hooks: &Hooks, note: CutNote) -> std::result::Result<Made, Unmade> {
+    fn cut_quiet(
+        &self,
+        hooks: &Hooks,
+        note: CutNote,
+        tries: u32,
+    ) -> std::result::Result<Made, Unmade> {
         // First: what takes long must not keep guests quiet.
         self.heal().map_err(|error| Unmade {
             lineage: self.group.lineage(),
             error,
         })?;
         let quiet = hooks.before(&*self.world.clock, self.group.open_generation());
-        let made = self.seal(CutNote {
+        let note = CutNote {
             consistency: quiet.consistency,
             ..note
-        });
+        };
+        let made = self.seal(&note, tries);
         match quiet.after(made.as_ref().ok().map(|made| &made.cut)) {
             Ok(()) => self.works(Step::Hook),
             Err(error) => self.fails(Step::Hook, &error),
@@ -99,9 +108,25 @@ impl Engine {
         made
     }
 
-    fn seal(&self, note: CutNote) -> std::result::Result<Made, Unmade> {
+    fn seal(&self, note: &CutNote, tries: u32) -> std::result::Result<Made, Unmade> {
+        let mut made = self.seal_once(note);
+        for _ in 1..tries {
+            let Err(Unmade {
+                error: CutError::Busy { disk, .. },
+                ..
+            }) = &made
+            else {
+                break;
+            };
+            debug!(group = %self.name, %disk, "a write did not end in time; cutting again");
+            made = self.seal_once(note);
+        }
+        made
+    }
+
+    fn seal_once(&self, note: &CutNote) -> std::result::Result<Made, Unmade> {
         let _cutting = self.cutting.lock();
-        let sealed = self.heal().and_then(|()| self.group.cut(note));
+        let sealed = self.heal().and_then(|()| self.group.cut(note.clone()));
         let lineage = self.group.lineage();
         match sealed {
             Ok(cut) => Ok(Made { lineage, cut }),
@@ -160,18 +185,9 @@ impl Engine {
         }
     }
 
-    /// A write that is slow once is no reason to send the caller away; one that hangs is.
     fn cut_noted(&self, request: &CutRequest) -> Result<Made> {
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            match self.cut(request.labels.clone()) {
-                Err(Error::Cut(CutError::Busy { disk, .. })) if tried < BUSY_CUTS_MAX => {
-                    debug!(group = %self.name, %disk, tried, "a write did not end in time; cutting again");
-                }
-                made => return made.inspect_err(|error| self.fails(Step::Cut, error)),
-            }
-        }
+        self.cut(request.labels.clone(), ASKED_TRIES)
+            .inspect_err(|error| self.fails(Step::Cut, error))
     }
 
     fn reply(&self, made: Made, point: Option<String>) -> CutReply {

@@ -16,7 +16,7 @@ use store::{Around, Store};
 
 use super::*;
 use crate::audit::Auditor;
-use crate::engine::Policy;
+use crate::engine::{Policy, SCHEDULED_TRIES};
 use crate::hooks::HookOptions;
 use crate::places::{Record, StateRoot};
 use crate::rate::Rate;
@@ -219,7 +219,7 @@ impl Bench {
             false => self.production(),
         };
         self.moments.insert(moment, production);
-        let done = self.engine().cut(BTreeMap::new());
+        let done = self.engine().cut(BTreeMap::new(), SCHEDULED_TRIES);
         assert!(done.is_ok() || self.world.crashed(), "{done:?}");
     }
 
