@@ -51,7 +51,7 @@ bash tests/lab/guest.sh setup
 
 # A missing peer is a failure, never a skipped test.
 lost=()
-for tool in nbdkit nbdinfo nbdcopy nbd-client qemu-nbd qemu-img qemu-io qemu-system-x86_64 fio \
+for tool in nbdkit nbdinfo nbdcopy nbdfuse losetup nbd-client qemu-nbd qemu-img qemu-io qemu-system-x86_64 fio \
   certtool psktool mkfs.ext4 e2fsck debugfs mkfs.xfs xfs_repair busybox fsx valgrind \
   qemu-storage-daemon; do
   command -v "$tool" >/dev/null || lost+=("$tool")
