@@ -5,6 +5,7 @@
 //!              control.sock   the running process answers here      (control.rs)
 //!              nbd.sock       the default place of the export
 //!              tracking/      the splitter's state
+//!              maps/          its dirty maps
 //!              diffs/         its diffs, unless --diff-dir DIR: then DIR/GROUP/
 //! ```
 
@@ -159,6 +160,11 @@ impl GroupPlace {
 
     pub(crate) fn tracking_dir(&self) -> PathBuf {
         self.dir.join("tracking")
+    }
+
+    /// Directory of the dirty maps.
+    pub(crate) fn map_dir(&self) -> PathBuf {
+        self.dir.join("maps")
     }
 
     /// Directory of the diffs: inside the state, or under `chosen`.

@@ -363,7 +363,7 @@ pub fn disk_name(path: &Path) -> Result<Name> {
         })
 }
 
-fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>; 2]> {
+fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>; 3]> {
     let open = |path: PathBuf| -> Result<Arc<dyn Dir>> {
         let dir = OsDir::create_all(&path).map_err(Error::file("open", &path))?;
         match dir.copy_on_write().map_err(Error::file("open", &path))? {
@@ -377,13 +377,17 @@ fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>;
             )),
         }
     };
-    Ok([open(place.tracking_dir())?, open(place.diff_dir(chosen))?])
+    Ok([
+        open(place.tracking_dir())?,
+        open(place.map_dir())?,
+        open(place.diff_dir(chosen))?,
+    ])
 }
 
 fn open_group(
     name: &Name,
     disks: &[Opened],
-    [state, diffs]: [Arc<dyn Dir>; 2],
+    [state, maps, diffs]: [Arc<dyn Dir>; 3],
     world: &World,
 ) -> Result<(Group, splitter::Opened)> {
     let spec = |disk: &Opened| DiskSpec {
@@ -394,6 +398,7 @@ fn open_group(
     };
     let around = Surroundings {
         state,
+        maps,
         diffs,
         clock: Arc::clone(&world.clock),
         boot: world.boot.clone(),

@@ -521,6 +521,12 @@ impl File for SimFile {
         let mut world = self.world();
         world.alive()?;
         if world.inodes[self.inode].tell_writeback() {
+            // The answer is given, and whoever asked may not live to hear it.
+            world.ops += 1;
+            if world.crash_at.is_some_and(|at| world.ops >= at) {
+                world.end();
+            }
+            world.alive()?;
             return Err(io::Error::other("the simulated disk did not take it"));
         }
         match world

@@ -136,6 +136,7 @@ fn release(group: &Group) {
 fn open(dir: &Path, disks: Vec<Arc<dyn BlockDevice>>) -> Group {
     let around = Surroundings {
         state: Arc::new(OsDir::create_all(dir.join("state")).unwrap()),
+        maps: Arc::new(OsDir::create_all(dir.join("maps")).unwrap()),
         diffs: Arc::new(OsDir::create_all(dir.join("diffs")).unwrap()),
         clock: Arc::new(SystemClock::new()),
         boot: "bench".into(),

@@ -43,6 +43,7 @@ fn write(disk: &dyn BlockDevice, writes: u64) {
 fn track(dir: &Path, production: Arc<dyn BlockDevice>) -> Group {
     let around = Surroundings {
         state: Arc::new(OsDir::create_all(dir.join("state")).unwrap()),
+        maps: Arc::new(OsDir::create_all(dir.join("maps")).unwrap()),
         diffs: Arc::new(OsDir::create_all(dir.join("diffs")).unwrap()),
         clock: Arc::new(SystemClock::new()),
         boot: "bench".into(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use block::{BlockDevice, ByteRange, Dir, File, GRANULE, GranuleRange, Name, index};
 
 use crate::files;
+use crate::group::Surroundings;
 use crate::held::check_kept;
 use crate::intent::DiskIntent;
 use crate::live::Live;
@@ -45,18 +46,19 @@ pub(crate) struct EdgesHeld {
 impl OpenDiff {
     /// Makes the files of a generation that builds on the cut before it.
     pub(crate) fn create(
-        dir: &dyn Dir,
+        around: &Surroundings,
         disk: &Name,
         size: u64,
         lineage: Lineage,
         generation: Generation,
         history: (&Arc<Live>, DiskIntent),
     ) -> io::Result<Self> {
-        let [map, data] = names(disk, generation, lineage).map(|name| {
+        let create = |dir: &dyn Dir, name: String| {
             files::remove(dir, &name)?;
             dir.create(&name)
-        });
-        let data = data?;
+        };
+        let map = create(&*around.maps, files::map(disk, generation, lineage));
+        let data = create(&*around.diffs, files::diff(disk, generation, lineage))?;
         data.set_len(GranuleRange::of_size(size).end * GRANULE)?;
         let identity = MapIdentity {
             size,
@@ -76,15 +78,15 @@ impl OpenDiff {
 
     /// Opens what an earlier process left.
     pub(crate) fn open(
-        dir: &dyn Dir,
+        around: &Surroundings,
         disk: &Name,
         size: u64,
         lineage: Lineage,
         generation: Generation,
         history: (&Arc<Live>, DiskIntent),
     ) -> io::Result<Self> {
-        let [map, data] = names(disk, generation, lineage).map(|name| dir.open(&name));
-        let (map, data) = (map?, data?);
+        let map = around.maps.open(&files::map(disk, generation, lineage))?;
+        let data = around.diffs.open(&files::diff(disk, generation, lineage))?;
         check_len(&*data, size)?;
         let map = Arc::new(DirtyMap::open(
             map,
@@ -305,14 +307,6 @@ impl OpenDiff {
         self.map.sync_data(&*self.data)?;
         self.map.sync()
     }
-}
-
-/// Names of the map and of the diff of a generation.
-pub(crate) fn names(disk: &Name, generation: Generation, lineage: Lineage) -> [String; 2] {
-    [
-        files::map(disk, generation, lineage),
-        files::diff(disk, generation, lineage),
-    ]
 }
 
 /// A diff file is as long as its disk, in whole granules: a shorter one lost its end.

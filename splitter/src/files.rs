@@ -6,8 +6,8 @@
 //!        live.LINEAGE          its open generation and flags, mapped       (live.rs)
 //!        intent.LINEAGE        its intent log                             (intent.rs)
 //!        cut.LINEAGE.GEN       what is said of a cut, if anything          (lineage.rs)
-//! diffs/ DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
-//!        DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
+//! maps/  DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
+//! diffs/ DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
 //!        probe                 there for a moment, to see whether it can be written (map_only.rs)
 //! ```
 //!
@@ -46,7 +46,7 @@ pub(crate) fn diff(disk: &Name, generation: Generation, lineage: Lineage) -> Str
     format!("{disk}.{generation}.{}.diff", lineage.short())
 }
 
-/// What the name of a file in the diff directory says; `None` for files that are not ours.
+/// What the name of a map or a diff says; `None` for files that are not ours.
 pub(crate) fn parse(name: &str) -> Option<(Generation, &str)> {
     let stem = name
         .strip_suffix(".map")

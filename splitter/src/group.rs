@@ -55,6 +55,9 @@ pub struct DiskSpec {
 pub struct Surroundings {
     /// Where the group's state is kept; nothing else may be in it.
     pub state: Arc<dyn Dir>,
+    /// Where its dirty maps are kept: with the state rather than with the diffs, so that a diff device
+    /// that fails costs copies, and not the knowledge of what was written.
+    pub maps: Arc<dyn Dir>,
     /// Where its diffs are kept.
     pub diffs: Arc<dyn Dir>,
     /// Time.
@@ -427,6 +430,7 @@ impl Group {
             }
         }
         self.around.diffs.sync()?;
+        self.around.maps.sync()?;
         self.around.state.sync()?;
         tracking.live.set_clean(stamps)
     }
@@ -456,10 +460,17 @@ impl Group {
         live: &Arc<Live>,
         intent: &Arc<IntentLog>,
     ) -> Result<Vec<OpenDiff>, CutError> {
-        let dir = &*self.around.diffs;
+        let around = &self.around;
         let create = |(at, disk): (usize, &Arc<TrackedDisk>)| {
             let history = (live, intent.disk(at));
-            OpenDiff::create(dir, &disk.name, disk.size(), lineage, generation, history)
+            OpenDiff::create(
+                around,
+                &disk.name,
+                disk.size(),
+                lineage,
+                generation,
+                history,
+            )
         };
         self.disks
             .iter()
@@ -468,7 +479,7 @@ impl Group {
             .collect::<io::Result<_>>()
             .map_err(|source| CutError::Io {
                 what: "create the files of a generation",
-                place: dir.describe(),
+                place: format!("{} or {}", around.diffs.describe(), around.maps.describe()),
                 source,
             })
     }
@@ -529,7 +540,8 @@ impl Group {
         uses: &Arc<Uses>,
     ) -> Vec<SealedDiff> {
         let seal = |(disk, diff): (&Arc<TrackedDisk>, OpenDiff)| SealedDiff {
-            dir: Arc::clone(&self.around.diffs),
+            maps: Arc::clone(&self.around.maps),
+            diffs: Arc::clone(&self.around.diffs),
             name: disk.name.clone(),
             size: disk.size(),
             lineage,

@@ -268,14 +268,14 @@ fn resume(
 /// Crash: the system tells a failure once, so the lineage counts as lost while it is asked.
 fn maps_are_kept(around: &Surroundings, lineage: Lineage, live: &Live) -> Result<(), String> {
     let short = lineage.short();
-    let names = around.diffs.list();
-    let names = names.map_err(|error| format!("the diff directory cannot be read: {error}"))?;
+    let names = around.maps.list();
+    let names = names.map_err(|error| format!("the map directory cannot be read: {error}"))?;
     // A later generation's are being made when a cut is killed, and do not count.
     let open = live.open_generation();
     let ours = |name: &&String| files::parse(name).is_some_and(|(g, l)| l == short && g <= open);
     live.lose();
-    for name in names.iter().filter(|n| n.ends_with(".map")).filter(ours) {
-        is_kept(&*around.diffs, name)
+    for name in names.iter().filter(ours) {
+        is_kept(&*around.maps, name)
             .map_err(|error| format!("the dirty map {name} may miss writes ({error})"))?;
     }
     live.trust();
@@ -419,10 +419,10 @@ fn open_diffs(
     lineage: Lineage,
     (live, intent): (&Arc<Live>, &Arc<IntentLog>),
 ) -> Result<Vec<OpenDiff>, String> {
-    let (dir, generation) = (&*around.diffs, live.open_generation());
+    let generation = live.open_generation();
     let open = |(at, spec): (usize, &DiskSpec)| {
         let (size, history) = (spec.production.size(), (live, intent.disk(at)));
-        OpenDiff::open(dir, &spec.name, size, lineage, generation, history)
+        OpenDiff::open(around, &spec.name, size, lineage, generation, history)
             .map_err(|error| format!("the open diff of disk {} is damaged: {error}", spec.name))
     };
     specs.iter().enumerate().map(open).collect()
@@ -437,14 +437,7 @@ fn create_diffs(
 ) -> io::Result<Vec<OpenDiff>> {
     let create = |(at, spec): (usize, &DiskSpec)| {
         let (size, history) = (spec.production.size(), (live, intent.disk(at)));
-        OpenDiff::create(
-            &*around.diffs,
-            &spec.name,
-            size,
-            lineage,
-            generation,
-            history,
-        )
+        OpenDiff::create(around, &spec.name, size, lineage, generation, history)
     };
     specs.iter().enumerate().map(create).collect()
 }
@@ -511,7 +504,8 @@ fn open_sealed(
     let (mut stale_count, mut spoiled) = (0, false);
     for spec in specs {
         let mut diff = SealedDiff {
-            dir: Arc::clone(&around.diffs),
+            maps: Arc::clone(&around.maps),
+            diffs: Arc::clone(&around.diffs),
             name: spec.name.clone(),
             size: spec.production.size(),
             lineage,
@@ -626,9 +620,11 @@ fn clear(around: &Surroundings) -> io::Result<()> {
         files::remove(&*around.state, &name)?;
     }
     around.state.sync()?;
-    for name in around.diffs.list()? {
-        if files::parse(&name).is_some() {
-            files::remove(&*around.diffs, &name)?;
+    for dir in [&around.maps, &around.diffs] {
+        for name in dir.list()? {
+            if files::parse(&name).is_some() {
+                files::remove(&**dir, &name)?;
+            }
         }
     }
     for name in around.state.list()? {
@@ -646,9 +642,11 @@ pub(crate) fn remove_debris(
     kept: &[Generation],
 ) -> io::Result<()> {
     let short = lineage.short();
-    for name in around.diffs.list()? {
-        if files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g)) {
-            files::remove(&*around.diffs, &name)?;
+    for dir in [&around.maps, &around.diffs] {
+        for name in dir.list()? {
+            if files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g)) {
+                files::remove(&**dir, &name)?;
+            }
         }
     }
     for name in around.state.list()? {

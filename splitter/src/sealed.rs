@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Dir, File, GRANULE, GranuleRange, Name, UnixNanos, index};
 
-use crate::diff::{check_len, names};
+use crate::diff::check_len;
+use crate::files;
 use crate::held::read_held;
 use crate::map::{DirtyMap, MapIdentity};
 use crate::runs::{GranuleState, Run, RunContent};
@@ -68,7 +69,8 @@ pub struct SealedDiff {
     /// The files, open since before they were written, where this process wrote them: only such
     /// handles are told for certain that bytes could not be brought to the disk.
     pub(crate) kept: Option<(Arc<DirtyMap>, Arc<dyn File>)>,
-    pub(crate) dir: Arc<dyn Dir>,
+    pub(crate) maps: Arc<dyn Dir>,
+    pub(crate) diffs: Arc<dyn Dir>,
     pub(crate) name: Name,
     pub(crate) size: u64,
     pub(crate) lineage: Lineage,
@@ -86,7 +88,8 @@ impl SealedDiff {
     pub(crate) fn shared_by(&self, uses: &Arc<Uses>) -> Self {
         Self {
             kept: self.kept.clone(),
-            dir: Arc::clone(&self.dir),
+            maps: Arc::clone(&self.maps),
+            diffs: Arc::clone(&self.diffs),
             name: self.name.clone(),
             size: self.size,
             lineage: self.lineage,
@@ -137,10 +140,7 @@ impl SealedDiff {
     pub(crate) fn open(&self) -> io::Result<(Arc<DirtyMap>, Arc<dyn File>)> {
         let data = match &self.kept {
             Some((_, data)) => Arc::clone(data),
-            None => {
-                let [_, data] = names(&self.name, self.generation, self.lineage);
-                self.dir.open(&data)?
-            }
+            None => self.diffs.open(&self.diff_name())?,
         };
         check_len(&*data, self.size)?;
         Ok((self.open_map()?, data))
@@ -150,13 +150,12 @@ impl SealedDiff {
         if let Some((map, _)) = &self.kept {
             return Ok(Arc::clone(map));
         }
-        let [map, _] = names(&self.name, self.generation, self.lineage);
         let identity = MapIdentity {
             size: self.size,
             generation: self.generation,
             lineage: self.lineage,
         };
-        DirtyMap::open(self.dir.open(&map)?, identity).map(Arc::new)
+        DirtyMap::open(self.maps.open(&self.map_name())?, identity).map(Arc::new)
     }
 
     fn damaged(&self, why: String) -> DamagedDiff {
@@ -169,17 +168,24 @@ impl SealedDiff {
 
     /// Bytes that diff and map occupy; zero for what cannot be asked.
     pub(crate) fn allocated(&self) -> u64 {
-        let size_of = |name: String| self.dir.open(&name).and_then(|file| file.allocated());
-        names(&self.name, self.generation, self.lineage)
-            .into_iter()
-            .map(|name| size_of(name).unwrap_or(0))
-            .sum()
+        let size_of = |dir: &dyn Dir, name: String| {
+            let file = dir.open(&name);
+            file.and_then(|file| file.allocated()).unwrap_or(0)
+        };
+        size_of(&*self.maps, self.map_name()) + size_of(&*self.diffs, self.diff_name())
     }
 
     pub(crate) fn remove(&self) -> io::Result<()> {
-        names(&self.name, self.generation, self.lineage)
-            .iter()
-            .try_for_each(|name| crate::files::remove(&*self.dir, name))
+        files::remove(&*self.maps, &self.map_name())?;
+        files::remove(&*self.diffs, &self.diff_name())
+    }
+
+    fn map_name(&self) -> String {
+        files::map(&self.name, self.generation, self.lineage)
+    }
+
+    fn diff_name(&self) -> String {
+        files::diff(&self.name, self.generation, self.lineage)
     }
 }
 

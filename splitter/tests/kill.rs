@@ -128,6 +128,7 @@ fn write_somewhere(disk: &dyn BlockDevice, rng: &mut ChaCha8Rng) {
 fn open(dir: &Path) -> (Group, How) {
     let around = Surroundings {
         state: Arc::new(OsDir::create_all(dir.join("state")).unwrap()),
+        maps: Arc::new(OsDir::create_all(dir.join("maps")).unwrap()),
         diffs: Arc::new(OsDir::create_all(dir.join("diffs")).unwrap()),
         clock: Arc::new(SystemClock::new()),
         boot: "this one".into(),

@@ -125,6 +125,7 @@ impl Bench {
         let world = self.world_of();
         let around = Surroundings {
             state: self.world.dir().subdir("state").expect("there"),
+            maps: self.world.dir().subdir("maps").expect("there"),
             diffs: self.world.dir().subdir("diffs").expect("there"),
             clock: Arc::clone(&world.clock),
             boot: world.boot.clone(),

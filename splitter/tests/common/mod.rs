@@ -125,6 +125,7 @@ impl Bench {
         let randoms = Arc::clone(&self.randoms);
         Surroundings {
             state: self.world.dir().subdir("state").unwrap(),
+            maps: self.world.dir().subdir("maps").unwrap(),
             diffs: self.world.dir().subdir("diffs").unwrap(),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             boot: self.boot.clone(),
@@ -543,9 +544,10 @@ impl Bench {
         }
     }
 
-    /// The files of the diff directory.
+    /// The maps and diffs.
     pub fn diff_names(&self) -> Vec<String> {
-        self.world.dir().subdir("diffs").unwrap().list().unwrap()
+        let list = |dir| self.world.dir().subdir(dir).unwrap().list().unwrap();
+        ["maps", "diffs"].into_iter().flat_map(list).collect()
     }
 
     /// A new history: the disks are copied anew.
@@ -601,7 +603,7 @@ impl Bench {
     }
 
     pub fn damage_maps(&self) {
-        let dir = self.world.dir().subdir("diffs").unwrap();
+        let dir = self.world.dir().subdir("maps").unwrap();
         let names = dir.list().unwrap().into_iter();
         for name in names.filter(|name| name.ends_with(".map")) {
             dir.open(&name).unwrap().set_len(4096).unwrap();
