@@ -44,11 +44,11 @@ fn overlapping_writes_reach_production_and_diff_in_one_order() {
                 })
                 .collect();
             while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
-                bench.group().cut(CutNote::default()).unwrap();
+                cut(bench.group());
                 ship_all(bench.group(), &mut images);
             }
         });
-        bench.group().cut(CutNote::default()).unwrap();
+        cut(bench.group());
         ship_all(bench.group(), &mut images);
         assert!(images == bench.production(), "seed {seed}, round {round}");
     }
@@ -99,11 +99,19 @@ fn a_cut_of_a_group_is_one_instant() {
         }
         let _stop = StopOnDrop(&stop);
         for _ in 0..500 {
-            bench.group().cut(CutNote::default()).unwrap();
+            cut(bench.group());
             ship_all(bench.group(), &mut images);
             (0..THREADS).for_each(|thread| check(&images, thread));
         }
     });
+}
+
+/// On a busy machine a write may take longer than a cut waits: then there is no cut.
+fn cut(group: &Group) {
+    match group.cut(CutNote::default()) {
+        Ok(_) | Err(CutError::Busy { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Ends the writers even where a check fails: a failed test must not hang.
