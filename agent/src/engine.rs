@@ -328,7 +328,7 @@ impl Engine {
         drop(cutting);
         self.changed.notify_all();
         match folded {
-            Err(CutError::Distrusted) => self.restart_tracking(lineage, why),
+            Err(CutError::Distrusted) => self.relearn(lineage, why),
             folded => Ok(folded?),
         }
     }
@@ -347,6 +347,33 @@ impl Engine {
         drop(shared);
         self.changed.notify_all();
         Ok(true)
+    }
+
+    /// Goes on from the intent log when nobody knows any more what was written; where that cannot be, begins
+    /// a new history.
+    pub(crate) fn relearn(&self, lineage: Lineage, why: &str) -> Result<()> {
+        let cutting = self.cutting.lock();
+        if self.group.lineage() != lineage {
+            return Ok(());
+        }
+        let lost = self.group.sealed();
+        let relearned = self.group.relearn(why);
+        let mut shared = self.shared.lock();
+        for sealed in &lost {
+            shared.remember(lineage, sealed.generation, Fate::Lost(why.to_owned()));
+        }
+        drop(shared);
+        drop(cutting);
+        self.changed.notify_all();
+        match relearned {
+            Ok(bytes) => {
+                info!(group = %self.name, bytes, "tracking goes on from the intent log");
+                Ok(())
+            }
+            Err(CutError::Distrusted) => self.restart_tracking(lineage, why),
+            // The state directory may be full: it is tried again with the next cut.
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Begins a new history, unless that has happened since `lineage`: the disks are copied anew.

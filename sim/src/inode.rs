@@ -95,16 +95,17 @@ impl Inode {
     pub(crate) fn fail_writeback(&mut self, forget: bool, rng: &mut ChaCha8Rng) {
         assert!(self.words.is_none(), "a file that somebody has mapped");
         let before = self.durable.clone();
+        // Blocks were given to the file, and not filled: what they held before shows.
+        let given = rng.random_bool(0.5);
         let len = self.live.len();
         let last = len.div_ceil(PAGE);
         let differs = |page: &u64| !self.live.same_page(*page, &before);
         let differing: Vec<u64> = (0..last).filter(differs).collect();
         for page in differing {
-            match rng.random_range(0..4) {
-                // The block was given to the file, and not filled: what it held before shows.
-                0 => self.live.write(&[0x5a; index(PAGE)], page * PAGE),
-                1 => self.live.take_page(page, &before),
-                _ => {}
+            match (rng.random_bool(0.5), given) {
+                (true, true) => self.live.write(&[0x5a; index(PAGE)], page * PAGE),
+                (true, false) => self.live.take_page(page, &before),
+                (false, _) => {}
             }
         }
         self.live.set_len(len);

@@ -83,8 +83,8 @@ pub enum CutError {
     /// The labels are too many or too long.
     #[error("{0}")]
     Labels(&'static str),
-    /// Writes may have gone unseen: tracking must be restarted and the disks copied anew.
-    #[error("writes went untracked; the disks must be copied anew")]
+    /// Writes may have gone unmarked: see `Group::relearn`, and, if that does not help, `restart_tracking`.
+    #[error("writes went untracked; what may have changed must be read again")]
     Distrusted,
 }
 

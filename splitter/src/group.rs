@@ -399,7 +399,7 @@ impl Group {
 
     /// Frees what a lost lineage occupies, so that a full directory cannot keep the next one from
     /// beginning. What fails here is removed as debris later.
-    fn discard_all(&self, tracking: &mut Tracking) {
+    pub(crate) fn discard_all(&self, tracking: &mut Tracking) {
         for sealed in tracking.sealed.drain(..) {
             let _ = self.remove_files(&sealed);
         }
@@ -453,7 +453,7 @@ impl Group {
         }
     }
 
-    fn create_diffs(
+    pub(crate) fn create_diffs(
         &self,
         lineage: Lineage,
         generation: Generation,
@@ -529,7 +529,7 @@ impl Group {
     }
 
     /// All gates, alone.
-    fn close_gates(&self) -> Result<Vec<RwLockWriteGuard<'_, OpenDiff>>, CutError> {
+    pub(crate) fn close_gates(&self) -> Result<Vec<RwLockWriteGuard<'_, OpenDiff>>, CutError> {
         self.disks.iter().map(|disk| close(disk)).collect()
     }
 
@@ -565,7 +565,7 @@ impl Group {
         )
     }
 
-    fn state_error(&self, what: &'static str) -> impl Fn(io::Error) -> CutError {
+    pub(crate) fn state_error(&self, what: &'static str) -> impl Fn(io::Error) -> CutError {
         let place = self.around.state.describe();
         move |source| CutError::Io {
             what,

@@ -40,6 +40,7 @@ mod live;
 mod map;
 mod map_only;
 mod recover;
+mod relearn;
 mod runs;
 mod sealed;
 mod stripes;

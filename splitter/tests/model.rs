@@ -23,21 +23,28 @@ fn every_cut_is_production_whatever_happened() {
     let asked = std::env::var("STANDIN_HISTORIES").ok();
     let count = asked.map_or(HISTORIES, |n| n.parse().unwrap());
     let mut recoveries = 0;
+    let mut relearned = 0;
     for seed in first..first + count {
         match std::panic::catch_unwind(|| history(seed)) {
-            Ok(recovered) => recoveries += recovered,
+            Ok([at_open, in_between]) => {
+                recoveries += at_open;
+                relearned += in_between;
+            }
             Err(_) => panic!(
                 "history {}; replay with STANDIN_SEED={seed}",
                 seed - first + 1
             ),
         }
     }
-    eprintln!("{count} histories, {recoveries} recoveries from the intent log");
+    eprintln!(
+        "{count} histories, {recoveries} recoveries from the intent log, {relearned} without a stop"
+    );
     assert!(count < 50 || recoveries > count / 2, "{recoveries}");
+    assert!(count < 50 || relearned > count / 4, "{relearned}");
 }
 
-/// Returns how often tracking went on from the intent log.
-fn history(seed: u64) -> u64 {
+/// Returns how often tracking went on from the intent log, at an open and in between.
+fn history(seed: u64) -> [u64; 2] {
     let mut bench = Bench::new(seed, &[100 * 4096 + 512, 24 * 4096]);
     bench.rough = true;
     for _ in 0..6 {
@@ -59,7 +66,7 @@ fn history(seed: u64) -> u64 {
     bench.world.set_fault(None);
     bench.group().resume_copies();
     bench.cut_and_check(seed);
-    bench.recoveries
+    [bench.recoveries, bench.relearned]
 }
 
 fn step(bench: &mut Bench, seed: u64) {
@@ -74,7 +81,9 @@ fn step(bench: &mut Bench, seed: u64) {
         90..=91 => bench.release(),
         92..=93 => bench.coalesce(),
         94..=95 => bench.fold(),
-        96..=97 => bench.toggle_fault(),
+        96 => bench.toggle_fault(),
+        97 if bench.rng.random_bool(0.3) => bench.relearn(),
+        97 => bench.toggle_fault(),
         _ => bench.heal(),
     }
 }

@@ -74,8 +74,11 @@ mutant lost-diffs-believed held.rs 's/    map\.check_data\(data\)\?;\n/    if ma
 mutant forgotten-diffs-believed held.rs 's/match held && !cached \{/match held \&\& !cached \&\& at == 0 {/'
 mutant spoiled-diff-forgotten recover.rs 's/            map\.spoil\(\);\n/            spoiled = true;\n/'
 mutant answer-forgotten held.rs 's/if map\.data_is_doubtful\(\)/if false \&\& map.data_is_doubtful()/'
-mutant lost-part-of-a-merge-forgotten recover.rs 's/ \|\| generation\.uses\.is_broken\(\)//'
+mutant lost-part-of-a-merge-forgotten recover.rs 's/ \|\| generation\.uses\.is_broken\(\)//' merge does_not_go_on
 mutant another-boot-believed recover.rs 's/live\.is_clean\(\) \|\| record\.boot == around\.boot/true/'
+mutant relearned-without-a-last-look relearn.rs 's/            mark_regions\(&diff, &marked\)\.map_err\(self\.map_error\(\)\)\?;/            let _ = \&marked;/' concurrent while_the_log
+mutant relearned-since-too-late relearn.rs 's/diff\.map\.lower_since\(tracking\.intent\.trimmed_through\(\)\);/let _ = \&diff;/'
+mutant relearned-regions-trusted relearn.rs 's/diff\.map\.mark\(\*region\)\?;/let _ = region;/'
 # --- maps, diffs, cuts
 mutant marked-after-the-write tracked.rs 's/(        if let Err\(error\) = diff\.map\.mark\(touched\) \{.*?)return noted\(&\*self\.production\);(\n        \}\n)(        \/\/ A request that fails.*?\n        noted\(&\*self\.production\)\?;\n)/$3$1return Ok(());$2/s'
 mutant settled-before-the-copy diff.rs 's/(        \/\/ What is complete by now)/        self.map.settle(touched, Settled::Data);\n$1/'
@@ -84,7 +87,7 @@ mutant stale-granules-sealed group.rs 's/self\.heal\(\)\?;//g; s/gate\.map\.stal
 mutant folded-diff-forgotten group.rs 's/diff\.map\.mark\(run\.granules\)\?;\n            at/let _ = \&diff;\n            at/'
 mutant fold-keeps-its-since group.rs 's/disk\.gate\.read\(\)\.map\.lower_since\(since\);/let _ = (\&disk, since);/'
 # --- merging sealed generations
-mutant merge-keeps-its-since coalesce.rs 's/to\.open_map\(\)\.map_err\(&failed\)\?\.lower_since\(older\.since\);/let _ = (to, older);/'
+mutant merge-keeps-its-since coalesce.rs 's/to\.open_map\(\)\.map_err\(&failed\)\?\.lower_since\(older\.since\);/let _ = (to, older);/' merge builds_on
 mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.absorb_into\(into\)\);/let _ = (\&maps, into);/'
 mutant merge-believes-what-is-stale coalesce.rs 's/matches!\(state, GranuleState::Clean \| GranuleState::Stale\)/matches!(state, GranuleState::Clean)/'
 mutant merge-punches-before-it-copies coalesce.rs 's/(        let mut at = run\.granules\.start;\n)/        self.punch(run.granules)?;\n$1/'

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tests::faults::{Fault, FaultyDir, Frozen, MemoryLimit, RawFault, SmallDir};
-use tests::load::Refusal;
+use tests::load::{Load, Refusal};
 use tests::protect::How;
 use tests::story::{Seen, Story};
 use tests::time::{count_from_env, let_pass};
@@ -233,6 +233,34 @@ fn trouble_process_stopped() -> Result<()> {
     story.recovered(PATIENCE)?;
     // Nobody answers while nobody runs: no claim about latency.
     story.check(&place.bench, "process stopped").map(drop)
+}
+
+/// Where no room can be had for the words that say what was written, the intent log still says it, coarsely.
+/// The disks were copied anew.
+#[test]
+fn trouble_state_full() -> Result<()> {
+    const WIDE: u64 = 192 << 20;
+    let bench = Bench::new()?;
+    let (disk, ledger) = bench.stamped_disk("disk", WIDE)?;
+    let mut small = SmallDir::mount(&bench, "state", 8 << 20)?;
+    let how = How::new(&bench, &[&disk]).every("500ms");
+    let mut story = Story::settle(&bench, how, &ledger, shape())?;
+    let before = story.protect.status()?["lineage"].clone();
+    small.begin()?;
+    // Where nothing was written since the last cut, the map has no room yet.
+    let elsewhere = Shape {
+        sectors: image::sectors(WIDE / 2)..image::sectors(WIDE),
+        ..shape()
+    };
+    let address = &story.protect.address;
+    let further = Load::start(address, "disk", &ledger, &elsewhere, bench.seed + 1);
+    story.hold(lasting())?;
+    further.stop()?;
+    small.end()?;
+    story.recovered(PATIENCE)?;
+    let after = story.protect.status()?["lineage"].clone();
+    ensure!(before == after, "the disks were copied anew");
+    met_and_bounded(&story.check(&bench, "state full")?)
 }
 
 /// The process that wrote is told what its diff device lost, the next one is not: it believed the diffs, and

@@ -64,7 +64,7 @@ impl Engine {
             Err(unmade) => {
                 ladder::step_down(self, &unmade.error);
                 if matches!(unmade.error, CutError::Distrusted) {
-                    self.restart_tracking(unmade.lineage, "writes went untracked")?;
+                    self.relearn(unmade.lineage, "writes went untracked")?;
                 }
                 return Err(unmade.error.into());
             }

@@ -54,6 +54,8 @@ pub struct Bench {
     flushed: Vec<(Image, BTreeSet<u64>)>,
     /// How often the intent log was what tracking went on from.
     pub recoveries: u64,
+    /// How often it was so while the group was open.
+    pub relearned: u64,
     /// Opening is interrupted as well.
     pub rough: bool,
     /// A crash is to come. Between the failure of a flush, which the kernel tells once, and the note of
@@ -90,6 +92,7 @@ impl Bench {
             lineage: Lineage([0; 16]),
             flushed: Vec::new(),
             recoveries: 0,
+            relearned: 0,
             rough: false,
             will_crash: false,
         };
@@ -436,7 +439,7 @@ impl Bench {
                 self.images.insert(cut.generation, production);
                 self.check_sealed_since(seed, cut.generation);
             }
-            Err(CutError::Distrusted) => self.restart_tracking(),
+            Err(CutError::Distrusted) => self.relearn(),
             Err(CutError::MapOnly) => assert!(self.group().copies_are_paused()),
             Err(CutError::Degraded { .. } | CutError::Io { .. } | CutError::Production { .. }) => {}
             Err(other) => panic!("seed {seed}: {other}"),
@@ -444,7 +447,7 @@ impl Bench {
     }
 
     /// Each sealed generation, laid over the image of any cut it may build on, is its cut's image.
-    fn check_sealed(&mut self, seed: u64) {
+    pub fn check_sealed(&mut self, seed: u64) {
         self.check_sealed_since(seed, self.released.next());
     }
 
@@ -503,7 +506,7 @@ impl Bench {
         let from = damaged.generation;
         match self.group().fold_from(&damaged) {
             Ok(()) => drop(self.images.split_off(&from)),
-            Err(CutError::Distrusted) => self.restart_tracking(),
+            Err(CutError::Distrusted) => self.relearn(),
             Err(_) => {}
         }
     }
@@ -528,6 +531,18 @@ impl Bench {
         if let Ok(Some(merged)) = self.group().coalesce() {
             let kept = claim.as_ref().map(|(generation, _)| *generation);
             assert!(kept != Some(merged.lost) && kept != Some(merged.into));
+        }
+    }
+
+    /// Goes on from the intent log, or anew where that cannot be.
+    pub fn relearn(&mut self) {
+        match self.group().relearn("the test says so") {
+            Ok(_) => {
+                self.relearned += 1;
+                self.lose_cuts();
+            }
+            Err(CutError::Distrusted | CutError::Io { .. }) => self.restart_tracking(),
+            Err(error) => panic!("{error}"),
         }
     }
 

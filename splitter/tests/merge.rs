@@ -1,0 +1,58 @@
+//! Merges of sealed generations that are interrupted, or that lost what they were to move.
+
+mod common;
+
+use common::Bench;
+use splitter::{CutNote, Generation};
+
+fn two_sealed(seed: u64) -> Bench {
+    let mut bench = Bench::new(seed, &[64 * 4096]);
+    for _ in 0..2 {
+        for _ in 0..12 {
+            bench.write();
+        }
+        bench.cut_and_check(seed);
+    }
+    bench
+}
+
+/// What the later cut builds on would be asked of the target for nothing: it would seem to be missing, and
+/// the disks would be copied anew.
+#[test]
+fn a_merged_cut_builds_on_what_the_older_one_built_on_also_after_a_kill() {
+    let mut bench = two_sealed(1);
+    let since = bench.group().sealed()[0].since;
+    bench.group().coalesce().unwrap().unwrap();
+    bench.restart(bench.world.kill(), "boot-1");
+    let sealed = bench.group().sealed();
+    assert_eq!(sealed.len(), 1);
+    assert_eq!(
+        (sealed[0].since, sealed[0].generation),
+        (since, Generation(2))
+    );
+    bench.check_sealed(1);
+}
+
+/// The older diff's loss was told, and forgotten when both became one entry: bytes that were not there any
+/// more were moved to the later one.
+#[test]
+fn a_merge_that_was_killed_does_not_go_on_with_lost_bytes() {
+    for op in 1..60 {
+        let mut bench = two_sealed(op);
+        bench.rough = true;
+        bench.world.crash_after(op);
+        let _ = bench.group().coalesce();
+        if !bench.world.crashed() {
+            return;
+        }
+        let world = bench.world.kill();
+        world.fail_writeback(
+            |name| name.contains(".1.") && name.ends_with(".diff"),
+            false,
+        );
+        bench.restart(world, "boot-1");
+        bench.check_sealed(op);
+        bench.group().cut(CutNote::default()).unwrap();
+    }
+    panic!("a merge of so many operations");
+}
