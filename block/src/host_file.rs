@@ -35,6 +35,22 @@ pub(crate) enum Done {
 /// Zeroes to write where the host has no faster way.
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 
+/// Most bytes of one `pwrite`. The kernel takes folios as large as the write, and one of a mebibyte
+/// comes from blocks of memory that nobody used lately. On a virtual machine that returns such blocks to
+/// its host each page of it then faults in the host: 1 MiB pieces into a new file went at 0.45 GB/s,
+/// 256 KiB pieces at 2.4, 64 KiB pieces at 2.0; into a file whose pages are there all are the same.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Writes all of `data` through the page cache.
+pub(crate) fn write_in_pieces(file: &fs::File, data: &[u8], offset: u64) -> io::Result<()> {
+    let mut at = offset;
+    for piece in data.chunks(PIECE_BYTES) {
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
 impl HostFile {
     /// `latch` is shared by all files of a device.
     pub(crate) fn new(file: fs::File, path: PathBuf, latch: Arc<Latch>) -> Self {
@@ -52,7 +68,7 @@ impl HostFile {
 
     pub(crate) fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> io::Result<()> {
         self.syncs.latch().check()?;
-        self.named("write", self.file.write_all_at(data, offset))?;
+        self.named("write", write_in_pieces(&self.file, data, offset))?;
         self.sync_if(fua)
     }
 

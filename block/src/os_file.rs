@@ -18,6 +18,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
+use crate::host_file::write_in_pieces;
 use crate::os_dir::file_error;
 use crate::{ByteRange, File, SharedWords, index};
 
@@ -69,7 +70,7 @@ impl File for OsFile {
     }
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.named("write", self.file.write_all_at(data, offset))
+        self.named("write", write_in_pieces(&self.file, data, offset))
     }
 
     fn punch_hole(&self, range: ByteRange) -> io::Result<()> {
