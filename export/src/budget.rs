@@ -22,9 +22,13 @@ impl Budget {
         }
     }
 
-    /// Waits until `bytes` are free. The caller never asks for more than the whole budget.
-    pub(crate) fn borrow(&self, bytes: usize) -> Loan<'_> {
+    /// Waits until `bytes` are free, after a call of `before_wait`. The caller never asks for more than
+    /// the whole budget.
+    pub(crate) fn borrow(&self, bytes: usize, before_wait: impl FnOnce()) -> Loan<'_> {
         let mut free = self.free.lock();
+        if *free < bytes {
+            parking_lot::MutexGuard::unlocked(&mut free, before_wait);
+        }
         while *free < bytes {
             self.returned.wait(&mut free);
         }

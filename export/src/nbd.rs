@@ -6,6 +6,7 @@ pub(crate) mod crew;
 pub(crate) mod handshake;
 pub(crate) mod holes;
 pub(crate) mod option;
+pub(crate) mod outbox;
 pub(crate) mod perform;
 pub(crate) mod proto;
 pub(crate) mod receiver;

@@ -172,6 +172,30 @@ impl Peer {
         (!self.draining.load(Ordering::SeqCst)).then_some(request)
     }
 
+    /// How many requests are in work.
+    pub(crate) fn in_work(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Counts a reply that is held as a request in work, before the request itself ends.
+    pub(crate) fn hold(&self) {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// So many held replies are out.
+    pub(crate) fn let_go(&self, count: usize) {
+        if count > 0 {
+            self.end(count);
+        }
+    }
+
+    fn end(&self, count: usize) {
+        let was = self.in_flight.fetch_sub(count, Ordering::SeqCst);
+        if was == count && self.is_draining() {
+            self.socket.hang_up();
+        }
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
@@ -186,9 +210,6 @@ impl Peer {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let was = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if was == 1 && self.0.is_draining() {
-            self.0.socket.hang_up();
-        }
+        self.0.end(1);
     }
 }

@@ -14,6 +14,9 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use crate::tls::{TlsConfig, TlsError, TlsLayer};
 
+/// How often to look for bytes on their way: some microseconds in all.
+const LOOKS: usize = 12;
+
 /// A connected stream socket in blocking mode.
 #[derive(Clone)]
 pub(crate) struct Socket(Arc<OwnedFd>);
@@ -31,6 +34,19 @@ impl Socket {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// As [`Self::recv`], for bytes that are on their way: the sender is between two system calls. Going
+    /// to sleep and being woken costs both sides more than to look a few times.
+    pub(crate) fn recv_soon(&self, buf: &mut [u8]) -> io::Result<usize> {
+        for _ in 0..LOOKS {
+            match rustix::net::recv(&*self.0, &mut *buf, RecvFlags::DONTWAIT) {
+                Ok((n, _)) => return Ok(n),
+                Err(Errno::AGAIN | Errno::INTR) => std::hint::spin_loop(),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.recv(buf)
     }
 
     /// Sends all of `first`, then all of `second`, in as few packets as may be.
@@ -127,6 +143,14 @@ impl Transport {
     pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         match &self.tls {
             None => self.socket.recv(buf),
+            Some(tls) => tls.recv(&self.socket, buf),
+        }
+    }
+
+    /// As [`Self::recv`], for bytes that are on their way.
+    pub(crate) fn recv_soon(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.tls {
+            None => self.socket.recv_soon(buf),
             Some(tls) => tls.recv(&self.socket, buf),
         }
     }

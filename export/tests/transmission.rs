@@ -272,6 +272,38 @@ fn sixteen_requests_are_in_work_at_once_and_the_rest_wait() {
     assert_eq!(device.most_waiting(), 16);
 }
 
+/// Requests that come in one piece are answered in one piece, unless one of them hangs: then those before
+/// and behind it are answered all the same.
+#[test]
+fn a_burst_is_answered_but_for_the_request_that_hangs() {
+    for framing in FRAMINGS {
+        let (fixture, device) = Fixture::with(ServerOptions::default());
+        let mut client = fixture.connect().go(framing, &[]);
+        let burst = (0..20).flat_map(|cookie| match cookie {
+            9 => client.request(0, READ, cookie, GATED, 512),
+            odd if odd % 2 == 1 => client.request(0, READ, odd, odd * 4096, 512),
+            even => {
+                let flag = u16::from(framing == Framing::Extended) * PAYLOAD_LEN;
+                let mut write = client.request(flag, WRITE, even, even * 4096, 512);
+                write.extend([7; 512]);
+                write
+            }
+        });
+        client.send(&burst.collect::<Vec<u8>>());
+        let data_len = |cookie: u64| if cookie % 2 == 1 { 512 } else { 0 };
+        let mut answered: Vec<u64> = (0..19).map(|_| client.reply(data_len).0).collect();
+        answered.sort_unstable();
+        assert_eq!(
+            answered,
+            (0..20).filter(|cookie| *cookie != 9).collect::<Vec<_>>()
+        );
+        device.await_waiting(1);
+        device.open_gate();
+        assert_eq!(client.reply(data_len).0, 9);
+        assert_eq!(client.read(2 * 4096, 512), [7; 512]);
+    }
+}
+
 #[test]
 fn disconnect_lets_requests_in_work_finish() {
     let (fixture, device) = Fixture::with(ServerOptions::default());

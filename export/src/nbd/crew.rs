@@ -186,37 +186,53 @@ pub(crate) enum Backlog {
 /// Learns whether small requests are quick enough for the leader to perform them itself.
 ///
 /// In windows: after [`SLOW_MAX`] slow ones of [`WINDOW`] requests the next [`PARALLEL`] are passed
-/// on, then it tries again.
+/// on, then it tries again. Passing on helps only a client that asks for more before it has its answer:
+/// where in the first [`TRIAL`] that are passed on hardly any meets another in work, the client is
+/// *patient*, and slow requests do not count again until one waits in the buffer.
 pub(crate) struct Pace {
     left: u32,
     slow: u32,
+    /// Requests, of those passed on in the trial, that met another in work.
+    met: u32,
     parallel: bool,
+    patient: bool,
 }
 
 /// Longer is slow when the next request waits already: two threads would then work at once. Waking
 /// one costs about a quarter of it.
-const QUICK_MAX_WITH_BACKLOG: Duration = Duration::from_micros(20);
+const QUICK_MAX_WITH_BACKLOG: Duration = Duration::from_micros(40);
 /// Longer is slow when none waits: one might come.
 const QUICK_MAX_ALONE: Duration = Duration::from_micros(50);
 const WINDOW: u32 = 16;
 const SLOW_MAX: u32 = 4;
 const PARALLEL: u32 = 512;
+const TRIAL: u32 = 16;
+/// A thread that is just done still counts as in work, so now and then a lone request meets it.
+const MET_MAX: u32 = TRIAL / 2;
 
 impl Pace {
     pub(crate) fn new() -> Self {
         Self {
             left: WINDOW,
             slow: 0,
+            met: 0,
             parallel: false,
+            patient: false,
         }
     }
 
-    /// Whether the next small request is likely to be quick.
-    pub(crate) fn is_quick(&mut self) -> bool {
+    /// Whether the next small request is likely to be quick, or nobody waits behind it. `met`: another
+    /// is in work.
+    pub(crate) fn is_quick(&mut self, met: bool) -> bool {
         if self.parallel {
             self.left -= 1;
+            self.met += u32::from(met);
+            let tried = PARALLEL - self.left;
             if self.left == 0 {
                 *self = Self::new();
+            } else if tried == TRIAL && self.met < MET_MAX {
+                *self = Self::new();
+                self.patient = true;
             }
         }
         !self.parallel
@@ -231,12 +247,13 @@ impl Pace {
             Backlog::Some => QUICK_MAX_WITH_BACKLOG,
             Backlog::None => QUICK_MAX_ALONE,
         };
-        self.slow += u32::from(time > quick_max);
+        self.patient &= backlog == Backlog::None;
+        self.slow += u32::from(time > quick_max && !self.patient);
         self.left -= 1;
         if self.slow >= SLOW_MAX {
             self.go_parallel();
         } else if self.left == 0 {
-            *self = Self::new();
+            (self.left, self.slow) = (WINDOW, 0);
         }
     }
 
@@ -244,8 +261,8 @@ impl Pace {
     pub(crate) fn go_parallel(&mut self) {
         *self = Self {
             left: PARALLEL,
-            slow: 0,
             parallel: true,
+            ..Self::new()
         };
     }
 }
@@ -290,17 +307,38 @@ mod tests {
     fn slow_requests_are_passed_on_and_tried_again() {
         let mut pace = Pace::new();
         for _ in 0..100 {
-            assert!(pace.is_quick());
+            assert!(pace.is_quick(false));
             pace.took(Duration::from_micros(5), Backlog::Some);
             pace.took(Duration::from_micros(45), Backlog::None);
         }
         for _ in 0..SLOW_MAX {
-            assert!(pace.is_quick());
+            assert!(pace.is_quick(false));
             pace.took(Duration::from_micros(45), Backlog::Some);
         }
-        let passed_on = std::iter::repeat_with(|| pace.is_quick())
+        let passed_on = std::iter::repeat_with(|| pace.is_quick(true))
             .take_while(|quick| !quick)
             .count();
         assert_eq!(passed_on, usize::try_from(PARALLEL - 1).expect("small"));
+    }
+
+    /// A client with one request in flight met slow answers, each request then woke a thread, and it got
+    /// two thirds of what it got before.
+    #[test]
+    fn requests_of_a_client_that_waits_for_each_answer_wake_nobody() {
+        let mut pace = Pace::new();
+        let (slow, mut passed_on) = (Duration::from_micros(500), 0);
+        for _ in 0..10_000 {
+            if pace.is_quick(false) {
+                pace.took(slow, Backlog::None);
+            } else {
+                passed_on += 1;
+            }
+        }
+        assert_eq!(passed_on, TRIAL - 1);
+        // As soon as it asks for more at once, it is served by more.
+        for _ in 0..WINDOW {
+            pace.took(slow, Backlog::Some);
+        }
+        assert!(!pace.is_quick(true));
     }
 }

@@ -25,7 +25,7 @@ impl Session {
             Err(refusal) => return self.send_refusal(to, refusal),
         };
         let done = match command {
-            Command::Read { range, fragments } => return self.read(to, range, fragments, scratch),
+            Command::Read { range, fragments } => return self.read(job, range, fragments, scratch),
             Command::BlockStatus { range, extents } => {
                 return self.block_status(to, range, extents, &self.contexts);
             }
@@ -43,19 +43,19 @@ impl Session {
             Command::Disconnect => unreachable!("receive ends the session"),
         };
         match done {
-            Ok(()) => self.send(Head::done(self.terms.mode, to).bytes(), &[]),
+            Ok(()) => self.send_when(job.when, Head::done(self.terms.mode, to).bytes(), &[]),
             Err(e) => self.send_failure(to, &e),
         }
     }
 
     fn read(
         &self,
-        to: To,
+        job: &Job<'_>,
         range: ByteRange,
         fragments: Fragments,
         scratch: &mut Scratch,
     ) -> io::Result<()> {
-        let mode = self.terms.mode;
+        let (to, mode) = (job.to, self.terms.mode);
         let len = block::index(range.len());
         let may_split = mode != Mode::Simple && fragments == Fragments::Allowed;
         if may_split && len >= HOLE_READ_BYTES_MIN && self.hole_pace.is_worth_it() {
@@ -78,7 +78,7 @@ impl Session {
             _ if len == 0 => Head::none(mode, to),
             _ => Head::data(mode, to, Last::Yes, range.start(), len),
         };
-        self.send(head.bytes(), data)
+        self.send_when(job.when, head.bytes(), data)
     }
 
     /// Answers with a chunk per extent. All data is read before the first chunk goes out, so that
@@ -108,11 +108,7 @@ impl Session {
             let head = Head::data(mode, to, last, start, len);
             chunks.push((head.bytes().to_vec(), data));
         }
-        let _sending = self.send.lock();
-        for (head, data) in chunks {
-            self.transport.send_all(&head, data)?;
-        }
-        Ok(())
+        self.send_pieces(&chunks)
     }
 
     fn filtered_status(&self, to: To, extents: Extents, payload: &[u8]) -> io::Result<()> {
@@ -146,11 +142,6 @@ impl Session {
             }
         }
         self.send(&out, &[])
-    }
-
-    fn send(&self, head: &[u8], data: &[u8]) -> io::Result<()> {
-        let _sending = self.send.lock();
-        self.transport.send_all(head, data)
     }
 
     fn send_refusal(&self, to: To, Refusal { errno, reason }: Refusal) -> io::Result<()> {

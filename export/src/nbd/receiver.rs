@@ -12,8 +12,8 @@ pub(crate) struct Receiver {
     end: usize,
 }
 
-/// Holds some 4 KiB writes with their headers, or many headers of reads.
-const BUFFER_BYTES: usize = 32 << 10;
+/// Holds fifteen 4 KiB writes with their headers, or many headers of reads.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Whether the bytes asked for are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ impl Receiver {
         self.start == self.end
     }
 
-    fn ready(&self) -> &[u8] {
+    /// What came and was not used yet.
+    pub(crate) fn ready(&self) -> &[u8] {
         &self.buf[self.start..self.end]
     }
 
@@ -48,6 +49,14 @@ impl Receiver {
     /// # Errors
     /// The socket's; `UnexpectedEof` or `TimedOut` if the client stops in their midst.
     pub(crate) fn fill(&mut self, transport: &Transport, len: usize) -> io::Result<Filled> {
+        self.fill_by(len, |buf| transport.recv(buf))
+    }
+
+    fn fill_by(
+        &mut self,
+        len: usize,
+        mut recv: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Filled> {
         assert!(len <= BUFFER_BYTES, "a message head of {len} bytes");
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -57,7 +66,7 @@ impl Receiver {
         }
         while self.ready().len() < len {
             let at_boundary = self.is_empty();
-            match transport.recv(&mut self.buf[self.end..]) {
+            match recv(&mut self.buf[self.end..]) {
                 Ok(0) if at_boundary => return Ok(Filled::Ended),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.end += n,
@@ -90,7 +99,9 @@ impl Receiver {
             rest = &mut rest[n..];
         }
         if !rest.is_empty() {
-            self.fill_within(transport, rest.len())?;
+            // Most clients send the payload right after the header, in a call of its own.
+            self.fill_by(rest.len(), |buf| transport.recv_soon(buf))
+                .and_then(within)?;
             rest.copy_from_slice(self.take(rest.len()));
         }
         Ok(())
@@ -115,11 +126,7 @@ impl Receiver {
 
     /// As [`Self::fill`], in the midst of a message: an end or a pause is an error.
     pub(crate) fn fill_within(&mut self, transport: &Transport, len: usize) -> io::Result<()> {
-        match self.fill(transport, len)? {
-            Filled::Yes => Ok(()),
-            Filled::Ended => Err(io::ErrorKind::UnexpectedEof.into()),
-            Filled::Idle => Err(io::ErrorKind::TimedOut.into()),
-        }
+        self.fill(transport, len).and_then(within)
     }
 
     fn recv_some(&mut self, transport: &Transport, out: &mut [u8]) -> io::Result<usize> {
@@ -128,6 +135,14 @@ impl Receiver {
             Ok(n) => Ok(n),
             Err(e) => Err(stalled(e)),
         }
+    }
+}
+
+fn within(filled: Filled) -> io::Result<()> {
+    match filled {
+        Filled::Yes => Ok(()),
+        Filled::Ended => Err(io::ErrorKind::UnexpectedEof.into()),
+        Filled::Idle => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

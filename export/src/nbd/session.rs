@@ -9,7 +9,7 @@
 //! Back-pressure is not reading on: when all threads are busy or the payload budget is lent out,
 //! requests stay in the socket.
 //!
-//! Rules: replies go out whole, under the send lock. No lock is held while the device works. A
+//! Rules: replies go out whole, under the lock of the [`Outbox`]. No lock is held while the device works. A
 //! thread that panics takes its connection along, and no other.
 
 use std::io;
@@ -25,6 +25,7 @@ use super::contexts::Context;
 use super::crew::{Backlog, Crew, Heir, Next, Pace, Sight};
 use super::handshake::Negotiated;
 use super::holes::HolePace;
+use super::outbox::{Outbox, When};
 use super::receiver::{Filled, Receiver};
 use super::reply::To;
 use super::request::{Command, Header, Judged, Refusal, Terms};
@@ -39,13 +40,13 @@ use crate::transport::Transport;
 /// A connection that serves an export.
 pub(crate) struct Session {
     pub(super) shared: Arc<Shared>,
-    membership: Membership,
+    pub(super) membership: Membership,
     pub(super) transport: Transport,
     pub(super) export: Arc<Export>,
     pub(super) contexts: Vec<Context>,
     pub(super) terms: Terms,
     receive: Mutex<Receive>,
-    pub(super) send: Mutex<()>,
+    pub(super) outbox: Mutex<Outbox>,
     budget: Budget,
     crew: Crew,
     pub(super) hole_pace: HolePace,
@@ -75,6 +76,7 @@ pub(super) struct Job<'a> {
     pub(super) to: To,
     pub(super) verdict: Result<Command, Refusal>,
     pub(super) payload_len: usize,
+    pub(super) when: When,
     _loan: Loan<'a>,
     _in_flight: InFlight<'a>,
 }
@@ -116,7 +118,7 @@ impl Session {
                 receiver,
                 pace: Pace::new(),
             }),
-            send: Mutex::new(()),
+            outbox: Mutex::default(),
             budget,
             crew: Crew::new(),
             hole_pace: HolePace::default(),
@@ -138,6 +140,7 @@ impl Session {
         let _leave = OnExit(&self);
         let mut scratch = Scratch::default();
         let mut took = None;
+        self.answer_held();
         while let Some((job, quick)) = self.next(&mut scratch, took.take()) {
             let leads = if quick {
                 let begun = self.shared.clock.monotonic();
@@ -148,15 +151,22 @@ impl Session {
                 self.crew.end_turn(turn)
             } else {
                 self.pass_lead();
+                self.answer_held();
                 self.answer(job, &mut scratch);
                 false
             };
             scratch.shrink();
             let idle_max = self.shared.limits.thread_idle_max;
-            if !leads && self.crew.wait_for_lead(idle_max) == Next::Leave {
-                return;
+            if !leads {
+                // Who lost the lead has no next request that would take a held reply along.
+                self.answer_held();
+                if self.crew.wait_for_lead(idle_max) == Next::Leave {
+                    return;
+                }
+                self.answer_held();
             }
         }
+        self.answer_held();
     }
 
     /// The leader's part: reads the next request, and says whether it should be quick. `None`: the
@@ -176,8 +186,12 @@ impl Session {
             pace.took(took, backlog);
         }
         match self.receive(receiver, scratch) {
-            Ok(Some(job)) => {
-                let quick = is_small(job.verdict) && pace.is_quick();
+            Ok(Some(mut job)) => {
+                let met = self.membership.peer().in_work() > 1;
+                let quick = is_small(job.verdict) && pace.is_quick(met);
+                if quick && self.holds_quick_request(receiver.ready()) {
+                    job.when = When::Soon;
+                }
                 Some((job, quick))
             }
             Ok(None) => {
@@ -223,6 +237,24 @@ impl Session {
         }
     }
 
+    /// Sends the replies that a leader left behind.
+    fn answer_held(&self) {
+        if let Err(e) = self.send_held() {
+            self.broken(&SessionError::Socket(e));
+        }
+    }
+
+    /// Whether `bytes` begin with a whole request that the leader will perform itself.
+    fn holds_quick_request(&self, bytes: &[u8]) -> bool {
+        let Some((head, rest)) = bytes.split_at_checked(Header::len_in(self.terms.mode)) else {
+            return false;
+        };
+        Header::decode(self.terms.mode, head).is_some_and(|header| {
+            let judged = self.terms.judge(header);
+            is_small(judged.verdict) && judged.payload <= rest.len() as u64
+        })
+    }
+
     /// Reads one request with its payload. `None`: the client leaves, or the server drains.
     fn receive(
         &self,
@@ -246,7 +278,9 @@ impl Session {
         let Some(in_flight) = self.membership.peer().begin() else {
             return Ok(None);
         };
-        let loan = self.budget.borrow(bytes_held(judged.verdict));
+        let loan = self
+            .budget
+            .borrow(bytes_held(judged.verdict), || self.answer_held());
         let payload_len = self.payload(receiver, judged, scratch)?;
         let Judged {
             cookie, verdict, ..
@@ -256,6 +290,7 @@ impl Session {
             to: To { cookie, offset },
             verdict,
             payload_len,
+            when: When::Now,
             _loan: loan,
             _in_flight: in_flight,
         }))
