@@ -25,6 +25,7 @@
 //! reach the disk with the next sync, whenever that is: until then they cost a re-read, no more.
 
 mod layout;
+mod reach;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -40,6 +41,7 @@ use crate::lineage::LineageRecord;
 use crate::live::Live;
 use crate::{Generation, Lineage, files};
 use layout::{HEADERS, Header, Layout, SECTOR, Slot};
+use reach::{Extent, Reach};
 
 /// Generations that are opened before the header is written again.
 const CEILING_STEP: u64 = 4096;
@@ -99,6 +101,8 @@ struct Commit {
     rounds: u64,
     /// Where the last round left off.
     taken_back_to: usize,
+    /// Of each disk.
+    reach: Vec<Reach>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -206,6 +210,7 @@ impl IntentLog {
             round_began: Duration::ZERO,
             rounds: 0,
             taken_back_to: 0,
+            reach: vec![Reach::new(); layout.disk_count()],
         };
         Self {
             written_until: AtomicU64::new(header.written_until.0),
@@ -444,6 +449,7 @@ impl IntentLog {
         regions: std::ops::Range<u64>,
         now: UnixNanos,
     ) -> io::Result<()> {
+        let mut wide = None;
         let mut commit = self.commit.lock();
         loop {
             if let Some(why) = &commit.broken {
@@ -452,7 +458,11 @@ impl IntentLog {
             if self.has(disk, regions.clone()) && self.leases(now) {
                 return Ok(());
             }
-            let wanted = self.with_ahead(disk, regions.clone());
+            let wide = match &wide {
+                Some(wide) => wide,
+                None => wide.insert(self.widen(&mut commit, disk, regions.clone(), now)),
+            };
+            let wanted = self.with_ahead(disk, wide.clone());
             for (word, mask) in self.layout.masks(disk, wanted) {
                 if commit.words[word] & mask != mask {
                     commit.words[word] |= mask;
@@ -471,6 +481,28 @@ impl IntentLog {
                 commit = self.write(commit, header)?;
             }
         }
+    }
+
+    fn widen(
+        &self,
+        commit: &mut Commit,
+        disk: usize,
+        regions: std::ops::Range<u64>,
+        now: UnixNanos,
+    ) -> std::ops::Range<u64> {
+        if self.has(disk, regions.clone()) {
+            // It waits for the header.
+            return regions;
+        }
+        let count = self.layout.region_count(disk);
+        let masks = self.layout.masks(disk, 0..count);
+        let hot = masks.map(|(word, mask)| (commit.words[word] & mask).count_ones());
+        let extent = Extent {
+            region_bytes: self.layout.region_bytes(disk),
+            region_count: count,
+            hot_count: hot.map(u64::from).sum(),
+        };
+        commit.reach[disk].widen(regions, extent, now)
     }
 
     /// More regions where writes came from the one before: a stream.

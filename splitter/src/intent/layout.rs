@@ -119,6 +119,10 @@ impl Layout {
         self.disks[disk].region_count
     }
 
+    pub(crate) fn region_bytes(&self, disk: usize) -> u64 {
+        self.disks[disk].granules_per_region * GRANULE
+    }
+
     pub(crate) fn granules(&self, disk: usize, region: u64) -> GranuleRange {
         let disk = &self.disks[disk];
         let start = region * disk.granules_per_region;
