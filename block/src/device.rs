@@ -32,6 +32,19 @@ pub trait BlockDevice: Send + Sync {
     /// `OutOfRange`, `ReadOnly`, `Full`, `Io`.
     fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> Result<()>;
 
+    /// As [`write_at`](Self::write_at), and calls `answer` once, as soon as the outcome is certain and
+    /// every request that starts from then on sees it. A device that has more to do for itself, with
+    /// `data` or under its locks, does that before it returns; so `answer` must not wait for anybody.
+    fn write_and_answer(
+        &self,
+        data: &[u8],
+        offset: u64,
+        fua: Fua,
+        answer: &mut dyn FnMut(Result<()>),
+    ) {
+        answer(self.write_at(data, offset, fua));
+    }
+
     /// Makes `range` read as zeroes.
     ///
     /// # Errors

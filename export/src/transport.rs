@@ -60,6 +60,16 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends as much of `bytes` as the socket takes at once.
+    fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match rustix::net::send(&*self.0, bytes, flags) {
+            Ok(n) => Ok(n),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn send_some(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
         let parts = [IoSlice::new(first), IoSlice::new(second)];
         let mut no_control = SendAncillaryBuffer::default();
@@ -159,6 +169,14 @@ impl Transport {
         match &self.tls {
             None => self.socket.send_all(first, second),
             Some(tls) => tls.send_all(&self.socket, first, second),
+        }
+    }
+
+    /// Sends as much of `bytes` as goes without waiting: under TLS nothing, its records are sent whole.
+    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.tls {
+            None => self.socket.try_send(bytes),
+            Some(_) => Ok(0),
         }
     }
 

@@ -84,12 +84,16 @@ impl TrackedDisk {
         self.copies_paused.load(Ordering::Acquire)
     }
 
-    /// Marks, runs `request` on production, and copies what it did. Returns `request`'s answer:
-    /// whatever goes wrong with the copy is protection's trouble, not the guest's.
+    /// Marks, runs `request` on production, calls `answered` if it succeeded, and copies what it did.
+    /// Returns `request`'s answer: whatever goes wrong with the copy is protection's trouble, not the
+    /// guest's. So the guest may have its answer before the copy: its granules are marked, and until the
+    /// copy is there they are stale, which outlives us; gate and stripes are held, so no cut and no
+    /// overlapping write comes in between.
     fn tracked(
         &self,
         range: ByteRange,
         request: impl FnOnce(&dyn BlockDevice) -> Result<()>,
+        answered: impl FnOnce(),
         copy: impl FnOnce(&OpenDiff, crate::diff::EdgesHeld) -> std::result::Result<(), HealError>,
     ) -> Result<()> {
         let touched = range.granules_touched();
@@ -114,6 +118,7 @@ impl TrackedDisk {
         }
         // A request that fails may have changed part of its range: it stays stale.
         noted(&*self.production)?;
+        answered();
         if self.copies_are_paused() {
             return Ok(());
         }
@@ -163,10 +168,25 @@ impl TrackedDisk {
         flushed
     }
 
+    fn write_tracked(&self, data: &[u8], offset: u64, answered: impl FnOnce()) -> Result<()> {
+        let range = ByteRange::of_buf(offset, data);
+        Error::check_range(Op::Write, range, self.size())?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.tracked(
+            range,
+            |production| production.write_at(data, offset, Fua::No),
+            answered,
+            |diff, edges| diff.copy_write(&*self.production, data, offset, edges),
+        )
+    }
+
     fn zero_piece(&self, range: ByteRange, options: ZeroOptions) -> Result<()> {
         self.tracked(
             range,
             |production| production.write_zeroes(range, options),
+            || (),
             |diff, _| diff.copy_zeroes(&*self.production, range),
         )
     }
@@ -235,16 +255,28 @@ impl BlockDevice for TrackedDisk {
     }
 
     fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> Result<()> {
-        let range = ByteRange::of_buf(offset, data);
-        Error::check_range(Op::Write, range, self.size())?;
-        if !range.is_empty() {
-            self.tracked(
-                range,
-                |production| production.write_at(data, offset, Fua::No),
-                |diff, edges| diff.copy_write(&*self.production, data, offset, edges),
-            )?;
-        }
+        self.write_tracked(data, offset, || ())?;
         self.settle(fua)
+    }
+
+    fn write_and_answer(
+        &self,
+        data: &[u8],
+        offset: u64,
+        fua: Fua,
+        answer: &mut dyn FnMut(Result<()>),
+    ) {
+        if fua == Fua::Yes {
+            return answer(self.write_at(data, offset, fua));
+        }
+        let mut early = false;
+        let outcome = self.write_tracked(data, offset, || {
+            early = true;
+            answer(Ok(()));
+        });
+        if !early {
+            answer(outcome);
+        }
     }
 
     fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> Result<()> {

@@ -240,6 +240,25 @@ impl BlockDevice for Hanging {
 
 const CELL: usize = 512;
 
+/// A guest's write is answered before its copy is in the diff. A cut that came in between would seal a
+/// diff without it.
+#[test]
+fn a_write_that_is_answered_and_not_yet_copied_is_still_in_flight() {
+    let bench = Bench::new(6, &[SIZE]);
+    let images = bench.production();
+    let (group, disk) = (bench.group(), Arc::clone(&bench.group().disks()[0]));
+    // Not whole granules: production is read for the copy, after the answer.
+    disk.write_and_answer(&[9; 5000], 700, Fua::No, &mut |outcome| {
+        outcome.unwrap();
+        assert!(disk.is_dirty(0) && disk.stale_bytes() == 2 * 4096);
+        let error = group.cut(CutNote::default()).unwrap_err();
+        assert!(matches!(error, CutError::Busy { .. }), "{error}");
+    });
+    assert_eq!(disk.stale_bytes(), 0);
+    group.cut(CutNote::default()).unwrap();
+    assert!(lay_over(&images, &group.sealed()[0]) == bench.production());
+}
+
 fn put(disk: &dyn BlockDevice, thread: usize, number: u64) {
     let cell: Vec<u8> = number.to_le_bytes().repeat(CELL / 8);
     disk.write_at(&cell, (thread * CELL) as u64 + 4096 * 7, Fua::No)

@@ -75,11 +75,28 @@ impl<'a> Run<'a> {
             _ => self.random.fill(&mut data),
         }
         let fua = self.fua();
-        self.device
-            .write_at(&data, range.start(), fua)
-            .expect("write");
+        if self.random.below(2) == 0 {
+            self.device
+                .write_at(&data, range.start(), fua)
+                .expect("write");
+        } else {
+            self.write_and_read_at_answer(&data, range, fua);
+        }
         self.model[span(range)].copy_from_slice(&data);
         "write"
+    }
+
+    /// The write counts from its answer on, not only from when the device is done with it.
+    fn write_and_read_at_answer(&self, data: &[u8], range: ByteRange, fua: Fua) {
+        let (device, mut answers) = (self.device, 0);
+        device.write_and_answer(data, range.start(), fua, &mut |outcome| {
+            answers += 1;
+            outcome.expect("write");
+            let mut read = vec![0xee; data.len()];
+            device.read_at(&mut read, range.start()).expect("read");
+            assert!(read == data, "{range:?}: an answered write is not there");
+        });
+        assert_eq!(answers, 1, "{range:?}: a write has one answer");
     }
 
     fn zero(&mut self, range: ByteRange) -> &'static str {
@@ -194,6 +211,8 @@ impl<'a> Run<'a> {
             ];
             if writable {
                 results.push(self.device.write_at(&buf, offset, Fua::No));
+                let push = &mut |outcome| results.push(outcome);
+                self.device.write_and_answer(&buf, offset, Fua::No, push);
                 results.push(self.device.write_zeroes(range, ZeroOptions::RELAXED));
                 results.push(self.device.trim(range, Fua::No));
             }

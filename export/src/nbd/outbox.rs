@@ -29,6 +29,17 @@ pub(super) enum When {
     Soon,
 }
 
+/// What became of a reply that must not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Early {
+    /// It is out, or goes out with a later one.
+    Sent,
+    /// [`Session::send_held`] sends it, or the rest of it.
+    Held,
+    /// Somebody else is sending.
+    Refused,
+}
+
 /// The client works on the first replies of a longer burst while we work on its rest.
 const HELD_MAX: usize = 8;
 /// More is not copied, but sent from where it is.
@@ -66,11 +77,26 @@ impl Session {
             drop(outbox);
             return self.send(head, data);
         }
-        outbox.bytes.extend_from_slice(head);
-        outbox.bytes.extend_from_slice(data);
-        outbox.replies += 1;
-        self.membership.peer().hold();
+        self.hold(&mut outbox, head, data);
         Ok(())
+    }
+
+    /// Sends or holds a reply without waiting for anybody, the client included.
+    pub(super) fn send_early(&self, when: When, head: &[u8]) -> io::Result<Early> {
+        let Some(mut outbox) = self.outbox.try_lock() else {
+            return Ok(Early::Refused);
+        };
+        self.hold(&mut outbox, head, &[]);
+        if when == When::Soon && outbox.replies < HELD_MAX {
+            return Ok(Early::Sent);
+        }
+        let sent = self.transport.try_send(&outbox.bytes)?;
+        outbox.bytes.drain(..sent);
+        if !outbox.bytes.is_empty() {
+            return Ok(Early::Held);
+        }
+        self.let_go(&mut outbox);
+        Ok(Early::Sent)
     }
 
     /// Sends what is held, unless somebody is about to.
@@ -91,9 +117,18 @@ impl Session {
         let sent = send(&self.transport, &mut outbox.bytes);
         outbox.bytes.clear();
         // Also where the connection broke: then nobody waits for them.
-        self.membership
-            .peer()
-            .let_go(std::mem::take(&mut outbox.replies));
+        self.let_go(outbox);
         sent
+    }
+
+    fn hold(&self, outbox: &mut Outbox, head: &[u8], data: &[u8]) {
+        outbox.bytes.extend_from_slice(head);
+        outbox.bytes.extend_from_slice(data);
+        outbox.replies += 1;
+        self.membership.peer().hold();
+    }
+
+    fn let_go(&self, outbox: &mut Outbox) {
+        (self.membership.peer()).let_go(std::mem::take(&mut outbox.replies));
     }
 }

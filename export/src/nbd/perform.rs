@@ -5,10 +5,11 @@
 
 use std::io;
 
-use block::{ByteRange, ErrorKind, Extent};
+use block::{ByteRange, ErrorKind, Extent, Fua};
 
 use super::contexts::Context;
 use super::holes::holes_of;
+use super::outbox::Early;
 use super::proto::{Errno, Mode};
 use super::reply::{self, Head, Last, To};
 use super::request::{BAD_FILTER, Command, Extents, Fragments, Refusal, StatusFilter};
@@ -34,7 +35,8 @@ impl Session {
                 return self.filtered_status(to, extents, payload);
             }
             Command::Write { range, fua } => {
-                device.write_at(scratch.bytes(job.payload_len), range.start(), fua)
+                let data = scratch.bytes(job.payload_len);
+                return self.write(job, data, range.start(), fua);
             }
             Command::Flush => device.flush(),
             Command::Trim { range, fua } => device.trim(range, fua),
@@ -45,6 +47,22 @@ impl Session {
         match done {
             Ok(()) => self.send_when(job.when, Head::done(self.terms.mode, to).bytes(), &[]),
             Err(e) => self.send_failure(to, &e),
+        }
+    }
+
+    /// The client is told as soon as the device is sure, if that needs no wait.
+    fn write(&self, job: &Job<'_>, data: &[u8], offset: u64, fua: Fua) -> io::Result<()> {
+        let (mut failure, mut early) = (None, Ok(Early::Refused));
+        let done = Head::done(self.terms.mode, job.to);
+        (self.export.device).write_and_answer(data, offset, fua, &mut |outcome| match outcome {
+            Ok(()) => early = self.send_early(job.when, done.bytes()),
+            Err(e) => failure = Some(e),
+        });
+        match (failure, early?) {
+            (Some(e), _) => self.send_failure(job.to, &e),
+            (None, Early::Sent) => Ok(()),
+            (None, Early::Held) => self.send_held(),
+            (None, Early::Refused) => self.send_when(job.when, done.bytes(), &[]),
         }
     }
 

@@ -385,7 +385,11 @@ impl Bench {
             Fua::No
         };
         self.note_touched(disk, range);
-        let answer = self.group().disks()[disk].write_at(&data, range.start(), fua);
+        let mut answer = None;
+        self.group().disks()[disk].write_and_answer(&data, range.start(), fua, &mut |outcome| {
+            assert!(answer.replace(outcome).is_none(), "a second answer");
+        });
+        let answer = answer.expect("an answer");
         if answer.is_ok() && fua == Fua::Yes {
             self.note_flush(disk);
         }
