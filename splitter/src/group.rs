@@ -206,6 +206,7 @@ impl Group {
             return Err(CutError::Distrusted);
         }
         let next = self.create_diffs(lineage, opening, &tracking.live, &tracking.intent)?;
+        self.prepare_maps(&next)?;
         let swapped = self.swap(&tracking.live, opening, next)?;
         let since = swapped.old.iter().map(|diff| diff.map.since()).min();
         let uses = Uses::free();
@@ -480,6 +481,16 @@ impl Group {
             .map_err(|source| CutError::Io {
                 what: "create the files of a generation",
                 place: format!("{} or {}", around.diffs.describe(), around.maps.describe()),
+                source,
+            })
+    }
+
+    fn prepare_maps(&self, next: &[OpenDiff]) -> Result<(), CutError> {
+        let mut both = self.disks.iter().zip(next);
+        both.try_for_each(|(disk, diff)| diff.map.prepare_like(&disk.gate.read().map))
+            .map_err(|source| CutError::Io {
+                what: "reserve the maps of a generation",
+                place: self.around.maps.describe(),
                 source,
             })
     }

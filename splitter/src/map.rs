@@ -79,6 +79,8 @@ pub(crate) struct DirtyMap {
     unreliable: AtomicBool,
     dirty_count: AtomicU64,
     stale_count: AtomicU64,
+    /// Body pages that are reserved; those that are entered need not be in it.
+    ready: Box<[AtomicU64]>,
 }
 
 /// Where things lie in the map of a disk, in words.
@@ -159,6 +161,9 @@ impl DirtyMap {
             unreliable: AtomicBool::new(false),
             dirty_count: AtomicU64::new(0),
             stale_count: AtomicU64::new(0),
+            ready: (0..shape.page_count.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
         }
     }
 
@@ -387,7 +392,9 @@ impl DirtyMap {
         if self.page_entered(page) {
             return Ok(());
         }
-        self.file.allocate(self.shape.body_page(page))?;
+        if !self.is_ready(page) {
+            self.file.allocate(self.shape.body_page(page))?;
+        }
         self.summary(page)
             .fetch_or(1 << (page % 64), Ordering::AcqRel);
         Ok(())
@@ -545,6 +552,8 @@ pub(crate) use fuzz::fuzz;
 
 #[cfg(feature = "fuzzing")]
 mod fuzz;
+
+mod prepare;
 
 #[cfg(test)]
 mod tests;

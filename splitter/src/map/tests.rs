@@ -162,3 +162,22 @@ fn stale_without_dirty_is_clean_and_does_not_upset_the_count() {
     map.settle(GranuleRange { start: 0, end: 1 }, Settled::Data);
     assert_eq!(map.stale_count(), 0);
 }
+
+/// A page that is made ready costs the guest's write nothing that can fail or wait, and says nothing.
+#[test]
+fn a_map_is_made_ready_for_what_was_written_before() {
+    let ((_, before), (world, next)) = (fresh(SIZE), fresh(SIZE));
+    let in_page = |page: u64| GranuleRange {
+        start: page * PAGE_GRANULES + 3,
+        end: page * PAGE_GRANULES + 5,
+    };
+    before.mark(in_page(0)).unwrap();
+    before.mark(in_page(2)).unwrap();
+    next.prepare_like(&before).unwrap();
+    assert_eq!(all_runs(&next), []);
+    world.set_fault(Some(Arc::new(|_| Some(io::ErrorKind::StorageFull))));
+    next.mark(in_page(2)).unwrap();
+    next.mark(in_page(0)).unwrap();
+    assert!(next.mark(in_page(1)).is_err());
+    assert_eq!(next.dirty_count(), 4);
+}
