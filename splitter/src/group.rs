@@ -22,6 +22,7 @@ use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
 use parking_lot::{Mutex, RwLockWriteGuard};
 
 use crate::diff::{HealError, OpenDiff};
+use crate::door::ClosedDoors;
 use crate::intent::IntentLog;
 use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
@@ -507,6 +508,8 @@ impl Group {
             self.heal()?;
             self.drain_each()?;
             let start = self.around.clock.monotonic();
+            // Opened again after the gates, which are dropped before.
+            let _doors = ClosedDoors::of(&self.disks);
             let gates = self.close_gates()?;
             if live.is_lost() {
                 return Err(CutError::Distrusted);

@@ -27,6 +27,7 @@
 mod audit;
 mod coalesce;
 mod diff;
+mod door;
 mod error;
 mod figures;
 mod files;

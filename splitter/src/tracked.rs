@@ -13,6 +13,7 @@ use block::{
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
+use crate::door::Door;
 use crate::stripes::Stripes;
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
@@ -23,6 +24,7 @@ pub struct TrackedDisk {
     pub(crate) name: Name,
     pub(crate) production: Arc<dyn BlockDevice>,
     pub(crate) gate: RwLock<OpenDiff>,
+    pub(crate) door: Door,
     pub(crate) stripes: Stripes,
     /// Writes are only marked; see `map_only.rs`.
     pub(crate) copies_paused: AtomicBool,
@@ -42,6 +44,7 @@ impl TrackedDisk {
             name,
             production,
             gate,
+            door: Door::default(),
             stripes,
             copies_paused: AtomicBool::new(false),
             clock,
@@ -118,7 +121,10 @@ impl TrackedDisk {
         }
         // A request that fails may have changed part of its range: it stays stale.
         noted(&*self.production)?;
-        answered();
+        // While a cut waits for us the copy comes first: whoever takes an answer may take our processor.
+        if !self.door.is_closed() {
+            answered();
+        }
         if self.copies_are_paused() {
             return Ok(());
         }
@@ -132,6 +138,7 @@ impl TrackedDisk {
     /// written gives up the lineage: the guest must not wait for it for ever.
     pub(crate) fn admit(&self, touched: GranuleRange) -> RwLockReadGuard<'_, OpenDiff> {
         loop {
+            self.door.pass();
             let diff = self.gate.read();
             let now = self.clock.wall();
             if diff.intent.covers(touched, now) {
