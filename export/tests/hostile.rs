@@ -55,7 +55,9 @@ fn handshakes_and_connections_have_caps_and_room_comes_back() {
     let one = fixture.connect();
     let two = fixture.connect();
     Client::silent(&fixture.path).assert_closed();
-    let one = one.go(Framing::Simple, &[]);
+    let mut one = one.go(Framing::Simple, &[]);
+    // Answered: the server, too, has left the handshake behind.
+    assert_eq!(one.read(0, 512), [0; 512]);
     let three = fixture.connect();
     Client::silent(&fixture.path).assert_closed();
     drop((one, two, three));
