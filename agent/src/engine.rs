@@ -353,7 +353,8 @@ impl Engine {
     /// a new history.
     pub(crate) fn relearn(&self, lineage: Lineage, why: &str) -> Result<()> {
         let cutting = self.cutting.lock();
-        if self.group.lineage() != lineage {
+        // Somebody else may have done it meanwhile.
+        if self.group.lineage() != lineage || !self.group.is_lost() {
             return Ok(());
         }
         let lost = self.group.sealed();

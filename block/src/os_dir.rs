@@ -99,7 +99,13 @@ impl OsDir {
     }
 
     fn file(&self, fd: OwnedFd, name: &str) -> Arc<dyn File> {
-        Arc::new(OsFile::new(fs::File::from(fd), self.path.join(name)))
+        // overlayfs answers for itself, and not for the file system below it that failed.
+        let layered = rustix::fs::fstatfs(&fd).is_ok_and(|stat| stat.f_type == 0x794c_7630);
+        Arc::new(OsFile::new(
+            fs::File::from(fd),
+            self.path.join(name),
+            layered,
+        ))
     }
 
     /// `Err` says what was tried, and on which file.

@@ -27,11 +27,17 @@ use crate::{ByteRange, File, SharedWords, index};
 pub(crate) struct OsFile {
     file: fs::File,
     path: PathBuf,
+    /// Whether only a sync tells what could not be written back.
+    layered: bool,
 }
 
 impl OsFile {
-    pub(crate) fn new(file: fs::File, path: PathBuf) -> Self {
-        Self { file, path }
+    pub(crate) fn new(file: fs::File, path: PathBuf, layered: bool) -> Self {
+        Self {
+            file,
+            path,
+            layered,
+        }
     }
 
     fn named<T>(
@@ -114,6 +120,9 @@ impl File for OsFile {
     }
 
     fn check_writeback(&self) -> io::Result<()> {
+        if self.layered {
+            return self.sync_data();
+        }
         match failed_writeback(&self.file) {
             // A file system that cannot say: then only a sync tells.
             Err(error) if error.raw_os_error() == Some(libc::ESPIPE) => self.sync_data(),

@@ -10,7 +10,7 @@ use block::{BlockDevice, ByteRange, Dir, File, GRANULE, GranuleRange, Name, inde
 
 use crate::files;
 use crate::group::Surroundings;
-use crate::held::check_kept;
+use crate::held::{check_kept, is_held};
 use crate::intent::DiskIntent;
 use crate::live::Live;
 use crate::map::{DirtyMap, MapIdentity, Settled};
@@ -127,6 +127,11 @@ impl OpenDiff {
         let range = ByteRange::of_buf(offset, data);
         let touched = range.granules_touched();
         let whole = self.covered(range);
+        // A write into the hole of what was lost would fill it, and hide the loss.
+        let held = EdgesHeld {
+            first: held.first && is_held(&*self.data, touched.start).map_err(HealError::Diff)?,
+            last: held.last && is_held(&*self.data, touched.end - 1).map_err(HealError::Diff)?,
+        };
         let complete_first = whole.start > touched.start && !held.first;
         // Also where the disk ends: what lies past its end is to be zero, and after a loss may not be.
         let in_part = !range.end().is_multiple_of(GRANULE);

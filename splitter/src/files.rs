@@ -8,6 +8,7 @@
 //!        cut.LINEAGE.GEN       what is said of a cut, if anything          (lineage.rs)
 //! maps/  DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
 //! diffs/ DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
+//!        forsaken.LINEAGE      its intent log could not be written         (intent.rs)
 //!        probe                 there for a moment, to see whether it can be written (map_only.rs)
 //! ```
 //!
@@ -25,6 +26,7 @@ pub(crate) const LOCK: &str = "lock";
 /// In the diff directory: what tries whether it works.
 pub(crate) const PROBE: &str = "probe";
 const SUSPECT: &str = "suspect.";
+const FORSAKEN: &str = "forsaken.";
 
 pub(crate) fn live(lineage: Lineage) -> String {
     format!("live.{}", lineage.short())
@@ -96,6 +98,28 @@ pub(crate) fn remove(dir: &dyn Dir, name: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Notes beside the diffs that nobody may go on with a lineage. Not synced: a guest's write waits for it.
+pub(crate) fn forsake(diffs: &dyn Dir, lineage: Lineage) -> io::Result<()> {
+    match diffs.create(&forsaken_name(lineage)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn is_forsaken(diffs: &dyn Dir, lineage: Lineage) -> bool {
+    // Where it cannot be asked, there are no diffs to believe either.
+    diffs.open(&forsaken_name(lineage)).is_ok()
+}
+
+fn forsaken_name(lineage: Lineage) -> String {
+    format!("{FORSAKEN}{}", lineage.short())
+}
+
+/// What the name of a note of [`forsake`] says; `None` if it is none.
+pub(crate) fn parse_forsaken(name: &str) -> Option<&str> {
+    name.strip_prefix(FORSAKEN)
 }
 
 #[cfg(test)]

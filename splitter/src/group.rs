@@ -535,7 +535,7 @@ impl Group {
 
     /// Sees each disk drained once, with the other gates open: one that hangs is found here, where
     /// it holds up its own guest only.
-    fn drain_each(&self) -> Result<(), CutError> {
+    pub(crate) fn drain_each(&self) -> Result<(), CutError> {
         if let [_] = &self.disks[..] {
             return Ok(());
         }

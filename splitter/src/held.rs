@@ -60,6 +60,15 @@ pub(crate) fn check_kept(map: &DirtyMap, data: &dyn File) -> io::Result<()> {
     }
 }
 
+/// Whether a granule that the map says is in the diff lies in no hole.
+pub(crate) fn is_held(data: &dyn File, granule: u64) -> io::Result<bool> {
+    let one = GranuleRange {
+        start: granule,
+        end: granule + 1,
+    };
+    Ok(data.first_hole(bytes(one))?.is_none())
+}
+
 fn check_no_hole(data: &dyn File, granules: GranuleRange) -> io::Result<()> {
     match data.first_hole(bytes(granules))? {
         None => Ok(()),

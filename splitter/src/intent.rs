@@ -62,6 +62,7 @@ pub(crate) const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 /// The log of one lineage, for all disks of its group.
 pub(crate) struct IntentLog {
     state: Arc<dyn Dir>,
+    diffs: Arc<dyn Dir>,
     boot: String,
     live: Arc<Live>,
     file: Arc<dyn File>,
@@ -216,6 +217,7 @@ impl IntentLog {
             written_until: AtomicU64::new(header.written_until.0),
             suspected: AtomicBool::new(false),
             state: Arc::clone(&around.state),
+            diffs: Arc::clone(&around.diffs),
             boot: around.boot.clone(),
             live: Arc::clone(live),
             file,
@@ -415,6 +417,10 @@ impl IntentLog {
         tracing::error!(%error, "the intent log cannot be written; the disks will be copied anew");
         self.live.forsake();
         self.revoke();
+        // The state directory fails: what was just said there may not last.
+        if let Err(error) = files::forsake(&*self.diffs, self.lineage) {
+            tracing::error!(%error, "nor can that be noted beside the diffs");
+        }
     }
 
     /// Removes the record of tracking, if it is this lineage's. Worth another attempt at every cut.

@@ -33,6 +33,8 @@ const CLEAN: u64 = 1;
 const LOST: u64 = 2;
 /// Writes may have gone unmarked in the intent log, too.
 const FORSAKEN: u64 = 4;
+/// Somebody asks whether these words reached the disk, or was told that they did not: the system tells it once.
+const ASKED: u64 = 8;
 
 /// The time of the last write is kept to this precision: most writes do not store it.
 pub(crate) const LAST_WRITE_PRECISION: Duration = Duration::from_secs(1);
@@ -40,6 +42,8 @@ pub(crate) const LAST_WRITE_PRECISION: Duration = Duration::from_secs(1);
 pub(crate) struct Live {
     file: Arc<dyn File>,
     words: Arc<dyn SharedWords>,
+    /// After a kill: the words may be old ones.
+    doubtful: bool,
 }
 
 impl Live {
@@ -52,6 +56,7 @@ impl Live {
         let live = Self {
             words: file.map(LEN)?,
             file,
+            doubtful: false,
         };
         for (at, word) in identity(lineage).into_iter().enumerate() {
             live.word(at).store(word, Ordering::Relaxed);
@@ -72,11 +77,14 @@ impl Live {
                 "its length is wrong",
             ));
         }
+        // Before anything brings it in.
+        let known = file.is_cached(ByteRange::at(0, LEN).expect("small"))?;
         // A file that was copied or moved may have lost what was reserved.
         file.allocate(ByteRange::at(0, LEN).expect("small"))?;
-        let live = Self {
+        let mut live = Self {
             words: file.map(LEN)?,
             file,
+            doubtful: false,
         };
         let found = [0, 1, 2].map(|at| live.word(at).load(Ordering::Acquire));
         if found != identity(lineage) || live.open_generation() < Generation::FIRST {
@@ -85,7 +93,25 @@ impl Live {
                 "its header is wrong",
             ));
         }
+        // A clean close has synced it.
+        live.doubtful = !(live.is_clean() || known && live.reached_its_disk());
         Ok(live)
+    }
+
+    /// Whether no word that was stored before this process is lost.
+    /// Crash: whoever is killed between the answer and what follows from it leaves a doubt.
+    fn reached_its_disk(&self) -> bool {
+        let flags = self.word(FLAGS).fetch_or(ASKED, Ordering::SeqCst);
+        if flags & ASKED != 0 || self.file.check_writeback().is_err() {
+            return false;
+        }
+        self.word(FLAGS).fetch_and(!ASKED, Ordering::SeqCst);
+        true
+    }
+
+    /// Whether the words may be older than what a killed process of this boot stored.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.doubtful
     }
 
     pub(crate) fn open_generation(&self) -> Generation {

@@ -8,6 +8,7 @@
 //! | no clean close and another boot | recover: the page cache is gone, and with it what says which granules were written; all regions of the intent log are stale |
 //! | the open map damaged, or writes that it could not mark | recover, as above |
 //! | killed, and a map may have been lost in part on its way to the disk | recover, as above |
+//! | killed, and the live state may be an old one, or the log was given up | a new lineage |
 //! | killed, and so may the open diff | go on; all of it is stale |
 //! | killed, and so may a sealed diff | it is folded: the next point holds what it held |
 //! | disks changed, or written to from outside | a new lineage |
@@ -203,10 +204,13 @@ fn find(
     }
     let lineage = record.lineage;
     let live = Live::open(&*around.state, lineage);
-    if live.as_ref().is_ok_and(Live::is_forsaken) {
+    if live.as_ref().is_ok_and(Live::is_forsaken) || files::is_forsaken(&*around.diffs, lineage) {
         return Err(Some("earlier writes went untracked".into()));
     }
     let found = match live {
+        Ok(live) if live.is_doubtful() && record.boot == around.boot => {
+            return Err(Some("the live state may be an old one".into()));
+        }
         Ok(live) if live.is_clean() || record.boot == around.boot => {
             untouched(specs, &live)?;
             let live = Arc::new(live);
@@ -323,6 +327,8 @@ fn recover(
     // Durable: a power cut must not find the word of the next generation and believe its map.
     live.clear_clean().map_err(failed)?;
     live.set_open_generation(next);
+    // They do not count any more, and the directory may be full.
+    remove_debris(around, lineage, &[next]).map_err(failed)?;
     let diffs = create_diffs(specs, around, lineage, next, (&live, &intent)).map_err(failed)?;
     for diff in &diffs {
         diff.map.lower_since(since);
@@ -622,7 +628,7 @@ fn clear(around: &Surroundings) -> io::Result<()> {
     around.state.sync()?;
     for dir in [&around.maps, &around.diffs] {
         for name in dir.list()? {
-            if files::parse(&name).is_some() {
+            if files::parse(&name).is_some() || files::parse_forsaken(&name).is_some() {
                 files::remove(&**dir, &name)?;
             }
         }
@@ -644,7 +650,9 @@ pub(crate) fn remove_debris(
     let short = lineage.short();
     for dir in [&around.maps, &around.diffs] {
         for name in dir.list()? {
-            if files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g)) {
+            let debris = files::parse(&name).is_some_and(|(g, l)| l != short || !kept.contains(&g))
+                || files::parse_forsaken(&name).is_some_and(|l| l != short);
+            if debris {
                 files::remove(&**dir, &name)?;
             }
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use block::{GRANULE, GranuleRange};
 
 use crate::diff::OpenDiff;
+use crate::door::ClosedDoors;
 use crate::tracked::TrackedDisk;
 use crate::{CutError, Group};
 
@@ -34,6 +35,9 @@ impl Group {
         tracing::warn!(group = %self.name, why, "the maps are given up; what the intent log names is read again");
         tracking.live.lose();
         self.discard_all(&mut tracking);
+        // Also of an earlier attempt: the directory may be full.
+        crate::recover::remove_debris(&self.around, tracking.lineage, &[])
+            .map_err(self.state_error("remove the files of lost generations"))?;
         let log_error = self.state_error("write the intent log");
         let next = tracking.intent.skip().map_err(log_error)?;
         let diffs = self.create_diffs(tracking.lineage, next, &tracking.live, &tracking.intent)?;
@@ -42,6 +46,8 @@ impl Group {
             .map(|diff| mark_regions(diff, &[]))
             .collect::<Result<_, _>>()
             .map_err(self.map_error())?;
+        self.drain_each()?;
+        let _doors = ClosedDoors::of(&self.disks);
         let mut gates = self.close_gates()?;
         // Nothing is in flight: the log has the regions of all that was written.
         for ((gate, diff), marked) in gates.iter_mut().zip(diffs).zip(marked) {
@@ -59,6 +65,12 @@ impl Group {
             .map_err(self.state_error("remove the files of lost generations"))?;
         let stale = self.disks.iter().map(|disk| disk.stale_bytes());
         Ok(stale.sum())
+    }
+
+    /// Whether writes may have gone unmarked since tracking last went on.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.tracking.lock().live.is_lost()
     }
 
     fn map_error(&self) -> impl Fn(std::io::Error) -> CutError {

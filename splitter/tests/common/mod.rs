@@ -226,8 +226,8 @@ impl Bench {
         let boot = self.boot.clone();
         let world = self.world.kill();
         if self.rough && self.rng.random_bool(0.3) {
-            let lost = [".diff", ".diff", ".map"][self.rng.random_range(0..3)];
-            world.fail_writeback(|name| name.ends_with(lost), self.rng.random_bool(0.5));
+            let lost = [".diff", ".diff", ".map", "live."][self.rng.random_range(0..4)];
+            world.fail_writeback(|name| name.contains(lost), self.rng.random_bool(0.5));
         }
         let how = self.restart(world, &boot);
         // A kill while the very first files were being made leaves nothing to go on from.
@@ -643,7 +643,7 @@ impl Bench {
 
 /// Whether a history may make tracking begin anew for this reason: something failed.
 fn is_legal(why: &str) -> bool {
-    ["untracked", "a flush of a disk failed"]
+    ["untracked", "a flush of a disk failed", "the live state"]
         .iter()
         .any(|reason| why.contains(reason))
 }
