@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
 use crate::door::Door;
+use crate::pace::Pace;
 use crate::stripes::Stripes;
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
@@ -28,6 +29,7 @@ pub struct TrackedDisk {
     pub(crate) stripes: Stripes,
     /// Writes are only marked; see `map_only.rs`.
     pub(crate) copies_paused: AtomicBool,
+    pub(crate) pace: Pace,
     clock: Arc<dyn Clock>,
     trouble: Mutex<Option<String>>,
 }
@@ -47,6 +49,7 @@ impl TrackedDisk {
             door: Door::default(),
             stripes,
             copies_paused: AtomicBool::new(false),
+            pace: Pace::default(),
             clock,
             trouble,
         }
@@ -114,7 +117,10 @@ impl TrackedDisk {
         }
         let _held = self.stripes.lock(touched);
         let edges = diff.edges_held(touched);
-        if let Err(error) = diff.map.mark(touched) {
+        let marking = self.pace.visit();
+        let marked = diff.map.mark(touched);
+        drop(marking);
+        if let Err(error) = marked {
             diff.live.lose();
             self.note_trouble(&format!("the dirty map cannot be written: {error}"));
             return noted(&*self.production);
@@ -128,6 +134,7 @@ impl TrackedDisk {
         if self.copies_are_paused() {
             return Ok(());
         }
+        let _copying = self.pace.visit();
         if let Err(error) = copy(&diff, edges) {
             self.note_trouble(&error.to_string());
         }

@@ -1,0 +1,69 @@
+//! What the files of a group occupy, for whoever limits it: asked often, so it waits for nobody.
+
+use std::io;
+
+use crate::Group;
+use crate::diff::names;
+use crate::sealed::SealedDiff;
+
+/// What diffs and maps occupy, and what their file system has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceFigures {
+    /// Sealed generations that no target has.
+    pub sealed_count: usize,
+    /// Bytes that all diffs occupy.
+    pub diff_bytes: u64,
+    /// Bytes that all dirty maps occupy; they are mapped, so it is memory as well.
+    pub map_bytes: u64,
+    /// Bytes that a heal is still to write to diffs.
+    pub stale_bytes: u64,
+    /// Of the diffs' file system.
+    pub file_system: block::Space,
+}
+
+impl Group {
+    /// What is occupied at the moment; `None` while a cut, a release or a restart of tracking is under way.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn space(&self) -> io::Result<Option<SpaceFigures>> {
+        let Some(sealed) = self
+            .tracking
+            .try_lock()
+            .map(|tracking| tracking.sealed.clone())
+        else {
+            return Ok(None);
+        };
+        let mut figures = SpaceFigures {
+            sealed_count: sealed.len(),
+            file_system: self.around.diffs.space()?,
+            ..SpaceFigures::default()
+        };
+        for diff in sealed.iter().flat_map(|sealed| sealed.all_disks()) {
+            let [map, data] = diff.occupied();
+            figures.map_bytes += map;
+            figures.diff_bytes += data;
+        }
+        for disk in &self.disks {
+            let Some(diff) = disk.gate.try_read() else {
+                return Ok(None);
+            };
+            figures.map_bytes += diff.map.allocated()?;
+            figures.diff_bytes += diff.data.allocated()?;
+            figures.stale_bytes += diff.map.stale_count() * block::GRANULE;
+        }
+        Ok(Some(figures))
+    }
+}
+
+impl SealedDiff {
+    /// Bytes of its map and of its diff. Nothing where they cannot be asked: they may be released by now.
+    fn occupied(&self) -> [u64; 2] {
+        let open = |name: &String| self.dir.open(name).and_then(|file| file.allocated());
+        match &self.kept {
+            Some((map, data)) => [map.allocated(), data.allocated()],
+            None => names(&self.name, self.generation, self.lineage).map(|name| open(&name)),
+        }
+        .map(|asked| asked.unwrap_or(0))
+    }
+}
