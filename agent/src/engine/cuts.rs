@@ -50,8 +50,9 @@ impl Engine {
             labels,
             ..CutNote::default()
         };
+        self.beat();
         // First: what keeps a cut from being made must not keep guests quiet.
-        let made = match (ladder::step_up(self), &self.hooks) {
+        let made = match (ladder::before_cut(self), &self.hooks) {
             (Err(error), _) => Err(Unmade {
                 lineage: self.group.lineage(),
                 error,
@@ -62,7 +63,8 @@ impl Engine {
         let made = match made {
             Ok(made) => made,
             Err(unmade) => {
-                ladder::step_down(self, &unmade.error);
+                ladder::after_failure(self, &unmade.error);
+                self.note_cut_failed(&unmade.error);
                 if matches!(unmade.error, CutError::Distrusted) {
                     self.relearn(unmade.lineage, "writes went untracked")?;
                 }
@@ -70,6 +72,7 @@ impl Engine {
             }
         };
         let cut = made.cut;
+        self.note_cut(made.lineage, &cut);
         debug!(group = %self.name, generation = %cut.generation, bytes = cut.dirty_bytes, pause_us = micros(cut.pause), "cut");
         let mut shared = self.shared.lock();
         shared.last_cut = Some(figures_of(cut));
