@@ -12,6 +12,7 @@
 //!
 //! Rule: the rung, and whether the splitter copies, change together, under one lock that no guest takes.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use splitter::{CutError, PaceFigures};
 use tracing::{debug, info, warn};
 
 use crate::api::{Cause, LadderStatus, LadderStep, Rung};
-use crate::engine::Engine;
+use crate::engine::{Engine, Stop};
 use crate::memory;
 use crate::pressure::Level;
 
@@ -198,7 +199,9 @@ pub(crate) fn before_cut(engine: &Engine) -> Result<(), CutError> {
     };
     let ready = match (map_only, doubted) {
         (false, false) => return Ok(()),
-        (true, _) => has_room(engine).and_then(|()| probe(engine)),
+        (true, _) => has_room(engine)
+            .and_then(|()| probe(engine))
+            .and_then(|()| catch_up(engine)),
         (false, true) => probe(engine),
     };
     match ready {
@@ -309,6 +312,34 @@ fn probe(engine: &Engine) -> Result<(), (Cause, String)> {
         Ok(took) => Err((Cause::DiffLatency, format!("a probe took {took:?}"))),
         Err(error) => Err((cause_of(engine, &error), error.to_string())),
     }
+}
+
+/// Reads most of what went uncopied before guests touch the diff device again. That it takes this is a
+/// better proof than any probe.
+fn catch_up(engine: &Engine) -> Result<(), (Cause, String)> {
+    let limit = engine
+        .limits
+        .diff_latency
+        .map_or(PROBE_MAX, |limit| limit.time());
+    let (asked, slow) = (Cell::new(engine.now()), Cell::new(false));
+    let go_on = || {
+        let now = engine.now();
+        slow.set(now.saturating_sub(asked.replace(now)) > limit);
+        !slow.get() && engine.stop() < Stop::Now
+    };
+    let caught_up = engine.group.catch_up(&go_on).map_err(|error| match error {
+        CutError::Degraded { source, .. } => (cause_of(engine, &source), source.to_string()),
+        other => (Cause::Production, other.to_string()),
+    })?;
+    engine.note_reread(caught_up);
+    if slow.get() {
+        engine.ladder.0.lock().hold.renew(engine.now());
+        return Err((
+            Cause::DiffLatency,
+            format!("256 KiB took more than {limit:?}"),
+        ));
+    }
+    Ok(())
 }
 
 /// Whether the diff device is full, or fails.

@@ -646,7 +646,7 @@ impl TrackedDisk {
     }
 }
 
-fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
+pub(crate) fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
     let disk = disk.name.clone();
     match error {
         HealError::Production(source) => CutError::Production { disk, source },

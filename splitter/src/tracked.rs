@@ -205,12 +205,20 @@ impl TrackedDisk {
         )
     }
 
-    /// Re-reads the granules that are stale, a little at a time, between the guest's writes.
-    /// Returns the bytes re-read.
+    /// Re-reads the granules that are stale, a little at a time, between the guest's writes; not while
+    /// copies are paused. Returns the bytes re-read.
     pub(crate) fn heal(&self) -> std::result::Result<u64, HealError> {
+        self.heal_while(&|| !self.copies_are_paused())
+    }
+
+    /// The same, for as long as `go_on` says so; it is asked before each little.
+    pub(crate) fn heal_while(
+        &self,
+        go_on: &dyn Fn() -> bool,
+    ) -> std::result::Result<u64, HealError> {
         let (mut at, mut healed) = (0, 0);
         loop {
-            if self.copies_are_paused() {
+            if !go_on() {
                 return Ok(healed);
             }
             let diff = self.gate.read();

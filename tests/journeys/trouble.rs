@@ -156,7 +156,7 @@ fn trouble_diff_device_takes_5_s_per_write() -> Result<()> {
 fn trouble_diff_device_keeps_guests_waiting() -> Result<()> {
     let place = Place::new()?;
     let faulty = FaultyDir::mount_synchronous(&place.bench, "diffs", 128 << 20)?;
-    let how = place.how().with(&["--diff-latency", "100ms"]);
+    let how = place.how().with(&["--diff-latency", "300ms"]);
     let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
     let stutter = faulty.stutter(Duration::from_secs(1));
     story.hold(lasting())?;

@@ -267,7 +267,8 @@ impl Story {
         let (point, window) = self.protect.cut_beside(&self.ledger)?;
         let points = bench.points()?;
         let gap = longest_gap(&points);
-        self.ask_ladder_and_ledger(&points)?;
+        self.seen
+            .ask_ladder_and_ledger(&self.protect, &self.how.every, &points)?;
         eprintln!(
             "trouble {name}: {acked} requests, {} refused, {} points, longest distance {gap:?}; {:?}",
             self.seen.refused,
@@ -290,12 +291,17 @@ impl Story {
     }
 }
 
-impl Story {
+impl Seen {
     /// What the ledger says must be what the target's own list of points says.
-    fn ask_ladder_and_ledger(&mut self, points: &[Value]) -> Result<()> {
-        let status = self.protect.status()?;
+    fn ask_ladder_and_ledger(
+        &mut self,
+        protect: &Protect,
+        every: &str,
+        points: &[Value],
+    ) -> Result<()> {
+        let status = protect.status()?;
         let steps = status["ladder"]["steps"].as_array().context("no steps")?;
-        self.seen.steps = steps
+        self.steps = steps
             .iter()
             .map(|step| {
                 let word = |key: &str| step[key].as_str().unwrap_or("-").to_owned();
@@ -307,21 +313,21 @@ impl Story {
             "the ledger to agree with the points",
             LEDGER_LATE_MAX,
             || {
-                let ledger = self.protect.gaps()?;
+                let ledger = protect.gaps()?;
                 let noted = noted_gaps(&ledger, points)?;
-                self.seen.gaps = noted.iter().map(|(_, gap)| gap.clone()).collect();
+                self.gaps = noted.iter().map(|(_, gap)| gap.clone()).collect();
                 let moves = ledger["clock"].as_array().context("no clock")?;
-                self.seen.moves = moves.iter().filter_map(|m| m["moved_s"].as_f64()).collect();
-                let owed = owed(&self.how.every)?;
+                self.moves = moves.iter().filter_map(|m| m["moved_s"].as_f64()).collect();
+                let owed = owed(every)?;
                 let agreed = agree(&noted, points, owed, &ledger);
                 Ok(agreed.then_some(()))
             },
         )
         .with_context(|| {
-            let ledger = self.protect.gaps();
+            let ledger = protect.gaps();
             let times = points.iter().map(|point| point["at_unix_ns"].clone());
             let times: Vec<_> = times.collect();
-            format!("{:?}\n{ledger:?}\npoints at {times:?}", self.seen)
+            format!("{:?}\n{ledger:?}\npoints at {times:?}", self)
         })
     }
 }

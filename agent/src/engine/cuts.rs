@@ -160,11 +160,15 @@ impl Engine {
     /// Completes the open diffs from production, and counts what that read.
     pub(crate) fn heal(&self) -> std::result::Result<(), CutError> {
         let bytes = self.group.heal()?;
+        self.note_reread(bytes);
+        Ok(())
+    }
+
+    pub(crate) fn note_reread(&self, bytes: u64) {
         self.reread.fetch_add(bytes, Ordering::Relaxed);
         if bytes > 0 {
             info!(group = %self.name, bytes, "re-read from production what the diffs lacked");
         }
-        Ok(())
     }
 
     /// A cut as a caller asks for it. Who waits for a point that is lost gets a later one, which
