@@ -32,8 +32,10 @@ pub enum Cause {
     Memory,
     /// The target lags.
     TargetBehind,
-    /// Production fails, or a write to it takes long.
+    /// Production fails.
     Production,
+    /// A guest's write was in flight for longer than a cut waits.
+    Busy,
     /// No process protected the group, or it was stopped, or not given time to run.
     NotRunning,
     /// Tracking began anew, and the disks were copied anew.
@@ -87,6 +89,7 @@ impl fmt::Display for Cause {
             Self::Memory => "memory",
             Self::TargetBehind => "target-behind",
             Self::Production => "production",
+            Self::Busy => "busy",
             Self::NotRunning => "not-running",
             Self::CopiedAnew => "copied-anew",
             Self::Late => "late",

@@ -95,7 +95,8 @@ impl Engine {
             CutError::Degraded { .. } | CutError::Io { .. } => {
                 Some(self.ladder.cause().unwrap_or(Cause::DiffError))
             }
-            CutError::Production { .. } | CutError::Busy { .. } => Some(Cause::Production),
+            CutError::Production { .. } => Some(Cause::Production),
+            CutError::Busy { .. } => Some(Cause::Busy),
             CutError::Distrusted => Some(Cause::CopiedAnew),
             _ => None,
         };
