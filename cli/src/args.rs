@@ -30,7 +30,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve disks to guests over NBD and keep copying them to a target.
-    Protect(Protect),
+    Protect(Box<Protect>),
     /// Cut a protected group now.
     Cut(Cut),
     /// What protected groups are doing.

@@ -62,10 +62,10 @@ impl Story {
         self.point(L1, generation, second);
     }
 
-    fn gaps(&self) -> Vec<(u64, Vec<Cause>, u64)> {
+    fn gaps(&self) -> Vec<(f64, Vec<Cause>, u64)> {
         let contents = gap_file::read(&*self.world.dir()).expect("read");
         let gaps = contents.gaps.into_iter();
-        gaps.map(|gap| (gap.seconds.round() as u64, gap.causes, gap.cuts_lost))
+        gaps.map(|gap| (gap.seconds, gap.causes, gap.cuts_lost))
             .collect()
     }
 }
@@ -100,7 +100,10 @@ fn a_gap_lasts_from_point_to_point_and_has_the_causes_in_between() {
     assert_eq!(story.ledger.open_gap(beat(4, 0)), None);
     story.cut_and_point(3, 9);
     story.cut_and_point(4, 20);
-    let expected = [(7, vec![Cause::DiffSpace], 0), (11, vec![Cause::Late], 0)];
+    let expected = [
+        (7.0, vec![Cause::DiffSpace], 0),
+        (11.0, vec![Cause::Late], 0),
+    ];
     assert_eq!(story.gaps(), expected);
     assert_eq!(story.ledger.open_gap(beat(21, 0)), None);
 }
@@ -124,7 +127,7 @@ fn cuts_that_are_merged_leave_a_gap_once_the_later_one_is_a_point() {
         story.point(L1, kept, kept);
     }
     // 2 to 6; 7 to 9 is within what is owed.
-    assert_eq!(story.gaps(), [(4, vec![Cause::TargetBehind], 3)]);
+    assert_eq!(story.gaps(), [(4.0, vec![Cause::TargetBehind], 3)]);
 }
 
 #[test]
@@ -136,7 +139,7 @@ fn a_moved_clock_makes_no_gap_and_hides_none() {
     assert_eq!(story.gaps(), []);
     story.ahead = 0;
     story.cut_and_point(3, 7);
-    assert_eq!(story.gaps(), [(5, vec![Cause::Late], 0)]);
+    assert_eq!(story.gaps(), [(5.0, vec![Cause::Late], 0)]);
 }
 
 #[test]
@@ -147,7 +150,7 @@ fn a_new_history_ends_the_gap_with_its_first_point() {
     story.ledger.restarted(L2).expect("noted");
     story.ledger.cut(story.moment(L2, 1, 60));
     story.point(L2, 1, 60);
-    assert_eq!(story.gaps(), [(59, vec![Cause::CopiedAnew], 1)]);
+    assert_eq!(story.gaps(), [(59.0, vec![Cause::CopiedAnew], 1)]);
 }
 
 /// Whoever was killed leaves what it had noted; the time without a process counts.
@@ -167,7 +170,7 @@ fn a_gap_goes_through_a_kill() {
     story.cut_and_point(2, 13);
     assert_eq!(
         story.gaps(),
-        [(12, vec![Cause::DiffError, Cause::NotRunning], 0)]
+        [(12.0, vec![Cause::DiffError, Cause::NotRunning], 0)]
     );
 }
 
@@ -188,7 +191,7 @@ fn a_kill_between_the_point_and_the_note_of_its_gap_loses_no_gap() {
             .ledger
             .found(newest, Some(older), "g@2")
             .expect("noted");
-        assert_eq!(story.gaps(), [(8, vec![Cause::DiffSpace], 0)]);
+        assert_eq!(story.gaps(), [(8.0, vec![Cause::DiffSpace], 0)]);
     }
 }
 
@@ -216,5 +219,5 @@ fn where_cuts_are_made_when_told_only_a_lost_one_leaves_a_gap() {
         .lost(L1, Generation(3), Cause::DiffError)
         .expect("noted");
     story.cut_and_point(4, 1_005);
-    assert_eq!(story.gaps(), [(5, vec![Cause::DiffError], 1)]);
+    assert_eq!(story.gaps(), [(5.0, vec![Cause::DiffError], 1)]);
 }
