@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::{Cause, LadderStatus, LadderStep, Rung};
 use crate::engine::{Engine, Stop};
+use crate::limits::Limits;
 use crate::memory;
 use crate::pressure::Level;
 
@@ -52,6 +53,8 @@ struct Standing {
     pace: PaceFigures,
     /// The diff device lost bytes, or failed: it is probed before the next cut.
     doubted: bool,
+    /// A cut is being made that may take more than the limits.
+    let_through: bool,
 }
 
 /// Keeps a device that is slow again and again from being tried at every cut: each try costs some
@@ -106,6 +109,11 @@ impl Ladder {
         standing.pace = pace;
         standing.doubted |= lost;
         lost
+    }
+
+    /// The cut that was let through is made, or has failed.
+    pub(crate) fn cut_ended(&self) {
+        self.0.lock().let_through = false;
     }
 
     /// Has the diff device probed before the next cut.
@@ -167,6 +175,7 @@ fn step_up(engine: &Engine, rung: Rung, cause: Option<Cause>, why: &str) {
     }
     if standing.rung == Rung::MapOnly {
         engine.group.resume_copies();
+        standing.let_through = true;
     }
     let (from, ended) = (standing.rung, standing.cause.unwrap_or(Cause::Late));
     standing.step(rung, cause, engine.world.clock.wall());
@@ -258,10 +267,14 @@ pub(crate) fn look_at_room(engine: &Engine) {
             return debug!(group = %engine.name, %error, "the space of diffs is not known");
         }
     };
-    let pressure = engine.limits.pressure(&space, memory::private_bytes());
+    let limits = match engine.ladder.0.lock().let_through {
+        true => Limits::default(),
+        false => engine.limits,
+    };
+    let pressure = limits.pressure(&space, memory::private_bytes());
     let why = format!(
         "diffs take {} bytes, maps {}; {} are free",
-        space.diff_bytes, space.map_bytes, space.file_system.free_bytes
+        space.diff_bytes, space.map_bytes, space.diffs_on.free_bytes
     );
     match pressure.level {
         Level::MapOnly => step_down(engine, Rung::MapOnly, pressure.cause, &why),

@@ -7,8 +7,8 @@
 //! | half to three quarters | as before: a step up that is taken back at once is none |
 //! | less | every write, every cut |
 //!
-//! Room that the diffs' file system must keep counts as a limit, too: maps are kept there, and one that
-//! cannot grow costs a copy of all disks.
+//! Room that the file systems of diffs and of maps must keep counts as a limit, too: a map that cannot
+//! grow costs more than any diff.
 
 use std::collections::VecDeque;
 
@@ -53,7 +53,8 @@ impl Limits {
         let of = |level, cause| Pressure { level, cause };
         let resources = [
             of(diffs.unwrap_or(Level::Calm), Cause::DiffSpace),
-            of(room(space.file_system), Cause::DiffSpace),
+            of(room(space.diffs_on), Cause::DiffSpace),
+            of(room(space.maps_on), Cause::StateSpace),
             of(memory.unwrap_or(Level::Calm), Cause::Memory),
         ];
         let hardest = resources
@@ -66,18 +67,18 @@ impl Limits {
     /// let through where nothing else waits and the file system holds it: there would never be a point
     /// again.
     pub(crate) fn pressure_after_heal(&self, space: &SpaceFigures, private_bytes: u64) -> Pressure {
-        let free = space.file_system.free_bytes;
         let healed = SpaceFigures {
             diff_bytes: space.diff_bytes.saturating_add(space.stale_bytes),
             stale_bytes: 0,
-            file_system: Space {
-                free_bytes: free.saturating_sub(space.stale_bytes),
-                ..space.file_system
+            diffs_on: Space {
+                free_bytes: space.diffs_on.free_bytes.saturating_sub(space.stale_bytes),
+                ..space.diffs_on
             },
             ..*space
         };
         let pressure = self.pressure(&healed, private_bytes);
-        if space.sealed_count == 0 && room(healed.file_system) < Level::MapOnly {
+        let fits = room(healed.diffs_on).max(room(healed.maps_on)) < Level::MapOnly;
+        if space.sealed_count == 0 && fits {
             return Pressure {
                 level: pressure.level.min(Level::Coalesce),
                 ..pressure
@@ -160,10 +161,11 @@ mod tests {
             diff_bytes: diff_mib * MIB,
             map_bytes: map_mib * MIB,
             stale_bytes: 0,
-            file_system: Space {
+            diffs_on: Space {
                 free_bytes: free_mib * MIB,
                 total_bytes: 10_240 * MIB,
             },
+            maps_on: Space::default(),
         }
     }
 
@@ -203,8 +205,21 @@ mod tests {
         assert_eq!(limits.pressure_after_heal(&held, 0).level, Level::MapOnly);
         held.sealed_count = 0;
         assert_eq!(limits.pressure_after_heal(&held, 0).level, Level::Coalesce);
-        held.file_system.free_bytes = 300 * MIB;
+        held.diffs_on.free_bytes = 300 * MIB;
         assert_eq!(limits.pressure_after_heal(&held, 0).level, Level::MapOnly);
+        // Maps lie elsewhere, and a heal writes none.
+        held.diffs_on.free_bytes = 9_000 * MIB;
+        held.maps_on = Space {
+            free_bytes: 20 * MIB,
+            total_bytes: 1_000 * MIB,
+        };
+        assert_eq!(limits.pressure_after_heal(&held, 0).level, Level::Coalesce);
+        held.maps_on.free_bytes = 15 * MIB;
+        let pressure = limits.pressure_after_heal(&held, 0);
+        assert_eq!(
+            (pressure.level, pressure.cause),
+            (Level::MapOnly, Cause::DiffSpace)
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The thread that watches what protection takes, between cuts as well: a diff device that keeps guests
 //! waiting is left alone at once.
 //!
-//! Rule: it waits for no lock that is held while a file is written. The one that it watches may hang.
+//! Rule: it waits for no lock that is held while a diff is written: the device that it watches may hang.
 
 use std::time::Duration;
 

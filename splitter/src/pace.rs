@@ -7,7 +7,7 @@
 //!            under way[17 % RING] +1 ......... -1 when it ends, or it hangs and is seen there
 //! ```
 //!
-//! Rule: a guest's write pays two additions and two loads per visit, and no lock.
+//! Rule: a guest's write pays two additions and two loads, and no lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,7 @@ const HANGING_TURNS: u64 = 4 * SLOW_TURNS;
 /// Turns that are told apart. What is under way for longer looks younger until it hangs again.
 const RING: usize = 32;
 
-/// Visits of guests' writes to the files beside a disk's diff.
+/// Visits of guests' writes to a disk's diff.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     turn: AtomicU64,
@@ -40,7 +40,7 @@ pub(crate) struct Visit<'a> {
 /// what is under way say how it is at this turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PaceFigures {
-    /// Visits that ended; a write makes one to mark, and one to copy.
+    /// Visits that ended; a write makes one to be copied.
     pub ended: u64,
     /// Those that took `Group::SLOW_TURNS` whole turns or more.
     pub slow: u64,

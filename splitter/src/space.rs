@@ -2,11 +2,12 @@
 
 use std::io;
 
-use crate::Group;
-use crate::diff::names;
-use crate::sealed::SealedDiff;
+use block::Space;
 
-/// What diffs and maps occupy, and what their file system has.
+use crate::sealed::SealedDiff;
+use crate::{Group, files};
+
+/// What diffs and maps occupy, and what their file systems have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpaceFigures {
     /// Sealed generations that no target has.
@@ -18,7 +19,9 @@ pub struct SpaceFigures {
     /// Bytes that a heal is still to write to diffs.
     pub stale_bytes: u64,
     /// Of the diffs' file system.
-    pub file_system: block::Space,
+    pub diffs_on: Space,
+    /// Of the maps' file system, which may be the same.
+    pub maps_on: Space,
 }
 
 impl Group {
@@ -36,7 +39,8 @@ impl Group {
         };
         let mut figures = SpaceFigures {
             sealed_count: sealed.len(),
-            file_system: self.around.diffs.space()?,
+            diffs_on: self.around.diffs.space()?,
+            maps_on: self.around.maps.space()?,
             ..SpaceFigures::default()
         };
         for diff in sealed.iter().flat_map(|sealed| sealed.all_disks()) {
@@ -59,10 +63,14 @@ impl Group {
 impl SealedDiff {
     /// Bytes of its map and of its diff. Nothing where they cannot be asked: they may be released by now.
     fn occupied(&self) -> [u64; 2] {
-        let open = |name: &String| self.dir.open(name).and_then(|file| file.allocated());
+        let (generation, lineage) = (self.generation, self.lineage);
         match &self.kept {
             Some((map, data)) => [map.allocated(), data.allocated()],
-            None => names(&self.name, self.generation, self.lineage).map(|name| open(&name)),
+            None => [
+                (&self.maps, files::map(&self.name, generation, lineage)),
+                (&self.diffs, files::diff(&self.name, generation, lineage)),
+            ]
+            .map(|(dir, name)| dir.open(&name).and_then(|file| file.allocated())),
         }
         .map(|asked| asked.unwrap_or(0))
     }

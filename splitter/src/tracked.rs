@@ -117,10 +117,7 @@ impl TrackedDisk {
         }
         let _held = self.stripes.lock(touched);
         let edges = diff.edges_held(touched);
-        let marking = self.pace.visit();
-        let marked = diff.map.mark(touched);
-        drop(marking);
-        if let Err(error) = marked {
+        if let Err(error) = diff.map.mark(touched) {
             diff.live.lose();
             self.note_trouble(&format!("the dirty map cannot be written: {error}"));
             return noted(&*self.production);

@@ -24,6 +24,8 @@ pub enum Rung {
 pub enum Cause {
     /// Diffs take more than they may, or their file system is full.
     DiffSpace,
+    /// The file system of the dirty maps is full.
+    StateSpace,
     /// The diff device fails.
     DiffError,
     /// The diff device keeps guests' writes for longer than it may.
@@ -84,6 +86,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DiffSpace => "diff-space",
+            Self::StateSpace => "state-space",
             Self::DiffError => "diff-error",
             Self::DiffLatency => "diff-latency",
             Self::Memory => "memory",

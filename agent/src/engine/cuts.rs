@@ -60,6 +60,7 @@ impl Engine {
             (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note, tries),
             (Ok(()), _) => self.seal(&note, tries),
         };
+        self.ladder.cut_ended();
         let made = match made {
             Ok(made) => made,
             Err(unmade) => {

@@ -174,6 +174,7 @@ fn rung_text(group: &GroupStatus) -> Option<String> {
 fn cause_text(cause: Cause) -> &'static str {
     match cause {
         Cause::DiffSpace => "the diffs have no more room",
+        Cause::StateSpace => "the state directory has no more room",
         Cause::DiffError => "the diff device fails",
         Cause::DiffLatency => "the diff device is slow",
         Cause::Memory => "memory is short",
