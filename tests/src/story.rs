@@ -25,6 +25,8 @@ use crate::{Bench, standin};
 
 /// How often the status is looked at: often enough to see each rung, and a process each time.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A cause that needs no fault.
+const BUSY_MACHINE: &str = "diff-latency";
 /// How much later than a point its gap may be noted.
 const LEDGER_LATE_MAX: Duration = Duration::from_secs(10);
 /// Restored and checked of the points that a story leaves; the newest ones.
@@ -89,36 +91,41 @@ impl Seen {
 }
 
 impl Seen {
-    /// Whether the steps led to `rung`, each for one of `causes`, and up again in the end.
+    /// Whether a step led to `rung` for one of `causes`, none was taken for another, and the last one led
+    /// up again.
     ///
     /// # Errors
     /// If not.
     pub fn stepped(&self, rung: &str, causes: &[&str]) -> Result<()> {
-        let steps = &self.steps;
-        let expected = |(to, cause): &(String, String)| {
-            (to == "every-write" && cause == "-") || causes.contains(&cause.as_str())
-        };
+        let is_it = |(to, cause): &(String, String)| to == rung && causes.contains(&cause.as_str());
         ensure!(
-            steps.iter().all(expected) && steps.iter().any(|(to, _)| to == rung),
+            self.steps.iter().any(is_it),
             "expected steps to {rung} for {causes:?}: {self:?}"
         );
-        let last = steps.last().map(|(to, _)| to.as_str());
-        ensure!(last == Some("every-write"), "it did not step up: {self:?}");
-        Ok(())
+        self.stepped_at_most(causes)
     }
 
-    /// Whether no step was taken but for one of `causes`.
+    /// Whether no step was taken but for one of `causes`, and the last one, if any was, led up again. What
+    /// a machine that is busy with other tests does to a page cache is excused.
     ///
     /// # Errors
     /// If one was.
     pub fn stepped_at_most(&self, causes: &[&str]) -> Result<()> {
-        match self.steps.is_empty() {
-            true => Ok(()),
-            false => {
-                let first = self.steps[0].0.clone();
-                self.stepped(&first, causes)
-            }
-        }
+        let expected = |(to, cause): &(String, String)| {
+            (to == "every-write" && cause == "-")
+                || cause == BUSY_MACHINE
+                || causes.contains(&cause.as_str())
+        };
+        ensure!(
+            self.steps.iter().all(expected),
+            "expected no steps but for {causes:?}: {self:?}"
+        );
+        let last = self.steps.last().map(|(to, _)| to.as_str());
+        ensure!(
+            matches!(last, None | Some("every-write")),
+            "it did not step up: {self:?}"
+        );
+        Ok(())
     }
 
     /// Whether the ledger has a gap with `cause` that is at least so long.

@@ -84,7 +84,7 @@ impl Engine {
             lineage,
             generation: cut.generation,
             at: cut.at,
-            monotonic: Some(cut.began),
+            monotonic: Some(cut.began + cut.pause),
         });
     }
 
