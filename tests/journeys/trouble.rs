@@ -157,7 +157,7 @@ fn trouble_diff_device_takes_5_s_per_write() -> Result<()> {
 fn trouble_diff_device_keeps_guests_waiting() -> Result<()> {
     let place = Place::new()?;
     let faulty = FaultyDir::mount_synchronous(&place.bench, "diffs", 128 << 20)?;
-    let how = place.how().with(&["--diff-latency", "300ms"]);
+    let how = place.how().with(&["--diff-latency", "500ms"]);
     let middle = image::sectors(DISK) / 2;
     let [first, second] =
         [0..middle, middle..image::sectors(DISK)].map(|sectors| Shape { sectors, ..shape() });

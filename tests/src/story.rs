@@ -25,6 +25,8 @@ use crate::{Bench, standin};
 
 /// How often the status is looked at: often enough to see each rung, and a process each time.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long the last cut may be put off.
+const LAST_CUT_MAX: Duration = Duration::from_secs(120);
 /// A cause that needs no fault.
 const BUSY_MACHINE: &str = "diff-latency";
 /// How much later than a point its gap may be noted.
@@ -271,7 +273,11 @@ impl Story {
             let log = self.protect.process.log();
             format!("{name}: {:?}, log:\n{}", self.seen, tail(&log))
         })?;
-        let (point, window) = self.protect.cut_beside(&self.ledger)?;
+        // A device that was slow a moment ago is left alone for a while: then the cut says to try again.
+        let (point, window) = wait_for("the last cut", LAST_CUT_MAX, || {
+            Ok(self.protect.cut_beside(&self.ledger).ok())
+        })
+        .with_context(|| format!("log:\n{}", tail(&self.protect.process.log())))?;
         let points = bench.points()?;
         let gap = longest_gap(&points);
         self.seen
