@@ -24,7 +24,7 @@ use crate::base::{self, Held};
 use crate::crew::{Crew, Standing};
 use crate::gaps::GapLedger;
 use crate::hooks::{HookOptions, Hooks};
-use crate::ladder::Ladder;
+use crate::ladder::{self, Ladder};
 use crate::limits::Limits;
 use crate::places::{GroupPlace, Record};
 use crate::rate::{Bucket, Rate};
@@ -395,6 +395,9 @@ impl Engine {
         self.changed.notify_all();
         match relearned {
             Ok(bytes) => {
+                let open = (lineage, self.group.open_generation());
+                self.noted(self.gaps.began_anew(open, Cause::MarksLost));
+                ladder::marks_again(self);
                 info!(group = %self.name, bytes, "tracking goes on from the intent log");
                 Ok(())
             }
@@ -413,7 +416,11 @@ impl Engine {
         self.shared.lock().seeded = false;
         self.seed.reset();
         let restarted = self.group.restart_tracking(why);
-        self.noted(self.gaps.restarted(self.group.lineage()));
+        let open = (self.group.lineage(), self.group.open_generation());
+        if restarted.is_ok() {
+            ladder::marks_again(self);
+        }
+        self.noted(self.gaps.began_anew(open, Cause::CopiedAnew));
         self.shared.lock().lineage = self.group.lineage();
         drop(cutting);
         self.changed.notify_all();

@@ -160,20 +160,21 @@ impl GapLedger {
         })
     }
 
-    /// A new history begins: no cut of the old one will be a point any more.
-    pub(crate) fn restarted(&self, lineage: Lineage) -> io::Result<()> {
+    /// A new history begins, or the old one goes on from its intent log: no cut of before will be a point any
+    /// more. `open` is the generation that is open now.
+    pub(crate) fn began_anew(&self, open: (Lineage, Generation), cause: Cause) -> io::Result<()> {
         let mut tally = self.0.lock();
         let gone: Vec<_> = tally.cuts.drain(..).collect();
         for moment in gone {
             tally.note_in(Reason {
                 lineage: moment.lineage.to_string(),
                 generation: moment.generation.0,
-                cause: Cause::CopiedAnew,
+                cause,
                 lost: true,
             })?;
         }
-        tally.open = (lineage, Generation::FIRST);
-        tally.note(Cause::CopiedAnew)
+        tally.open = open;
+        tally.note(cause)
     }
 
     /// The target holds this as its newest point, from before. `older` is the point before it.

@@ -147,6 +147,7 @@ pub(crate) fn step_down(engine: &Engine, rung: Rung, cause: Cause, why: &str) {
     if standing.rung >= rung {
         return;
     }
+    // With only regions to go by, copies are left out anyhow.
     if rung == Rung::MapOnly {
         engine.group.pause_copies();
     }
@@ -157,6 +158,10 @@ pub(crate) fn step_down(engine: &Engine, rung: Rung, cause: Cause, why: &str) {
     standing.step(rung, Some(cause), engine.world.clock.wall());
     drop(standing);
     match rung {
+        Rung::Regions => {
+            engine.note_cause(cause);
+            warn!(group = %engine.name, %from, to = %rung, %cause, why, "step down: only regions are noted")
+        }
         Rung::MapOnly => {
             engine.note_cause(cause);
             warn!(group = %engine.name, %from, to = %rung, %cause, why, "step down: writes are only marked")
@@ -173,7 +178,7 @@ fn step_up(engine: &Engine, rung: Rung, cause: Option<Cause>, why: &str) {
     if standing.rung <= rung {
         return;
     }
-    if standing.rung == Rung::MapOnly {
+    if rung < Rung::MapOnly && engine.group.copies_are_paused() {
         engine.group.resume_copies();
         standing.let_through = true;
     }
@@ -204,7 +209,7 @@ pub(crate) fn before_cut(engine: &Engine) -> Result<(), CutError> {
     let (map_only, doubted) = {
         let mut standing = engine.ladder.0.lock();
         let doubted = std::mem::take(&mut standing.doubted);
-        (standing.rung == Rung::MapOnly, doubted)
+        (engine.group.copies_are_paused(), doubted)
     };
     let ready = match (map_only, doubted) {
         (false, false) => return Ok(()),
@@ -228,6 +233,17 @@ pub(crate) fn before_cut(engine: &Engine) -> Result<(), CutError> {
             step_down(engine, Rung::MapOnly, cause, &why);
             Err(CutError::MapOnly)
         }
+    }
+}
+
+/// Tracking goes on from the intent log, or began anew: writes are marked again.
+pub(crate) fn marks_again(engine: &Engine) {
+    let (rung, cause) = match engine.group.copies_are_paused() {
+        true => (Rung::MapOnly, Some(Cause::StateSpace)),
+        false => (Rung::EveryWrite, None),
+    };
+    if engine.ladder.rung() == Rung::Regions {
+        step_up(engine, rung, cause, "writes are marked again");
     }
 }
 
@@ -267,6 +283,10 @@ pub(crate) fn look_at_room(engine: &Engine) {
             return debug!(group = %engine.name, %error, "the space of diffs is not known");
         }
     };
+    if space.marks_lost {
+        let why = "writes could not be marked";
+        return step_down(engine, Rung::Regions, Cause::MarksLost, why);
+    }
     let limits = match engine.ladder.0.lock().let_through {
         true => Limits::default(),
         false => engine.limits,

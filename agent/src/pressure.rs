@@ -161,6 +161,7 @@ mod tests {
             diff_bytes: diff_mib * MIB,
             map_bytes: map_mib * MIB,
             stale_bytes: 0,
+            marks_lost: false,
             diffs_on: Space {
                 free_bytes: free_mib * MIB,
                 total_bytes: 10_240 * MIB,

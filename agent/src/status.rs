@@ -32,7 +32,7 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
     let state = match () {
         () if shared.stop != Stop::No => State::Stopping,
         () if shared.fenced => State::Fenced,
-        () if rung == Rung::MapOnly => State::Degraded,
+        () if rung >= Rung::MapOnly => State::Degraded,
         () if shared.troubles.has(Step::Copy) || shared.troubles.has(Step::Cut) => State::Degraded,
         () if !shared.target_seen => State::Starting,
         () if !shared.seeded && shared.troubles.has(Step::OpenTarget) => State::Lagging,

@@ -30,7 +30,7 @@ pub(crate) fn run(engine: &Engine) {
         engine.beat();
         let pace = engine.group.turn();
         engine.ladder.note_pace(pace);
-        if engine.ladder.rung() == Rung::MapOnly {
+        if engine.ladder.rung() >= Rung::MapOnly {
             judge.forget();
         }
         if judge.is_too_slow(pace)

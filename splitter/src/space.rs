@@ -18,6 +18,8 @@ pub struct SpaceFigures {
     pub map_bytes: u64,
     /// Bytes that a heal is still to write to diffs.
     pub stale_bytes: u64,
+    /// Writes could not be marked: only the intent log knows them, by their regions.
+    pub marks_lost: bool,
     /// Of the diffs' file system.
     pub diffs_on: Space,
     /// Of the maps' file system, which may be the same.
@@ -52,6 +54,7 @@ impl Group {
             let Some(diff) = disk.gate.try_read() else {
                 return Ok(None);
             };
+            figures.marks_lost |= diff.live.is_lost();
             figures.map_bytes += diff.map.allocated()?;
             figures.diff_bytes += diff.data.allocated()?;
             figures.stale_bytes += diff.map.stale_count() * block::GRANULE;

@@ -395,7 +395,10 @@ fn trouble_state_full() -> Result<()> {
     story.recovered(PATIENCE)?;
     let after = story.protect.status()?["lineage"].clone();
     ensure!(before == after, "the disks were copied anew");
-    met_and_bounded(&story.check(&bench, "state full")?)
+    let seen = story.check(&bench, "state full")?;
+    met_and_bounded(&seen)?;
+    seen.stepped_at_most(&["state-space", "marks-lost"])?;
+    seen.stepped("regions", &["state-space", "marks-lost"])
 }
 
 /// The process that wrote is told what its diff device lost, the next one is not: it believed the diffs, and

@@ -16,6 +16,8 @@ pub enum Rung {
     Coalescing,
     /// Writes are only marked. No cut is made until they are copied again.
     MapOnly,
+    /// Writes could not be marked either: only their regions are known, from the intent log.
+    Regions,
 }
 
 /// Why protection gave something up, or why there is no point of some time.
@@ -40,6 +42,8 @@ pub enum Cause {
     Busy,
     /// No process protected the group, or it was stopped, or not given time to run.
     NotRunning,
+    /// Writes could not be marked one by one; the regions of the intent log were read again.
+    MarksLost,
     /// Tracking began anew, and the disks were copied anew.
     CopiedAnew,
     /// Cuts were made late; the machine was busy.
@@ -78,6 +82,7 @@ impl fmt::Display for Rung {
             Self::EveryWrite => "every-write",
             Self::Coalescing => "coalescing",
             Self::MapOnly => "map-only",
+            Self::Regions => "regions",
         })
     }
 }
@@ -94,6 +99,7 @@ impl fmt::Display for Cause {
             Self::Production => "production",
             Self::Busy => "busy",
             Self::NotRunning => "not-running",
+            Self::MarksLost => "marks-lost",
             Self::CopiedAnew => "copied-anew",
             Self::Late => "late",
         })

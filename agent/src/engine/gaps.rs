@@ -97,7 +97,7 @@ impl Engine {
             }
             CutError::Production { .. } => Some(Cause::Production),
             CutError::Busy { .. } => Some(Cause::Busy),
-            CutError::Distrusted => Some(Cause::CopiedAnew),
+            CutError::Distrusted => Some(Cause::MarksLost),
             _ => None,
         };
         if let Some(cause) = cause {

@@ -147,7 +147,11 @@ fn a_new_history_ends_the_gap_with_its_first_point() {
     let story = Story::new();
     story.cut_and_point(1, 1);
     story.cut(2, 2);
-    story.ledger.restarted(L2).expect("noted");
+    let open = (L2, Generation::FIRST);
+    story
+        .ledger
+        .began_anew(open, Cause::CopiedAnew)
+        .expect("noted");
     story.ledger.cut(story.moment(L2, 1, 60));
     story.point(L2, 1, 60);
     assert_eq!(story.gaps(), [(59.0, vec![Cause::CopiedAnew], 1)]);

@@ -164,6 +164,10 @@ fn rung_text(group: &GroupStatus) -> Option<String> {
             "COALESCING since {since}: cuts are merged, since {}",
             cause_text(cause)
         ),
+        (Rung::Regions, Some(cause)) => format!(
+            "REGIONS since {since}: only the regions of writes are known, since {}",
+            cause_text(cause)
+        ),
         (Rung::MapOnly, Some(cause)) => format!(
             "MAP-ONLY since {since}: writes are only marked, since {}",
             cause_text(cause)
@@ -182,6 +186,7 @@ fn cause_text(cause: Cause) -> &'static str {
         Cause::Production => "production fails",
         Cause::Busy => "guests' writes take long",
         Cause::NotRunning => "no process protected the group",
+        Cause::MarksLost => "writes could not be marked",
         Cause::CopiedAnew => "the disks are copied anew",
         Cause::Late => "the machine is busy",
     }
