@@ -5,6 +5,7 @@
 //!       ^  ^------------------ it is far enough off again -----------+
 //!       |                                                            |
 //!       +-- before a cut: room, and a probe succeeds -- map-only <---+-- the diff device is full, fails, is slow
+//!                                                         regions <-- a mark failed; until tracking goes on from the log
 //! ```
 //!
 //! While writes are only marked, no guest touches the diffs. What was not copied is read from

@@ -94,7 +94,8 @@ pub(crate) struct Protect {
     /// are only marked, and guests go on.
     #[arg(long, value_name = "BYTES")]
     pub(crate) diff_space: Option<ByteLimit>,
-    /// What the device of the diffs may add to a guest's write, or off. Beyond it writes are only marked.
+    /// How long the device of the diffs may keep the copy of a guest's write, or off. Beyond it writes are
+    /// only marked.
     #[arg(long, value_name = "TIME", default_value = "500ms")]
     pub(crate) diff_latency: LatencyChoice,
     /// What dirty maps and buffers may take of the memory, as in 2GiB; no limit if left out.
