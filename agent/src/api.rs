@@ -6,6 +6,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod gaps;
+mod ladder;
+
+pub use gaps::{ClockMove, Gap, Gaps, OlderGaps};
+pub use ladder::{Cause, LadderStatus, LadderStep, Rung};
+
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -54,10 +60,16 @@ pub struct GroupStatus {
     pub name: String,
     /// What it is doing.
     pub state: State,
+    /// How much of protection is kept.
+    pub rung: Rung,
+    /// Why, and how it came there.
+    pub ladder: LadderStatus,
     /// The newest point on the target.
     pub point: Option<String>,
     /// Seconds since the cut of that point.
     pub point_age_s: Option<f64>,
+    /// The gap that goes on: since when there is no point, nor will be; null if points come as they should.
+    pub gap: Option<Gap>,
     /// Bytes written and not yet on the target, in whole 4 KiB granules.
     pub dirty_bytes: u64,
     /// Bytes that diffs and dirty maps occupy.
@@ -160,7 +172,7 @@ pub struct SeedStatus {
 /// A step that fails.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// Which step: `cut`, `open-target`, `seed`, `ship`, `copy` or `hook`.
+    /// Which step: `cut`, `open-target`, `seed`, `ship`, `copy`, `hook` or `ledger`.
     pub step: String,
     /// Why, with the causes.
     pub error: String,

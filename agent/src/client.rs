@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use block::Name;
+use block::{Name, OsDir};
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::runtime;
 
-use crate::api::{CutReply, CutRequest, GroupStatus, Status};
+use crate::api::{CutReply, CutRequest, Gaps, GroupStatus, Status};
 use crate::places::{GroupPlace, ShortPath};
 use crate::world::World;
-use crate::{Error, Problem, Result, StateRoot, status};
+use crate::{Error, Problem, Result, StateRoot, gap_file, status};
 
 /// How long a process that listens may take to accept.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -57,6 +57,24 @@ pub fn status_of_all(state: &StateRoot, world: &World) -> Result<Status> {
     let groups = groups.iter().map(|place| status(place, world));
     Ok(Status {
         groups: groups.collect::<Result<_>>()?,
+    })
+}
+
+/// The gap ledger of a group, with the gap that goes on as its last.
+///
+/// # Errors
+/// `NotRunning` if it was never protected here; if the ledger cannot be read.
+pub fn gaps(place: &GroupPlace, world: &World) -> Result<Gaps> {
+    let status = status(place, world)?;
+    let failed = |error| Error::file("read the gap ledger in", place.dir())(error);
+    let dir = OsDir::open(place.dir()).map_err(failed)?;
+    let contents = gap_file::read(&dir).map_err(failed)?;
+    Ok(Gaps {
+        group: place.group().to_string(),
+        gaps: contents.gaps.into_iter().chain(status.gap).collect(),
+        clock: contents.clock.into(),
+        older: contents.older,
+        damaged_lines: contents.damaged,
     })
 }
 

@@ -9,12 +9,14 @@ use std::time::Duration;
 use rustix::thread::set_current_timer_slack;
 use tracing::debug;
 
+use crate::api::Cause;
 use crate::engine::{Engine, SCHEDULED_TRIES, Stop};
+use crate::ladder;
 use crate::schedule::Ticks;
 use crate::trouble::Step;
 
-/// Sealed generations that may wait for the target before two of them are merged at each cut.
-const BACKLOG_MAX: usize = 32;
+/// Merges at one cut, where space is short: they take time, and the cut is late by it.
+const MERGES_MAX: usize = 4;
 /// Until a first cut that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The kernel may wake this thread so much too late; it would be 50 us otherwise.
@@ -73,16 +75,24 @@ fn cut(engine: &Engine, due: Option<Duration>) -> bool {
     }
 }
 
-/// Merges two cuts where too many wait: blocks that several hold then cost space once. `false` if
-/// none can be merged: this cut is left out.
+/// Merges cuts that wait, where too many do or space is short: blocks that several hold then cost space
+/// once. `false` if too many wait and none can be merged: this cut is left out.
 fn make_room(engine: &Engine) -> crate::Result<bool> {
-    let backlog = engine.group.sealed().len();
-    if backlog < BACKLOG_MAX {
-        return Ok(true);
+    let mut merges = 0;
+    while ladder::look_at_backlog(engine) && merges < MERGES_MAX {
+        let too_many = ladder::backlog_presses(engine);
+        if !engine.coalesce()? {
+            if too_many {
+                engine.note_cause(Cause::TargetBehind);
+                debug!(group = %engine.name, "the target lags; this cut is left out");
+            }
+            return Ok(!too_many);
+        }
+        merges += 1;
+        // More than one only for space: each costs a point.
+        if !ladder::room_presses(engine) {
+            break;
+        }
     }
-    let merged = engine.coalesce()?;
-    if !merged {
-        debug!(group = %engine.name, backlog, "the target lags; this cut is left out");
-    }
-    Ok(merged)
+    Ok(true)
 }

@@ -8,7 +8,7 @@
 //! Rule: no thread that serves a guest ever takes a lock of this file.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,11 +18,14 @@ use splitter::{CutError, Generation, Group, Lineage, SealedGeneration};
 use store::{PointRecord, Store};
 use tracing::{info, warn};
 
-use crate::api::{CutFigures, ShipFigures};
+use crate::api::{Cause, CutFigures, ShipFigures};
 use crate::audit::Audit;
 use crate::base::{self, Held};
 use crate::crew::{Crew, Standing};
+use crate::gaps::GapLedger;
 use crate::hooks::{HookOptions, Hooks};
+use crate::ladder::{self, Ladder};
+use crate::limits::Limits;
 use crate::places::{GroupPlace, Record};
 use crate::rate::{Bucket, Rate};
 use crate::recent::Recent;
@@ -34,6 +37,7 @@ use crate::world::World;
 use crate::{Error, Result};
 
 mod cuts;
+pub(crate) mod gaps;
 pub(crate) use cuts::SCHEDULED_TRIES;
 
 /// Fates of generations that are remembered for who waits for them.
@@ -51,6 +55,10 @@ pub(crate) struct Engine {
     pub(crate) audit: Audit,
     pub(crate) ship_rate: Option<Rate>,
     ship_bucket: Option<Bucket>,
+    pub(crate) limits: Limits,
+    pub(crate) ladder: Ladder,
+    pub(crate) gaps: GapLedger,
+    ledger_fails: AtomicBool,
     pub(crate) crew: Arc<Crew>,
     pub(crate) place: GroupPlace,
     /// NBD URIs of the disks, once they are served.
@@ -71,6 +79,7 @@ pub(crate) struct Policy {
     pub(crate) hooks: HookOptions,
     pub(crate) audit_rate: Option<Rate>,
     pub(crate) ship_rate: Option<Rate>,
+    pub(crate) limits: Limits,
 }
 
 /// How far the end has come.
@@ -138,7 +147,8 @@ impl Engine {
         policy: Policy,
         place: GroupPlace,
         record: Record,
-    ) -> Self {
+    ) -> Result<Self> {
+        let gaps = gaps::open(&group, &world, policy.every, &place)?;
         let total = group
             .disks()
             .iter()
@@ -164,7 +174,7 @@ impl Engine {
             hurries: 0,
             waiting_to_cut: 0,
         };
-        Self {
+        Ok(Self {
             name: group.name().clone(),
             hooks: Hooks::new(group.name(), policy.hooks, place.owed_hook()),
             group,
@@ -175,6 +185,10 @@ impl Engine {
             audit: Audit::default(),
             ship_rate: policy.ship_rate,
             ship_bucket: policy.ship_rate.map(Bucket::new),
+            limits: policy.limits,
+            ladder: Ladder::default(),
+            gaps,
+            ledger_fails: AtomicBool::new(false),
             crew: Arc::new(Crew::new()),
             place,
             exports: OnceLock::new(),
@@ -184,7 +198,7 @@ impl Engine {
             reread: AtomicU64::new(0),
             record: Mutex::new(record),
             cutting: Mutex::new(()),
-        }
+        })
     }
 
     /// Time since the process started.
@@ -262,6 +276,10 @@ impl Engine {
         figures: Option<ShipFigures>,
     ) {
         self.audit.follow(Arc::clone(point), store.images());
+        self.noted(
+            self.gaps
+                .point(gaps::moment_of(point), &point.id.to_string()),
+        );
         let mut shared = self.shared.lock();
         let fate = Fate::Point(point.id.to_string());
         shared.remember(Lineage(point.lineage), Generation(point.generation), fate);
@@ -300,6 +318,7 @@ impl Engine {
         if let Some(point) = self.held(store).point {
             self.audit.follow(point, store.images());
         }
+        self.note_found(store);
         let mut shared = self.shared.lock();
         shared.newest = newest.map(|point| Newest {
             id: point.id.to_string(),
@@ -316,6 +335,7 @@ impl Engine {
         let (lineage, from) = (damaged.lineage, damaged.generation);
         let lost = self.group.sealed();
         warn!(group = %self.name, generation = %from, why, "cuts are given up; the next point is exact");
+        self.ladder.doubt();
         let folded = self.group.fold_from(damaged);
         let mut shared = self.shared.lock();
         for sealed in lost
@@ -325,6 +345,12 @@ impl Engine {
             shared.remember(lineage, sealed.generation, Fate::Lost(why.to_owned()));
         }
         drop(shared);
+        for sealed in lost
+            .iter()
+            .filter(|s| s.lineage == lineage && s.generation >= from)
+        {
+            self.noted(self.gaps.lost(lineage, sealed.generation, Cause::DiffError));
+        }
         drop(cutting);
         self.changed.notify_all();
         match folded {
@@ -340,7 +366,9 @@ impl Engine {
         let Some(merged) = self.group.coalesce()? else {
             return Ok(false);
         };
-        info!(group = %self.name, lost = %merged.lost, into = %merged.into, "the target lags; two cuts became one");
+        info!(group = %self.name, lost = %merged.lost, into = %merged.into, "two cuts that wait for the target became one");
+        let cause = self.ladder.cause().unwrap_or(Cause::TargetBehind);
+        self.noted(self.gaps.lost(lineage, merged.lost, cause));
         let why = format!("it was merged into the cut of generation {}", merged.into);
         let mut shared = self.shared.lock();
         shared.remember(lineage, merged.lost, Fate::Lost(why));
@@ -368,6 +396,9 @@ impl Engine {
         self.changed.notify_all();
         match relearned {
             Ok(bytes) => {
+                let open = (lineage, self.group.open_generation());
+                self.noted(self.gaps.began_anew(open, Cause::MarksLost));
+                ladder::marks_again(self);
                 info!(group = %self.name, bytes, "tracking goes on from the intent log");
                 Ok(())
             }
@@ -386,6 +417,11 @@ impl Engine {
         self.shared.lock().seeded = false;
         self.seed.reset();
         let restarted = self.group.restart_tracking(why);
+        let open = (self.group.lineage(), self.group.open_generation());
+        if restarted.is_ok() {
+            ladder::marks_again(self);
+        }
+        self.noted(self.gaps.began_anew(open, Cause::CopiedAnew));
         self.shared.lock().lineage = self.group.lineage();
         drop(cutting);
         self.changed.notify_all();

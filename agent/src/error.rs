@@ -252,7 +252,7 @@ impl Error {
             Self::PointLost { .. } => "the next cut is exact; cut again",
             Self::Fenced { .. } => "find out who writes to it; this one must not any more",
             Self::Cut(splitter::CutError::MapOnly) => {
-                "the diff directory is full or its device fails; cuts go on by themselves once it takes writes again"
+                "`standin status` says why; cuts go on by themselves once the diffs take writes again"
             }
             Self::Gone { .. } => {
                 "bring it back (is it mounted?), protection goes on by itself then; to begin anew, give another --target"

@@ -20,13 +20,19 @@ mod crew;
 mod cutter;
 mod engine;
 mod error;
+mod gap_file;
+mod gaps;
 mod hook_process;
 mod hooks;
 mod ladder;
+mod limits;
+mod memory;
 mod output;
 mod places;
 mod points;
+mod pressure;
 mod protect;
+mod pulse;
 mod rate;
 mod recent;
 mod restore;
@@ -38,11 +44,24 @@ mod stage_two;
 mod status;
 mod target;
 mod trouble;
+mod watch;
 mod world;
+
+/// Parsers of files that a crash or a stranger may have damaged, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Reads arbitrary bytes as a gap ledger; what it says goes through the file again unharmed.
+    pub fn gap_ledger(bytes: &[u8]) {
+        crate::gap_file::fuzz(bytes);
+    }
+}
 
 pub use error::{Error, Kind, Problem, Result, chain};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
+pub use limits::{
+    ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,
+};
 pub use places::{GroupPlace, Record, RecordedDisk, StateRoot};
 pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
 pub use protect::{Abandon, ProtectOptions, Protection, disk_name};

@@ -27,13 +27,14 @@ use tracing::{error, info, warn};
 use crate::control::Control;
 use crate::engine::{Engine, Policy, SCHEDULED_TRIES, Stop};
 use crate::hooks::HookOptions;
+use crate::limits::Limits;
 use crate::places::{GroupPlace, Record, RecordedDisk};
 use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::serve::{is_required, uris};
 use crate::trouble::Step;
 use crate::world::World;
-use crate::{Error, Result, StateRoot, Target, audit, cutter, stage_two};
+use crate::{Error, Result, StateRoot, Target, audit, cutter, stage_two, watch};
 
 /// How long requests in flight may take when the exports are closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -62,6 +63,8 @@ pub struct ProtectOptions {
     pub audit_rate: Option<Rate>,
     /// How fast diffs are shipped at most; as fast as can be if there is none.
     pub ship_rate: Option<Rate>,
+    /// What protection may take.
+    pub limits: Limits,
     /// Where state is kept.
     pub state: StateRoot,
     /// Where diffs are kept, if not in the state.
@@ -76,6 +79,7 @@ struct Running {
     server: Server,
     control: Control,
     cutter: JoinHandle<()>,
+    watch: JoinHandle<()>,
     stage_two: JoinHandle<()>,
     audit: Option<JoinHandle<()>>,
     productions: Vec<Production>,
@@ -129,8 +133,10 @@ impl Protection {
             hooks: options.hooks,
             audit_rate: options.audit_rate,
             ship_rate: options.ship_rate,
+            limits: options.limits,
         };
-        let engine = Engine::new(group, world, target, policy, place, record.clone());
+        let engine = Engine::new(group, world, target, policy, place, record.clone())?;
+        engine.note_began(&opened.how, known.is_some());
         let engine = Arc::new(engine);
         let store = match known {
             // It was there once: it may come back.
@@ -162,6 +168,7 @@ impl Protection {
         Ok(Self(Some(Running {
             stage_two: thread("stage-two", Box::new(move |e| stage_two::run(e, store)))?,
             cutter: thread("cutter", Box::new(cutter::run))?,
+            watch: thread("watch", Box::new(watch::run))?,
             audit: match options.audit_rate {
                 None => None,
                 Some(rate) => Some(thread("audit", Box::new(move |e| audit::run(e, rate)))?),
@@ -227,6 +234,7 @@ impl Drop for Protection {
             running.engine.set_stop(Stop::Now);
             drop(running.server);
             join(running.cutter, "cutter");
+            join(running.watch, "watch");
             join(running.stage_two, "stage two");
             running
                 .audit
@@ -244,6 +252,7 @@ impl Running {
         let report = self.server.drain(DRAIN);
         info!(group = %engine.name, connections = report.connections, aborted = report.aborted, "exports closed");
         join(self.cutter, "cutter");
+        join(self.watch, "watch");
         self.audit
             .into_iter()
             .for_each(|audit| join(audit, "audit"));

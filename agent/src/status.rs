@@ -3,7 +3,8 @@
 use block::BlockDevice;
 
 use crate::Target;
-use crate::api::{DiskStatus, GroupStatus, Priority, SeedStatus, State};
+use crate::api::{DiskStatus, GroupStatus, LadderStatus, Priority, Rung, SeedStatus, State};
+use crate::engine::gaps::gap_of_stopped;
 use crate::engine::{Engine, Stop};
 use crate::places::GroupPlace;
 use crate::rate::Rate;
@@ -18,6 +19,8 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
     let figures = engine.group.figures();
     let lineage = engine.group.lineage();
     let now = engine.now();
+    let (rung, ladder) = engine.ladder.status();
+    let gap = engine.open_gap();
     let stale = figures.disks.iter().find_map(|disk| disk.trouble.clone());
     let mut shared = engine.shared.lock();
     match stale {
@@ -29,6 +32,7 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
     let state = match () {
         () if shared.stop != Stop::No => State::Stopping,
         () if shared.fenced => State::Fenced,
+        () if rung >= Rung::MapOnly => State::Degraded,
         () if shared.troubles.has(Step::Copy) || shared.troubles.has(Step::Cut) => State::Degraded,
         () if !shared.target_seen => State::Starting,
         () if !shared.seeded && shared.troubles.has(Step::OpenTarget) => State::Lagging,
@@ -47,11 +51,14 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
     GroupStatus {
         name: engine.name.to_string(),
         state,
+        rung,
+        ladder,
         point: shared.newest.as_ref().map(|point| point.id.clone()),
         point_age_s: shared
             .newest
             .as_ref()
             .map(|point| wall.since(point.at).as_secs_f64()),
+        gap,
         dirty_bytes: figures.dirty_bytes,
         diff_bytes: figures.diff_bytes,
         sealed: figures.sealed_count as u64,
@@ -104,10 +111,16 @@ pub(crate) fn of_stopped(place: &GroupPlace, world: &World) -> GroupStatus {
     GroupStatus {
         name: place.group().to_string(),
         state: State::Stopped,
+        rung: Rung::default(),
+        ladder: LadderStatus::default(),
         point: newest.as_ref().map(|point| point.id.to_string()),
         point_age_s: newest
             .as_ref()
             .map(|point| wall.since(point.at).as_secs_f64()),
+        gap: newest.as_ref().and_then(|point| {
+            let every = record.as_ref().map_or("", |record| &record.every);
+            gap_of_stopped(point.at, every, wall)
+        }),
         dirty_bytes: 0,
         diff_bytes: 0,
         sealed: 0,

@@ -14,6 +14,7 @@ pub(crate) enum Step {
     Seed,
     Ship,
     Hook,
+    Ledger,
 }
 
 impl fmt::Display for Step {
@@ -25,6 +26,7 @@ impl fmt::Display for Step {
             Self::Seed => "seed",
             Self::Ship => "ship",
             Self::Hook => "hook",
+            Self::Ledger => "ledger",
         })
     }
 }
@@ -73,9 +75,9 @@ impl Troubles {
         self.0.iter().any(|failing| failing.step == step)
     }
 
-    /// Whether a step fails without which no cut reaches the target. A hook is none.
+    /// Whether a step fails without which no cut reaches the target. A hook is none, nor is the ledger.
     pub(crate) fn hold_up_points(&self) -> bool {
-        self.0.iter().any(|failing| failing.step != Step::Hook)
+        self.0.iter().any(|failing| failing.step < Step::Hook)
     }
 
     /// The most telling one.

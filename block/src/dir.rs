@@ -72,8 +72,23 @@ pub trait Dir: Send + Sync {
     /// `WouldBlock` if somebody holds it; the operating system's.
     fn lock_exclusive(&self, name: &str) -> io::Result<Box<dyn Any + Send + Sync>>;
 
+    /// How full the file system is.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn space(&self) -> io::Result<Space>;
+
     /// How to name this directory to a person.
     fn describe(&self) -> String;
+}
+
+/// What a file system has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that a program without privileges may still take.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
 }
 
 /// An open file.

@@ -35,7 +35,7 @@ pub mod vmdk;
 pub use bitmap::{DirtyBitmap, DirtyExtent};
 pub use clock::{Clock, SystemClock, UnixNanos};
 pub use device::{BlockDevice, Features, Fua, Hole, Speed, ZeroOptions};
-pub use dir::{Dir, File, SharedWords};
+pub use dir::{Dir, File, SharedWords, Space};
 pub use error::{Error, ErrorKind, Op, Result};
 pub use identity::Identity;
 #[cfg(feature = "conformance")]

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::os_file::OsFile;
-use crate::{Dir, File};
+use crate::{Dir, File, Space};
 
 /// A directory of the operating system.
 pub struct OsDir {
@@ -190,6 +190,15 @@ impl Dir for OsDir {
         let locked = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
         self.named("lock", name, locked)?;
         Ok(Box::new(fd))
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = rustix::fs::fstatvfs(&self.fd)
+            .map_err(|e| file_error("ask the file system of", &self.path, e))?;
+        Ok(Space {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
     }
 
     fn describe(&self) -> String {

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use agent::{Every, Format, HookCommand, HookTimeout, RateLimit, StateRoot, Target};
+use agent::{
+    ByteLimit, Every, Format, HookCommand, HookTimeout, LatencyChoice, RateLimit, StateRoot, Target,
+};
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use export::Listen;
 use store::PointRef;
+
+use crate::commands::Since;
 
 /// Keeps a stand-in for every virtual disk: a second copy, seconds old, that can be verified,
 /// restored and booted.
@@ -26,11 +30,13 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve disks to guests over NBD and keep copying them to a target.
-    Protect(Protect),
+    Protect(Box<Protect>),
     /// Cut a protected group now.
     Cut(Cut),
     /// What protected groups are doing.
     Status(Status),
+    /// Which seconds cannot be restored, and why.
+    Gaps(Gaps),
     /// List, show, verify and compare restore points.
     Point(Point),
     /// Write a point's disk to a file or a block device.
@@ -84,6 +90,17 @@ pub(crate) struct Protect {
     /// Where diffs are kept, if not in the state directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) diff_dir: Option<PathBuf>,
+    /// What all diffs may occupy, as in 20GiB; what their file system has, if left out. Beyond it writes
+    /// are only marked, and guests go on.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) diff_space: Option<ByteLimit>,
+    /// How long the device of the diffs may keep the copy of a guest's write, or off. Beyond it writes are
+    /// only marked.
+    #[arg(long, value_name = "TIME", default_value = "500ms")]
+    pub(crate) diff_latency: LatencyChoice,
+    /// What dirty maps and buffers may take of the memory, as in 2GiB; no limit if left out.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory: Option<ByteLimit>,
     #[command(flatten)]
     pub(crate) tls: Tls,
 }
@@ -171,6 +188,17 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 pub(crate) struct Status {
     /// The group; all of them if left out.
     pub(crate) group: Option<Name>,
+    #[command(flatten)]
+    pub(crate) state: State,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Gaps {
+    /// The group; all of them if left out.
+    pub(crate) group: Option<Name>,
+    /// Only what ended since then: a time as in 2026-11-21T10:00:00Z, or how long ago, as in 90m, 2h, 7d.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Since>,
     #[command(flatten)]
     pub(crate) state: State,
 }

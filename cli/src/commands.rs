@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod cut;
+mod gaps;
 mod point;
 mod protect;
 mod restore;
@@ -10,6 +11,7 @@ mod status;
 use agent::{Result, World};
 
 pub(crate) use cut::cut;
+pub(crate) use gaps::{Since, gaps};
 pub(crate) use point::point;
 pub(crate) use protect::protect;
 pub(crate) use restore::restore;

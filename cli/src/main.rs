@@ -30,9 +30,10 @@ fn main() -> std::process::ExitCode {
     logging::start(args.verbose, chatty);
     let printer = Printer::new(args.json);
     let done = match args.command {
-        Command::Protect(args) => commands::protect(args, &printer).map_err(Into::into),
+        Command::Protect(args) => commands::protect(*args, &printer).map_err(Into::into),
         Command::Cut(args) => commands::cut(&args, &printer).map_err(Into::into),
         Command::Status(args) => commands::status(&args, &printer).map_err(Into::into),
+        Command::Gaps(args) => commands::gaps(&args, &printer).map_err(Into::into),
         Command::Point(args) => commands::point(args, &printer).map_err(Into::into),
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),

@@ -158,7 +158,9 @@ fn a_session() {
             "disks",
             "every",
             "exports",
+            "gap",
             "generation",
+            "ladder",
             "last_cut",
             "last_ship",
             "lineage",
@@ -167,6 +169,7 @@ fn a_session() {
             "point",
             "point_age_s",
             "reread_bytes",
+            "rung",
             "sealed",
             "seed",
             "ship_bytes_per_s",
@@ -177,8 +180,15 @@ fn a_session() {
             "trouble"
         ]
     );
+    assert_eq!(group["rung"], "every-write");
+    let of_ladder = ["cause", "since_unix_ns", "steps", "steps_total"];
+    assert_eq!(keys(&group["ladder"]), of_ladder);
     let (out, _) = bench.run("status", 0);
     assert!(out.starts_with("web: protected\n"), "{out}");
+    let gaps = bench.json("gaps web --since 1h");
+    let of_ledger = ["clock", "damaged_lines", "gaps", "group", "older"];
+    assert_eq!(keys(&gaps["groups"][0]), of_ledger);
+    assert_eq!(bench.run("gaps", 0).0, "web: no gaps\n");
     let (_, err) = bench.run("protect web.raw --target dir:backup", 1);
     assert!(
         err.contains("already protected") && err.contains("\n\nhint: "),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use block::{ByteRange, Dir, File, SharedWords};
+use block::{ByteRange, Dir, File, SharedWords, Space};
 use parking_lot::{Mutex, MutexGuard};
 use rand::RngExt;
 use rand::SeedableRng;
@@ -399,6 +399,17 @@ impl Dir for SimDir {
             world: self.world.clone(),
             key,
         }))
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        const TOTAL_BYTES: u64 = 1 << 40;
+        let world = self.world();
+        world.alive()?;
+        let taken: u64 = world.inodes.iter().map(Inode::allocated).sum();
+        Ok(Space {
+            free_bytes: TOTAL_BYTES.saturating_sub(taken),
+            total_bytes: TOTAL_BYTES,
+        })
     }
 
     fn describe(&self) -> String {

@@ -269,18 +269,20 @@ impl OpenDiff {
     }
 
     /// Before a cut: what could not be brought to the disk is not trusted. Granules of the diff
-    /// become stale, to be healed; a map that may have lost words gives up the lineage.
-    pub(crate) fn distrust_lost_writeback(&self) -> io::Result<()> {
+    /// become stale, to be healed; a map that may have lost words gives up the lineage. Returns whether
+    /// anything was lost.
+    pub(crate) fn distrust_lost_writeback(&self) -> io::Result<bool> {
         if let Err(error) = self.map.check() {
             tracing::error!(%error, "the dirty map is not reliable");
             self.live.lose();
-            return Ok(());
+            return Ok(true);
         }
         if let Err(error) = self.map.check_data(&*self.data) {
             tracing::warn!(%error, "a diff could not be written to its disk; it is read again");
             self.mark_all_stale()?;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// After an earlier process was killed: what it wrote and may be lost is not trusted. Before any read or

@@ -237,11 +237,15 @@ impl Group {
     fn check_open(&self, tracking: &Tracking) -> Result<(), CutError> {
         for disk in &self.disks {
             let diff = disk.gate.read();
-            diff.distrust_lost_writeback()
+            let lost = diff
+                .distrust_lost_writeback()
                 .map_err(|source| CutError::Degraded {
                     disk: disk.name.clone(),
                     source,
                 })?;
+            if lost {
+                disk.pace.note_lost_writeback();
+            }
             // A restart of tracking that failed half way leaves gates of several lineages.
             if diff.live.is_lost() || !Arc::ptr_eq(&diff.live, &tracking.live) {
                 if tracking.live.is_forsaken() {
@@ -642,7 +646,7 @@ impl TrackedDisk {
     }
 }
 
-fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
+pub(crate) fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
     let disk = disk.name.clone();
     match error {
         HealError::Production(source) => CutError::Production { disk, source },

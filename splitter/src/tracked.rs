@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
 use crate::door::Door;
+use crate::pace::Pace;
 use crate::stripes::Stripes;
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
@@ -28,6 +29,7 @@ pub struct TrackedDisk {
     pub(crate) stripes: Stripes,
     /// Writes are only marked; see `map_only.rs`.
     pub(crate) copies_paused: AtomicBool,
+    pub(crate) pace: Pace,
     clock: Arc<dyn Clock>,
     trouble: Mutex<Option<String>>,
 }
@@ -47,6 +49,7 @@ impl TrackedDisk {
             door: Door::default(),
             stripes,
             copies_paused: AtomicBool::new(false),
+            pace: Pace::default(),
             clock,
             trouble,
         }
@@ -128,6 +131,7 @@ impl TrackedDisk {
         if self.copies_are_paused() {
             return Ok(());
         }
+        let _copying = self.pace.visit();
         if let Err(error) = copy(&diff, edges) {
             self.note_trouble(&error.to_string());
         }
@@ -198,12 +202,20 @@ impl TrackedDisk {
         )
     }
 
-    /// Re-reads the granules that are stale, a little at a time, between the guest's writes.
-    /// Returns the bytes re-read.
+    /// Re-reads the granules that are stale, a little at a time, between the guest's writes; not while
+    /// copies are paused. Returns the bytes re-read.
     pub(crate) fn heal(&self) -> std::result::Result<u64, HealError> {
+        self.heal_while(&|| !self.copies_are_paused())
+    }
+
+    /// The same, for as long as `go_on` says so; it is asked before each little.
+    pub(crate) fn heal_while(
+        &self,
+        go_on: &dyn Fn() -> bool,
+    ) -> std::result::Result<u64, HealError> {
         let (mut at, mut healed) = (0, 0);
         loop {
-            if self.copies_are_paused() {
+            if !go_on() {
                 return Ok(healed);
             }
             let diff = self.gate.read();

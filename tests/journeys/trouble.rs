@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tests::faults::{Fault, FaultyDir, Frozen, MemoryLimit, RawFault, SmallDir};
 use tests::load::{Load, Refusal};
 use tests::protect::How;
-use tests::story::{Seen, Story};
+use tests::story::{Gap, Seen, Story};
 use tests::time::{count_from_env, let_pass};
 use tests::{Bench, Ledger, Shape, image};
 
@@ -23,6 +23,9 @@ const DISK: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Far below the 5 s of the slow device, far above what two busy cores take.
 const BOUNDED: Duration = Duration::from_secs(3);
+
+/// A cut may still be made just after a fault begins.
+const SLACK: Duration = Duration::from_secs(1);
 
 fn lasting() -> Duration {
     Duration::from_secs(count_from_env("STANDIN_TROUBLE_S", 4))
@@ -87,7 +90,10 @@ fn met_and_bounded(seen: &Seen) -> Result<()> {
 fn trouble_diff_space_full() -> Result<()> {
     let place = Place::new()?;
     let mut small = SmallDir::mount(&place.bench, "diffs", 48 << 20)?;
-    met_and_bounded(&place.endure("diff space full", &mut small)?)
+    let seen = place.endure("diff space full", &mut small)?;
+    met_and_bounded(&seen)?;
+    seen.stepped("map-only", &["diff-space"])?;
+    seen.missed("diff-space", lasting() - SLACK)
 }
 
 /// A diff that is shipped before it is written back never meets the device: the fault is seen there.
@@ -98,7 +104,9 @@ fn trouble_diff_device_eio() -> Result<()> {
     let written_back = faulty.write_back();
     let seen = place.endure("diff device EIO", &mut faulty)?;
     ensure!(written_back.stop().failed, "the device never failed");
-    bounded(&seen)
+    bounded(&seen)?;
+    seen.stepped("map-only", &["diff-error"])?;
+    seen.missed("diff-error", Duration::from_secs(1))
 }
 
 /// What was written back in vain is clean in the page cache, and gone when that is reclaimed: a diff
@@ -119,7 +127,10 @@ fn trouble_diff_device_eio_and_the_page_cache_forgets() -> Result<()> {
     faulty.forget_cache()?;
     frozen.end()?;
     story.recovered(PATIENCE)?;
-    met_and_bounded(&story.check(&place.bench, "diff device EIO, cache forgotten")?)
+    let seen = story.check(&place.bench, "diff device EIO, cache forgotten")?;
+    met_and_bounded(&seen)?;
+    seen.stepped("map-only", &["diff-error"])?;
+    seen.missed("diff-error", lasting() - SLACK)
 }
 
 #[test]
@@ -134,14 +145,88 @@ fn trouble_diff_device_takes_5_s_per_write() -> Result<()> {
     let slowest = written_back.stop().slowest;
     ensure!(slowest > BOUNDED, "the device took only {slowest:?}");
     story.recovered(PATIENCE)?;
-    bounded(&story.check(&place.bench, "diff device 5 s per write")?)
+    let seen = story.check(&place.bench, "diff device 5 s per write")?;
+    bounded(&seen)?;
+    // The page cache keeps guests from it: they need not notice.
+    seen.stepped_at_most(&["diff-latency"])
+}
+
+/// Without a page cache in between, guests wait for the diff device, until writes are only marked. Those
+/// that are at the device by then wait for it, and who writes to the same blocks for them; others do not.
+#[test]
+fn trouble_diff_device_keeps_guests_waiting() -> Result<()> {
+    let place = Place::new()?;
+    let faulty = FaultyDir::mount_synchronous(&place.bench, "diffs", 128 << 20)?;
+    let how = place.how().with(&["--diff-latency", "500ms"]);
+    let middle = image::sectors(DISK) / 2;
+    let [first, second] =
+        [0..middle, middle..image::sectors(DISK)].map(|sectors| Shape { sectors, ..shape() });
+    let mut story = Story::settle(&place.bench, how, &place.ledger, first)?;
+    let stutter = faulty.stutter(Duration::from_secs(1));
+    story.hold(lasting() / 2)?;
+    let (address, seed) = (story.protect.address.clone(), place.bench.seed + 1);
+    let others = Load::start(&address, "disk", &place.ledger, &second, seed);
+    story.hold(lasting() / 2)?;
+    let waited = others.take_latency_max();
+    let beside = others.stop()?;
+    drop(stutter);
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "diff device keeps guests waiting")?;
+    seen.stepped("map-only", &["diff-latency"])?;
+    seen.missed("diff-latency", lasting() - SLACK)?;
+    ensure!(
+        beside > 100 && waited < BOUNDED,
+        "only {beside} requests went on, one after {waited:?}: {seen:?}"
+    );
+    Ok(())
+}
+
+/// Diffs take no more than they may: cuts are merged, then writes are only marked.
+#[test]
+fn trouble_diff_space_limit() -> Result<()> {
+    let place = Place::new()?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    let how = place.how().with(&["--diff-space", "6MiB"]);
+    let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
+    frozen.begin()?;
+    story.hold(lasting())?;
+    frozen.end()?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "diff space limit")?;
+    met_and_bounded(&seen)?;
+    seen.stepped("map-only", &["diff-space"])
 }
 
 #[test]
 fn trouble_target_refuses_writes() -> Result<()> {
     let place = Place::new()?;
     let mut frozen = Frozen(place.bench.path("target"));
-    met_and_bounded(&place.endure("target refuses writes", &mut frozen)?)
+    let seen = place.endure("target refuses writes", &mut frozen)?;
+    met_and_bounded(&seen)?;
+    // Few cuts wait, and all of them become points.
+    seen.stepped_at_most(&["target-behind"])?;
+    let of_target = |gap: &Gap| gap.causes.iter().any(|cause| cause == "target-behind");
+    ensure!(
+        lasting() > Duration::from_secs(8) || !seen.gaps.iter().any(of_target),
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+/// Of many cuts that wait, two are merged at each further one.
+#[test]
+fn trouble_target_away_and_cuts_pile_up() -> Result<()> {
+    let place = Place::new()?;
+    let mut frozen = Frozen(place.bench.path("target"));
+    let how = place.how().every("50ms");
+    let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
+    frozen.begin()?;
+    story.hold(lasting())?;
+    frozen.end()?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "cuts pile up")?;
+    met_and_bounded(&seen)?;
+    seen.stepped("coalescing", &["target-behind"])
 }
 
 #[test]
@@ -155,7 +240,8 @@ fn trouble_target_slow_generations_pile_up() -> Result<()> {
     story.recovered(PATIENCE)?;
     let seen = story.check(&place.bench, "target slow")?;
     ensure!(seen.sealed_max >= 2, "nothing piled up: {seen:?}");
-    bounded(&seen)
+    bounded(&seen)?;
+    seen.stepped_at_most(&["target-behind"])
 }
 
 #[test]
@@ -174,7 +260,9 @@ fn trouble_production_eio_reaches_the_guest_as_it_is() -> Result<()> {
     story.recovered(PATIENCE)?;
     let seen = story.check(&place.bench, "production EIO")?;
     ensure!(seen.refused > 0, "production's error did not reach a guest");
-    bounded(&seen)
+    bounded(&seen)?;
+    seen.stepped_at_most(&[])?;
+    seen.missed("production", lasting() - SLACK)
 }
 
 #[test]
@@ -186,7 +274,27 @@ fn trouble_memory_of_256_mib() -> Result<()> {
     story.recovered(PATIENCE)?;
     let seen = story.check(&place.bench, "memory 256 MiB")?;
     eprintln!("memory: {}", limit.report());
-    bounded(&seen)
+    bounded(&seen)?;
+    seen.stepped_at_most(&[])
+}
+
+/// A limit below what the process needs at all: there are points all the same, only fewer.
+#[test]
+fn trouble_memory_limit() -> Result<()> {
+    let place = Place::new()?;
+    let how = place.how().with(&["--memory", "1MiB"]);
+    let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
+    story.hold(lasting())?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "memory limit")?;
+    met_and_bounded(&seen)?;
+    let for_memory = |(_, cause): &(String, String)| cause == "memory" || cause == "-";
+    ensure!(seen.steps.iter().all(for_memory), "{seen:?}");
+    ensure!(
+        seen.steps.iter().any(|(rung, _)| rung == "map-only"),
+        "{seen:?}"
+    );
+    Ok(())
 }
 
 /// Real time through libfaketime, below the C library; monotonic time stays what it is.
@@ -212,7 +320,19 @@ fn trouble_clock_jumps() -> Result<()> {
         story.hold(lasting() / 2)?;
         story.recovered(PATIENCE)?;
     }
-    bounded(&story.check(&place.bench, "clock jumps")?)
+    let seen = story.check(&place.bench, "clock jumps")?;
+    bounded(&seen)?;
+    seen.stepped_at_most(&[])?;
+    let expected = [3_600.0, -10_800.0, 7_200.0];
+    let near = |(moved, expected): (&f64, f64)| (moved - expected).abs() < 2.0;
+    ensure!(
+        seen.moves.len() == 3 && seen.moves.iter().zip(expected).all(near),
+        "the ledger lacks a jump: {seen:?}"
+    );
+    // No second was lost, whatever the clock says.
+    let long = |gap: &Gap| gap.seconds > 60.0;
+    ensure!(!seen.gaps.iter().any(long), "{seen:?}");
+    Ok(())
 }
 
 fn libfaketime() -> Result<PathBuf> {
@@ -232,7 +352,22 @@ fn trouble_process_stopped() -> Result<()> {
     story.protect.process.signal(Signal::CONT)?;
     story.recovered(PATIENCE)?;
     // Nobody answers while nobody runs: no claim about latency.
-    story.check(&place.bench, "process stopped").map(drop)
+    let seen = story.check(&place.bench, "process stopped")?;
+    seen.stepped_at_most(&[])?;
+    seen.missed("not-running", lasting())
+}
+
+#[test]
+fn trouble_process_killed_and_away() -> Result<()> {
+    let place = Place::new()?;
+    let mut story = place.settle()?;
+    story.protect.process.kill9()?;
+    let_pass(lasting());
+    story.kill9_and_restart(&place.bench)?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "process killed and away")?;
+    seen.stepped_at_most(&[])?;
+    seen.missed("not-running", lasting())
 }
 
 /// Where no room can be had for the words that say what was written, the intent log still says it, coarsely.
@@ -260,7 +395,10 @@ fn trouble_state_full() -> Result<()> {
     story.recovered(PATIENCE)?;
     let after = story.protect.status()?["lineage"].clone();
     ensure!(before == after, "the disks were copied anew");
-    met_and_bounded(&story.check(&bench, "state full")?)
+    let seen = story.check(&bench, "state full")?;
+    met_and_bounded(&seen)?;
+    seen.stepped_at_most(&["state-space", "marks-lost"])?;
+    seen.stepped("regions", &["state-space", "marks-lost"])
 }
 
 /// The process that wrote is told what its diff device lost, the next one is not: it believed the diffs, and

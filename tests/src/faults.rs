@@ -137,6 +137,18 @@ impl FaultyDir {
     /// # Errors
     /// If a peer does not start, or the kernel lacks FUSE, loop or ext4.
     pub fn mount(bench: &Bench, name: &str, size: u64) -> Result<Self> {
+        Self::mount_with(bench, name, size, "rw")
+    }
+
+    /// The same, but every write waits for the device: a fault of it is a guest's wait at once.
+    ///
+    /// # Errors
+    /// As [`mount`](Self::mount).
+    pub fn mount_synchronous(bench: &Bench, name: &str, size: u64) -> Result<Self> {
+        Self::mount_with(bench, name, size, "sync")
+    }
+
+    fn mount_with(bench: &Bench, name: &str, size: u64, options: &str) -> Result<Self> {
         let image = bench.path(&format!("{name}.img"));
         crate::image::sparse(&image, size)?;
         let format = "mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=0";
@@ -147,7 +159,10 @@ impl FaultyDir {
         )?;
         let raw = RawFault::start(bench, &format!("{name}-device"), &image)?;
         let attached = Loop::attach(raw.path())?;
-        let mount = Mount::new(&bench.path(name), &["-t", "ext4", &attached.0])?;
+        let mount = Mount::new(
+            &bench.path(name),
+            &["-t", "ext4", "-o", options, &attached.0],
+        )?;
         Ok(Self {
             mount,
             _attached: attached,

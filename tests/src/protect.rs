@@ -209,6 +209,16 @@ impl Protect {
             .with_context(|| format!("status lacks the group: {all}"))
     }
 
+    /// This group's entry of `gaps --json`.
+    ///
+    /// # Errors
+    /// If the command fails.
+    pub fn gaps(&self) -> Result<Value> {
+        let all = standin::json(["gaps", &self.group, "--state", &self.state])?;
+        let mine = all["groups"].get(0).cloned();
+        mine.with_context(|| format!("no ledger: {all}"))
+    }
+
     /// Waits until the group has a point.
     ///
     /// # Errors

@@ -25,6 +25,12 @@ use crate::{Bench, standin};
 
 /// How often the status is looked at: often enough to see each rung, and a process each time.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long the last cut may be put off.
+const LAST_CUT_MAX: Duration = Duration::from_secs(120);
+/// A cause that needs no fault.
+const BUSY_MACHINE: &str = "diff-latency";
+/// How much later than a point its gap may be noted.
+const LEDGER_LATE_MAX: Duration = Duration::from_secs(10);
 /// Restored and checked of the points that a story leaves; the newest ones.
 const CHECKED_POINTS: usize = 6;
 
@@ -60,6 +66,21 @@ pub struct Seen {
     pub reread_max: u64,
     /// From the end of the fault to `protected`.
     pub recovery: Duration,
+    /// Steps on the ladder: rung and cause, oldest first; a new process begins anew.
+    pub steps: Vec<(String, String)>,
+    /// Gaps of the ledger.
+    pub gaps: Vec<Gap>,
+    /// Seconds by which the wall clock was moved, by the ledger.
+    pub moves: Vec<f64>,
+}
+
+/// A gap of the ledger.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gap {
+    /// How long.
+    pub seconds: f64,
+    /// Why.
+    pub causes: Vec<String>,
 }
 
 impl Seen {
@@ -68,6 +89,60 @@ impl Seen {
     pub fn met(&self) -> bool {
         let other = |look: &String| !look.starts_with("protected");
         self.reread_max > 0 || self.looks.keys().any(other)
+    }
+}
+
+impl Seen {
+    /// Whether a step led to `rung` for one of `causes`, none was taken for another, and the last one led
+    /// up again.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn stepped(&self, rung: &str, causes: &[&str]) -> Result<()> {
+        let is_it = |(to, cause): &(String, String)| to == rung && causes.contains(&cause.as_str());
+        ensure!(
+            self.steps.iter().any(is_it),
+            "expected steps to {rung} for {causes:?}: {self:?}"
+        );
+        self.stepped_at_most(causes)
+    }
+
+    /// Whether no step was taken but for one of `causes`, and the last one, if any was, led up again. What
+    /// a machine that is busy with other tests does to a page cache is excused.
+    ///
+    /// # Errors
+    /// If one was.
+    pub fn stepped_at_most(&self, causes: &[&str]) -> Result<()> {
+        let expected = |(to, cause): &(String, String)| {
+            (to == "every-write" && cause == "-")
+                || cause == BUSY_MACHINE
+                || causes.contains(&cause.as_str())
+        };
+        ensure!(
+            self.steps.iter().all(expected),
+            "expected no steps but for {causes:?}: {self:?}"
+        );
+        let last = self.steps.last().map(|(to, _)| to.as_str());
+        ensure!(
+            matches!(last, None | Some("every-write")),
+            "it did not step up: {self:?}"
+        );
+        Ok(())
+    }
+
+    /// Whether the ledger has a gap with `cause` that is at least so long.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn missed(&self, cause: &str, at_least: Duration) -> Result<()> {
+        let is_it = |gap: &Gap| {
+            gap.seconds >= at_least.as_secs_f64() && gap.causes.iter().any(|c| c == cause)
+        };
+        ensure!(
+            self.gaps.iter().any(is_it),
+            "the ledger lacks a gap of {at_least:?} for {cause}: {self:?}"
+        );
+        Ok(())
     }
 }
 
@@ -198,9 +273,15 @@ impl Story {
             let log = self.protect.process.log();
             format!("{name}: {:?}, log:\n{}", self.seen, tail(&log))
         })?;
-        let (point, window) = self.protect.cut_beside(&self.ledger)?;
+        // A device that was slow a moment ago is left alone for a while: then the cut says to try again.
+        let (point, window) = wait_for("the last cut", LAST_CUT_MAX, || {
+            Ok(self.protect.cut_beside(&self.ledger).ok())
+        })
+        .with_context(|| format!("log:\n{}", tail(&self.protect.process.log())))?;
         let points = bench.points()?;
         let gap = longest_gap(&points);
+        self.seen
+            .ask_ladder_and_ledger(&self.protect, &self.how.every, &points)?;
         eprintln!(
             "trouble {name}: {acked} requests, {} refused, {} points, longest distance {gap:?}; {:?}",
             self.seen.refused,
@@ -221,6 +302,105 @@ impl Story {
         self.protect.stop()?;
         Ok(self.seen)
     }
+}
+
+impl Seen {
+    /// What the ledger says must be what the target's own list of points says.
+    fn ask_ladder_and_ledger(
+        &mut self,
+        protect: &Protect,
+        every: &str,
+        points: &[Value],
+    ) -> Result<()> {
+        let status = protect.status()?;
+        let steps = status["ladder"]["steps"].as_array().context("no steps")?;
+        self.steps = steps
+            .iter()
+            .map(|step| {
+                let word = |key: &str| step[key].as_str().unwrap_or("-").to_owned();
+                (word("rung"), word("cause"))
+            })
+            .collect();
+        // A point is listed a moment before its gap is noted.
+        wait_for(
+            "the ledger to agree with the points",
+            LEDGER_LATE_MAX,
+            || {
+                let ledger = protect.gaps()?;
+                let noted = noted_gaps(&ledger, points)?;
+                self.gaps = noted.iter().map(|(_, gap)| gap.clone()).collect();
+                let moves = ledger["clock"].as_array().context("no clock")?;
+                self.moves = moves.iter().filter_map(|m| m["moved_s"].as_f64()).collect();
+                let owed = owed(every)?;
+                let agreed = agree(&noted, points, owed, &ledger);
+                Ok(agreed.then_some(()))
+            },
+        )
+        .with_context(|| {
+            let ledger = protect.gaps();
+            let times = points.iter().map(|point| point["at_unix_ns"].clone());
+            let times: Vec<_> = times.collect();
+            format!("{:?}\n{ledger:?}\npoints at {times:?}", self)
+        })
+    }
+}
+
+/// From when until when, by the points on either side, and what is said of it.
+type Noted = ((u64, u64), Gap);
+
+fn noted_gaps(ledger: &Value, points: &[Value]) -> Result<Vec<Noted>> {
+    let newest = points.last().and_then(|point| point["at_unix_ns"].as_u64());
+    let gaps = ledger["gaps"].as_array().context("no gaps")?;
+    let ended = gaps.iter().filter_map(|gap| {
+        let until = gap["until_unix_ns"].as_u64()?;
+        let gap = (
+            (gap["from_unix_ns"].as_u64()?, until),
+            Gap {
+                seconds: gap["seconds"].as_f64()?,
+                causes: gap["causes"]
+                    .as_array()?
+                    .iter()
+                    .filter_map(|cause| Some(cause.as_str()?.to_owned()))
+                    .collect(),
+            },
+        );
+        // Points go on being made.
+        (Some(until) <= newest).then_some(gap)
+    });
+    Ok(ended.collect())
+}
+
+/// Every two points that follow each other too late are a gap of the ledger, and no others are.
+fn agree(noted: &[Noted], points: &[Value], owed: Duration, ledger: &Value) -> bool {
+    let at = |point: &Value| point["at_unix_ns"].as_u64().unwrap_or(0);
+    let moves: Vec<u64> = ledger["clock"]
+        .as_array()
+        .iter()
+        .flat_map(|moves| moves.iter().filter_map(|m| m["at_unix_ns"].as_u64()))
+        .collect();
+    if !moves.is_empty() {
+        // Times of different clocks do not make a length.
+        return true;
+    }
+    let pairs = points.windows(2).map(|pair| (at(&pair[0]), at(&pair[1])));
+    let late = pairs.filter(|(from, until)| u128::from(until - from) > owed.as_nanos());
+    let late: Vec<_> = late.collect();
+    let lengths_hold = noted.iter().all(|((from, until), gap)| {
+        let between = Duration::from_nanos(until - from).as_secs_f64();
+        (between - gap.seconds).abs() < 1.0
+    });
+    let spans: Vec<_> = noted.iter().map(|(span, _)| *span).collect();
+    lengths_hold && spans == late
+}
+
+/// Two intervals, and a second at least.
+fn owed(every: &str) -> Result<Duration> {
+    let millis = every.strip_suffix("ms").map(str::parse::<u64>);
+    let interval = match millis {
+        Some(millis) => Duration::from_millis(millis?),
+        None => Duration::from_secs(every.trim_end_matches('s').parse()?),
+    };
+    Ok((interval * 2).max(Duration::from_secs(1)))
 }
 
 /// The longest time between two neighbouring points, by the target's own list.

@@ -50,8 +50,9 @@ impl Engine {
             labels,
             ..CutNote::default()
         };
+        self.beat();
         // First: what keeps a cut from being made must not keep guests quiet.
-        let made = match (ladder::step_up(self), &self.hooks) {
+        let made = match (ladder::before_cut(self), &self.hooks) {
             (Err(error), _) => Err(Unmade {
                 lineage: self.group.lineage(),
                 error,
@@ -59,10 +60,12 @@ impl Engine {
             (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note, tries),
             (Ok(()), _) => self.seal(&note, tries),
         };
+        self.ladder.cut_ended();
         let made = match made {
             Ok(made) => made,
             Err(unmade) => {
-                ladder::step_down(self, &unmade.error);
+                ladder::after_failure(self, &unmade.error);
+                self.note_cut_failed(&unmade.error);
                 if matches!(unmade.error, CutError::Distrusted) {
                     self.relearn(unmade.lineage, "writes went untracked")?;
                 }
@@ -70,6 +73,7 @@ impl Engine {
             }
         };
         let cut = made.cut;
+        self.note_cut(made.lineage, &cut);
         debug!(group = %self.name, generation = %cut.generation, bytes = cut.dirty_bytes, pause_us = micros(cut.pause), "cut");
         let mut shared = self.shared.lock();
         shared.last_cut = Some(figures_of(cut));
@@ -157,11 +161,15 @@ impl Engine {
     /// Completes the open diffs from production, and counts what that read.
     pub(crate) fn heal(&self) -> std::result::Result<(), CutError> {
         let bytes = self.group.heal()?;
+        self.note_reread(bytes);
+        Ok(())
+    }
+
+    pub(crate) fn note_reread(&self, bytes: u64) {
         self.reread.fetch_add(bytes, Ordering::Relaxed);
         if bytes > 0 {
             info!(group = %self.name, bytes, "re-read from production what the diffs lacked");
         }
-        Ok(())
     }
 
     /// A cut as a caller asks for it. Who waits for a point that is lost gets a later one, which

@@ -18,6 +18,7 @@ use super::*;
 use crate::audit::Auditor;
 use crate::engine::{Policy, SCHEDULED_TRIES};
 use crate::hooks::HookOptions;
+use crate::limits::Limits;
 use crate::places::{Record, StateRoot};
 use crate::rate::Rate;
 use crate::schedule::Every;
@@ -145,7 +146,7 @@ impl Bench {
             every: "manual".into(),
             lineage: None,
         };
-        self.engine = Some(Engine::new(
+        let engine = Engine::new(
             group,
             world,
             target,
@@ -154,10 +155,14 @@ impl Bench {
                 hooks: HookOptions::default(),
                 audit_rate: None,
                 ship_rate: None,
+                limits: Limits::default(),
             },
             place,
             record,
-        ));
+        )
+        .expect("opens");
+        engine.note_began(&opened.how, false);
+        self.engine = Some(engine);
     }
 
     fn engine(&self) -> &Engine {

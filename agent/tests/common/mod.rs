@@ -51,6 +51,7 @@ impl Bench {
             hooks: HookOptions::default(),
             audit_rate: Rate::new(1 << 30),
             ship_rate: None,
+            limits: agent::Limits::default(),
             state: StateRoot::at(self.path("state")),
             diff_dir: None,
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use agent::{Error, HookOptions, ProtectOptions, Protection, Result, disk_name};
+use agent::{Error, HookOptions, Limits, ProtectOptions, Protection, Result, disk_name};
 use serde_json::json;
 
 use crate::args::Protect;
@@ -42,6 +42,11 @@ pub(crate) fn protect(args: Protect, printer: &Printer) -> Result<()> {
         },
         audit_rate: args.audit_rate.0,
         ship_rate: args.ship_rate.and_then(|limit| limit.0),
+        limits: Limits {
+            diff_bytes: args.diff_space,
+            diff_latency: args.diff_latency.0,
+            memory_bytes: args.memory,
+        },
         state: args.state.root(),
         diff_dir: args.diff_dir,
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent::api::{AuditStatus, GroupStatus, State, Status as Document};
+use agent::api::{AuditStatus, Cause, GroupStatus, Rung, State, Status as Document};
 use agent::{Result, client};
 use block::UnixNanos;
 
@@ -41,6 +41,21 @@ fn text(group: &GroupStatus) -> String {
             );
         }
         _ => say("point", "none yet".into()),
+    }
+    if let Some(rung) = rung_text(group) {
+        say("rung", rung);
+    }
+    if let Some(gap) = &group.gap {
+        let since = units::local_time(UnixNanos(gap.from_unix_ns));
+        let causes: Vec<_> = gap.causes.iter().map(Cause::to_string).collect();
+        let long = units::duration(units::seconds(gap.seconds));
+        say(
+            "GAP",
+            format!(
+                "no moment since {since} can be restored, {long}: {}",
+                causes.join(", ")
+            ),
+        );
     }
     if !group.seed.complete && group.seed.total_bytes > 0 && group.state != State::Stopped {
         let (done, all) = (group.seed.done_bytes, group.seed.total_bytes);
@@ -132,6 +147,49 @@ fn text(group: &GroupStatus) -> String {
     }
     say("target", format!("{}, every {}", group.target, group.every));
     lines.join("\n")
+}
+
+/// One line, while protection is not whole or was not a while ago.
+fn rung_text(group: &GroupStatus) -> Option<String> {
+    let ladder = &group.ladder;
+    let since = ladder
+        .since_unix_ns
+        .map(|at| units::local_time(UnixNanos(at)))?;
+    Some(match (group.rung, ladder.cause) {
+        (Rung::EveryWrite, _) | (_, None) => format!(
+            "{} since {since}, after {} steps",
+            group.rung, ladder.steps_total
+        ),
+        (Rung::Coalescing, Some(cause)) => format!(
+            "COALESCING since {since}: cuts are merged, since {}",
+            cause_text(cause)
+        ),
+        (Rung::Regions, Some(cause)) => format!(
+            "REGIONS since {since}: only the regions of writes are known, since {}",
+            cause_text(cause)
+        ),
+        (Rung::MapOnly, Some(cause)) => format!(
+            "MAP-ONLY since {since}: writes are only marked, since {}",
+            cause_text(cause)
+        ),
+    })
+}
+
+fn cause_text(cause: Cause) -> &'static str {
+    match cause {
+        Cause::DiffSpace => "the diffs have no more room",
+        Cause::StateSpace => "the state directory has no more room",
+        Cause::DiffError => "the diff device fails",
+        Cause::DiffLatency => "the diff device is slow",
+        Cause::Memory => "memory is short",
+        Cause::TargetBehind => "the target lags",
+        Cause::Production => "production fails",
+        Cause::Busy => "guests' writes take long",
+        Cause::NotRunning => "no process protected the group",
+        Cause::MarksLost => "writes could not be marked",
+        Cause::CopiedAnew => "the disks are copied anew",
+        Cause::Late => "the machine is busy",
+    }
 }
 
 fn audit_text(audit: &AuditStatus) -> String {

@@ -7,6 +7,7 @@
     reason = "shared by test crates, each of which uses its part"
 )]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -519,6 +520,10 @@ impl Bench {
     pub fn toggle_copies(&mut self) {
         if self.group().copies_are_paused() {
             let _ = self.group().probe_diffs();
+            // Caught up in part, in whole, or not at all.
+            let left = Cell::new(self.rng.random_range(0..6_u32));
+            let go_on = || left.replace(left.get().saturating_sub(1)) > 0;
+            let _ = self.group().catch_up(&go_on);
             return self.group().resume_copies();
         }
         self.group().pause_copies();

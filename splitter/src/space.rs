@@ -1,0 +1,80 @@
+//! What the files of a group occupy, for whoever limits it: asked often, so it waits for nobody.
+
+use std::io;
+
+use block::Space;
+
+use crate::sealed::SealedDiff;
+use crate::{Group, files};
+
+/// What diffs and maps occupy, and what their file systems have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceFigures {
+    /// Sealed generations that no target has.
+    pub sealed_count: usize,
+    /// Bytes that all diffs occupy.
+    pub diff_bytes: u64,
+    /// Bytes that all dirty maps occupy; they are mapped, so it is memory as well.
+    pub map_bytes: u64,
+    /// Bytes that a heal is still to write to diffs.
+    pub stale_bytes: u64,
+    /// Writes could not be marked: only the intent log knows them, by their regions.
+    pub marks_lost: bool,
+    /// Of the diffs' file system.
+    pub diffs_on: Space,
+    /// Of the maps' file system, which may be the same.
+    pub maps_on: Space,
+}
+
+impl Group {
+    /// What is occupied at the moment; `None` while a cut, a release or a restart of tracking is under way.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn space(&self) -> io::Result<Option<SpaceFigures>> {
+        let Some(sealed) = self
+            .tracking
+            .try_lock()
+            .map(|tracking| tracking.sealed.clone())
+        else {
+            return Ok(None);
+        };
+        let mut figures = SpaceFigures {
+            sealed_count: sealed.len(),
+            diffs_on: self.around.diffs.space()?,
+            maps_on: self.around.maps.space()?,
+            ..SpaceFigures::default()
+        };
+        for diff in sealed.iter().flat_map(|sealed| sealed.all_disks()) {
+            let [map, data] = diff.occupied();
+            figures.map_bytes += map;
+            figures.diff_bytes += data;
+        }
+        for disk in &self.disks {
+            let Some(diff) = disk.gate.try_read() else {
+                return Ok(None);
+            };
+            figures.marks_lost |= diff.live.is_lost();
+            figures.map_bytes += diff.map.allocated()?;
+            figures.diff_bytes += diff.data.allocated()?;
+            figures.stale_bytes += diff.map.stale_count() * block::GRANULE;
+        }
+        Ok(Some(figures))
+    }
+}
+
+impl SealedDiff {
+    /// Bytes of its map and of its diff. Nothing where they cannot be asked: they may be released by now.
+    fn occupied(&self) -> [u64; 2] {
+        let (generation, lineage) = (self.generation, self.lineage);
+        match &self.kept {
+            Some((map, data)) => [map.allocated(), data.allocated()],
+            None => [
+                (&self.maps, files::map(&self.name, generation, lineage)),
+                (&self.diffs, files::diff(&self.name, generation, lineage)),
+            ]
+            .map(|(dir, name)| dir.open(&name).and_then(|file| file.allocated())),
+        }
+        .map(|asked| asked.unwrap_or(0))
+    }
+}
