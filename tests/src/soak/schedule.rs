@@ -87,12 +87,11 @@ impl Kind {
     }
 
     /// Whether the process may be killed while it lasts.
-    ///
-    /// Not while the diff device fails: what that lost is told to the process that wrote it, and to none
-    /// after it.
     fn takes_a_kill(self) -> bool {
         match self {
-            Self::DiffSlow
+            Self::DiffEio
+            | Self::DiffLost
+            | Self::DiffSlow
             | Self::DiffFull
             | Self::TargetFrozen
             | Self::TargetGone
@@ -103,8 +102,6 @@ impl Kind {
             | Self::KillTwice
             | Self::Stop
             | Self::Freeze
-            | Self::DiffEio
-            | Self::DiffLost
             | Self::Restore
             | Self::Verify => false,
         }
