@@ -172,12 +172,40 @@ impl FaultyDir {
     /// Makes the kernel forget what it holds clean: what is read afterwards comes from the device.
     ///
     /// # Errors
-    /// If a file cannot be opened: the device must be whole.
+    /// If the directories cannot be read: the device must be whole.
     pub fn forget_cache(&self) -> Result<()> {
         for file in files_below(&self.mount.0)? {
-            let file = File::open(&file)?;
+            // What vanished meanwhile, or cannot be opened any more, is forgotten.
+            let Ok(file) = File::open(&file) else {
+                continue;
+            };
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
         }
+        Ok(())
+    }
+
+    /// Has the kernel write again what the file system says of its files, after a fault swallowed that: a
+    /// device that lost it for good would be another device, and to be made anew.
+    ///
+    /// # Errors
+    /// If the directories cannot be read.
+    pub fn mend(&self) -> Result<()> {
+        let now = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        for file in files_below(&self.mount.0)? {
+            if let Ok(file) = File::open(&file) {
+                // What vanished meanwhile needs no mending.
+                let _ = rustix::fs::futimens(&file, &times);
+            }
+        }
+        // A device that is slow to come back may not take it all; the next event mends again.
+        let _ = process::say(command("sync").arg("-f").arg(&self.mount.0), LIMIT);
         Ok(())
     }
 

@@ -66,6 +66,7 @@ pub(crate) fn perform(place: &mut Place, event: &Event) -> Result<Done> {
             hold(place, event, &mut done)?;
             drop(written_back);
             place.diffs.end()?;
+            place.diffs.mend()?;
         }
         Kind::DiffLost => lose_diffs(place, event, &mut done)?,
         Kind::DiffSlow => {
@@ -132,6 +133,7 @@ fn lose_diffs(place: &mut Place, event: &Event, done: &mut Done) -> Result<()> {
     hold(place, event, done)?;
     drop(written_back);
     place.diffs.end()?;
+    place.diffs.mend()?;
     place.diffs.forget_cache()?;
     frozen.end()
 }
