@@ -123,6 +123,7 @@ impl Load {
                     switch: Arc::clone(&switch),
                     rng: ChaCha8Rng::seed_from_u64(seed.wrapping_mul(1000) + number),
                     in_flight: HashMap::new(),
+                    down_since: None,
                 };
                 std::thread::spawn(move || worker.run())
             })
@@ -223,6 +224,8 @@ struct Worker {
     switch: Arc<Switch>,
     rng: ChaCha8Rng,
     in_flight: HashMap<u64, Sent>,
+    /// When the server vanished, until it is back.
+    down_since: Option<Duration>,
 }
 
 impl Worker {
@@ -235,19 +238,17 @@ impl Worker {
     }
 
     fn work_through_crashes(&mut self) -> Result<()> {
-        let mut down_since = None;
         loop {
             match self.work() {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     for id in self.in_flight.drain().filter_map(|(_, sent)| sent.id) {
                         self.ledger.lose(id);
-                        down_since = None;
                     }
                     let Some(patience) = self.shape.reconnect else {
                         return Err(error);
                     };
-                    let since = *down_since.get_or_insert_with(elapsed);
+                    let since = *self.down_since.get_or_insert_with(elapsed);
                     if self.stopping() {
                         return Ok(());
                     }
@@ -270,6 +271,7 @@ impl Worker {
 
     fn work(&mut self) -> Result<()> {
         let mut client = Client::connect(&self.address, &self.export)?;
+        self.down_since = None;
         while !self.stopping() {
             while self.in_flight.len() < self.shape.depth {
                 let (request, id, what) = self.invent();
