@@ -10,6 +10,7 @@
 //! Rule: the first thing that is wrong ends the run; its seed, its event and its place are kept.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -100,11 +101,11 @@ impl Options {
     }
 }
 
-/// Soaks, and reports; `tell` gets a line for every event.
+/// Soaks until the time is over or `stop` is set, and reports; `tell` gets a line for every event.
 ///
 /// # Errors
 /// If it could not begin: what goes wrong later is in the report.
-pub fn soak(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report> {
+pub fn soak(options: &Options, stop: &AtomicBool, mut tell: impl FnMut(&str)) -> Result<Report> {
     let mut place = Place::new(options).context("set up the soak")?;
     let mut report = Report {
         seed: options.seed,
@@ -117,7 +118,7 @@ pub fn soak(options: &Options, mut tell: impl FnMut(&str)) -> Result<Report> {
         let mut known = BTreeSet::new();
         for event in Schedule::new(options.seed, options.tempo.clone()) {
             rest(&mut place, &watch, event.calm, &mut report)?;
-            if elapsed() - began >= options.lasting {
+            if elapsed() - began >= options.lasting || stop.load(Ordering::Relaxed) {
                 break;
             }
             tell(&event.to_string());

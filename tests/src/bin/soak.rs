@@ -1,14 +1,19 @@
 //! `make soak HOURS=8`: the long run, with a report and an exit code (0 passed, 1 something is wrong or
 //! grows).
 //!
+//! SIGINT and SIGTERM end it after the event under way, with a report of what was.
 //! The seed decides which events come in which order. It is printed first, and `--seed` replays it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tests::soak::{Options, Schedule, soak};
 
 /// Guests write, cuts are made each second, and kills and faults come at random: nothing may be wrong,
@@ -53,7 +58,13 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("soak: seed {seed}, {} h", args.hours);
-    let report = soak(&options, |line| eprintln!("soak: {line}"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The first one ends the run after its event; the second one ends it at once.
+        flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    let report = soak(&options, &stop, |line| eprintln!("soak: {line}"))?;
     print!("{report}");
     if let Some(path) = args.report {
         std::fs::write(&path, report.to_string()).with_context(|| format!("{}", path.display()))?;
