@@ -1,5 +1,5 @@
 # Every target works in a fresh clone on Debian, as root, without a terminal.
-.PHONY: demo test must-show bench bench-cost bench-cut-pause bench-rpo bench-scale bench-instructions fuzz images
+.PHONY: demo test must-show bench bench-cost bench-cut-pause bench-rpo bench-scale bench-instructions fuzz soak images
 
 # The whole story on real data, with figures: protect, cut, ship, verify, restore, kill -9.
 demo:
@@ -49,6 +49,12 @@ bench-instructions:
 fuzz:
 	bash tests/setup.sh all
 	bash fuzz/run.sh "$${SECONDS_EACH:-60}"
+
+# Guests, a cut each second, and one random kill or fault after the other: make soak HOURS=8. Writes
+# target/soak/report.txt and .json; takes about 8 GiB of $TMPDIR for each hour. SEED= replays.
+soak:
+	bash tests/setup.sh all
+	bash tests/soak.sh "$${HOURS:-1}"
 
 # Three realistic 8 GiB disk images in $STANDIN_IMAGES (default ~/.cache/standin-images).
 images:

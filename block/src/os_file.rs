@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -155,7 +155,11 @@ impl File for OsFile {
             return Ok(Arc::new(MappedWords { map: None }));
         }
         let map = MmapOptions::new().len(index(len)).map_raw(&self.file);
-        let map = Some(self.named("map", map)?);
+        let map = self.named("map", map)?;
+        // Words are stored here and there in a file that is mostly holes: reading ahead would fill memory
+        // with pages of zeroes, many times what is used.
+        self.named("advise on the map of", map.advise(Advice::Random))?;
+        let map = Some(map);
         Ok(Arc::new(MappedWords { map }))
     }
 }

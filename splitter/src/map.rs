@@ -5,19 +5,19 @@
 //! byte 0     header   one page: magic, version, disk size, generation, since, sealed at, absorbed into,
 //!                     spoiled, asking (diff, map), lineage, check
 //! byte 4096  summary  one bit per body page, padded to a page: only pages whose bit is set are read
-//!            body     pages of 128 groups; a group is four words for 64 granules:
-//!                     [dirty] [stale] [zero] [0]      (a body page speaks of 32 MiB of the disk)
+//!            body     pages of 512 words; a word is two bits for each of 32 granules, the data bits in
+//!                     its low half, the zero bits in its high half   (a body page speaks of 64 MiB)
 //! ```
 //!
-//! | dirty | stale | zero | the granule |
-//! |---|---|---|---|
-//! | 0 | - | - | was not written |
-//! | 1 | 1 | - | was or is being written; the diff is not to be trusted |
-//! | 1 | 0 | 1 | is all zero |
-//! | 1 | 0 | 0 | is whole in the diff file |
+//! | data | zero | the granule is |
+//! |---|---|---|
+//! | 0 | 0 | clean: it was not written |
+//! | 1 | 1 | dirty and stale: it was or is being written; the diff is not to be trusted |
+//! | 0 | 1 | dirty: all zero |
+//! | 1 | 0 | dirty: whole in the diff file |
 //!
-//! Rule: stale is stored before dirty, and taken back last: a granule that is dirty and not stale is
-//! in the diff, at every instruction.
+//! Rule: both bits are set by one store before the write, and one of them is taken back after the diff has
+//! the granule: one that is dirty and not stale is in the diff, at every instruction.
 //!
 //! Rule: a body page is reserved on the disk, then its summary bit is set, then its words are
 //! stored; so a full disk is an error here and not a signal, and a set word is never overlooked.
@@ -33,14 +33,15 @@ use crate::runs::{GranuleState, StateRun};
 use crate::{Generation, Lineage};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"STDNMAP1");
-const VERSION: u64 = 1;
+/// 1 had a word each for dirty, stale and zero, and one that was empty.
+const VERSION: u64 = 2;
 
 const PAGE: u64 = 4096;
 const PAGE_WORDS: u64 = PAGE / 8;
-const GROUP_GRANULES: u64 = 64;
-const GROUP_WORDS: u64 = 4;
+/// Granules that one word of the body speaks of: a group.
+const GROUP_GRANULES: u64 = 32;
 /// Granules that one body page speaks of.
-const PAGE_GRANULES: u64 = PAGE_WORDS / GROUP_WORDS * GROUP_GRANULES;
+const PAGE_GRANULES: u64 = PAGE_WORDS * GROUP_GRANULES;
 
 /// Header words.
 mod word {
@@ -171,12 +172,12 @@ impl DirtyMap {
     pub(crate) fn mark(&self, granules: GranuleRange) -> io::Result<()> {
         for (group, mask) in groups(granules) {
             self.enter_page(self.shape.page_of(group))?;
-            let [dirty, stale, _] = self.group(group);
-            let was_stale = stale.fetch_or(mask, Ordering::AcqRel);
-            let was_dirty = dirty.fetch_or(mask, Ordering::AcqRel);
-            // A kill between the two stores leaves stale without dirty: that counts as clean.
-            count_up(&self.stale_count, mask & !(was_stale & was_dirty));
-            count_up(&self.dirty_count, mask & !was_dirty);
+            let was = States(
+                self.group(group)
+                    .fetch_or(data(mask) | zero(mask), Ordering::AcqRel),
+            );
+            count_up(&self.stale_count, mask & !was.stale());
+            count_up(&self.dirty_count, mask & !was.dirty());
         }
         Ok(())
     }
@@ -184,15 +185,18 @@ impl DirtyMap {
     /// After the diff holds what production holds. The granules must have been marked.
     pub(crate) fn settle(&self, granules: GranuleRange, settled: Settled) {
         for (group, mask) in groups(granules) {
-            let [_, stale, zero] = self.group(group);
-            // The kind first: a granule that is not stale says what it is.
-            match settled {
-                Settled::Data => zero.fetch_and(!mask, Ordering::AcqRel),
-                Settled::Zero => zero.fetch_or(mask, Ordering::AcqRel),
+            let gone = match settled {
+                Settled::Data => zero(mask),
+                Settled::Zero => data(mask),
             };
-            let was_stale = stale.fetch_and(!mask, Ordering::AcqRel);
+            let was = States(self.group(group).fetch_and(!gone, Ordering::AcqRel));
+            let was_stale = was.stale() & mask;
+            assert!(
+                was_stale == mask,
+                "settled {mask:#x}, marked were {was_stale:#x}"
+            );
             self.stale_count
-                .fetch_sub(u64::from((was_stale & mask).count_ones()), Ordering::AcqRel);
+                .fetch_sub(u64::from(mask.count_ones()), Ordering::AcqRel);
         }
     }
 
@@ -240,7 +244,7 @@ impl DirtyMap {
                 continue;
             }
             let states = self.states(at / GROUP_GRANULES);
-            let rest = states.dirty >> (at % GROUP_GRANULES);
+            let rest = states.dirty() >> (at % GROUP_GRANULES);
             if rest != 0 {
                 let found = at + u64::from(rest.trailing_zeros());
                 let state = states.at(found % GROUP_GRANULES);
@@ -376,10 +380,10 @@ impl DirtyMap {
         while let Some(entered) = page {
             self.file.allocate(self.shape.body_page(entered))?;
             let first = entered * PAGE_GRANULES / GROUP_GRANULES;
-            for group in first..(first + PAGE_GRANULES / GROUP_GRANULES).min(self.shape.groups()) {
+            for group in first..(first + PAGE_WORDS).min(self.shape.groups()) {
                 let states = self.states(group);
-                dirty += u64::from(states.dirty.count_ones());
-                stale += u64::from((states.dirty & states.stale).count_ones());
+                dirty += u64::from(states.dirty().count_ones());
+                stale += u64::from(states.stale().count_ones());
             }
             page = self.next_entered_page(entered + 1);
         }
@@ -408,14 +412,13 @@ impl DirtyMap {
         &self.words.words()[index(PAGE_WORDS + page / 64)]
     }
 
-    fn group(&self, group: u64) -> [&AtomicU64; 3] {
-        let first = index(PAGE_WORDS + self.shape.summary_words + group * GROUP_WORDS);
-        let words = self.words.words();
-        [&words[first], &words[first + 1], &words[first + 2]]
+    fn group(&self, group: u64) -> &AtomicU64 {
+        let first = PAGE_WORDS + self.shape.summary_words;
+        &self.words.words()[index(first + group)]
     }
 
     fn states(&self, group: u64) -> States {
-        let [dirty, stale, zero] = self.group(group).map(|word| word.load(Ordering::Acquire));
+        let word = self.group(group).load(Ordering::Acquire);
         // Bits past the end of the disk are nobody's: a damaged map must not invent granules.
         let granules_left = self
             .shape
@@ -426,43 +429,61 @@ impl DirtyMap {
         } else {
             (1 << granules_left) - 1
         };
-        States {
-            dirty: dirty & valid,
-            stale,
-            zero,
-        }
+        States(word & (data(valid) | zero(valid)))
     }
 }
 
-/// The words of one group, read at once.
+/// A word of the body: the states of one group, read at once.
 #[derive(Clone, Copy)]
-struct States {
-    dirty: u64,
-    stale: u64,
-    zero: u64,
-}
+struct States(u64);
 
 impl States {
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
+    fn halves(self) -> (u32, u32) {
+        (self.0 as u32, (self.0 >> GROUP_GRANULES) as u32)
+    }
+
+    fn dirty(self) -> u32 {
+        let (data, zero) = self.halves();
+        data | zero
+    }
+
+    fn stale(self) -> u32 {
+        let (data, zero) = self.halves();
+        data & zero
+    }
+
     fn at(self, bit: u64) -> GranuleState {
-        let is = |word: u64| word >> bit & 1 == 1;
-        match (is(self.dirty), is(self.stale), is(self.zero)) {
-            (false, _, _) => GranuleState::Clean,
-            (true, true, _) => GranuleState::Stale,
-            (true, false, true) => GranuleState::Zero,
-            (true, false, false) => GranuleState::Data,
+        let (data, zero) = self.halves();
+        match (data >> bit & 1, zero >> bit & 1) {
+            (0, 0) => GranuleState::Clean,
+            (0, _) => GranuleState::Zero,
+            (_, 0) => GranuleState::Data,
+            _ => GranuleState::Stale,
         }
     }
 
     /// How many granules from `bit` to the end of the group are in `state` without a gap.
     fn run_at(self, bit: u64, state: GranuleState) -> u64 {
+        let (data, zero) = self.halves();
         let mask = match state {
-            GranuleState::Clean => !self.dirty,
-            GranuleState::Stale => self.dirty & self.stale,
-            GranuleState::Zero => self.dirty & !self.stale & self.zero,
-            GranuleState::Data => self.dirty & !self.stale & !self.zero,
+            GranuleState::Clean => !data & !zero,
+            GranuleState::Stale => data & zero,
+            GranuleState::Zero => !data & zero,
+            GranuleState::Data => data & !zero,
         };
         u64::from((mask >> bit).trailing_ones())
     }
+}
+
+/// The data bits of the granules in `mask`.
+fn data(mask: u32) -> u64 {
+    u64::from(mask)
+}
+
+/// Their zero bits.
+fn zero(mask: u32) -> u64 {
+    u64::from(mask) << GROUP_GRANULES
 }
 
 impl Shape {
@@ -519,7 +540,7 @@ impl MapIdentity {
 }
 
 /// The groups that `granules` touch, each with the mask of its bits.
-fn groups(granules: GranuleRange) -> impl Iterator<Item = (u64, u64)> {
+fn groups(granules: GranuleRange) -> impl Iterator<Item = (u64, u32)> {
     let mut at = granules.start;
     std::iter::from_fn(move || {
         if at >= granules.end {
@@ -537,7 +558,7 @@ fn groups(granules: GranuleRange) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-fn count_up(counter: &AtomicU64, bits: u64) {
+fn count_up(counter: &AtomicU64, bits: u32) {
     if bits != 0 {
         counter.fetch_add(u64::from(bits.count_ones()), Ordering::AcqRel);
     }

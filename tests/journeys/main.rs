@@ -13,4 +13,5 @@ mod kill9;
 mod peers;
 mod powercut;
 mod seed;
+mod soak;
 mod trouble;

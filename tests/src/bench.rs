@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::image;
-use crate::ledger::{Ledger, Origin, Window};
+use crate::ledger::{Ledger, Origin, Survey, Window};
 use crate::standin;
 
 /// The place. Removed when dropped, unless `STANDIN_KEEP` is set.
@@ -48,6 +48,23 @@ impl Bench {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Lets `NAME` lie at `at`: a link. An empty directory of that name goes.
+    ///
+    /// # Errors
+    /// File errors.
+    pub fn place(&self, name: &str, at: &Path) -> Result<()> {
+        let link = self.path(name);
+        if link.is_dir() {
+            std::fs::remove_dir(&link)?;
+        }
+        Ok(std::os::unix::fs::symlink(at, link)?)
+    }
+
+    /// Keeps it when dropped: something in it must be looked at.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
     }
 
     /// The state directory, as an argument.
@@ -160,6 +177,25 @@ impl Bench {
             .check(open(&path)?, original, window)
             .with_context(|| format!("point {point}"))?;
         Ok(std::fs::remove_file(&path)?)
+    }
+
+    /// Restores a disk of `point` and looks which write each sector holds.
+    ///
+    /// # Errors
+    /// If it cannot be restored, or holds what it cannot.
+    pub fn survey(
+        &self,
+        point: &str,
+        disk: &str,
+        ledger: &Ledger,
+        window: Window,
+    ) -> Result<Survey> {
+        let path = self.restore(point, Some(disk))?;
+        let file = BufReader::with_capacity(1 << 20, File::open(&path)?);
+        let survey = ledger.survey(file, None, window);
+        let survey = survey.with_context(|| format!("point {point}, disk {disk}"))?;
+        std::fs::remove_file(&path)?;
+        Ok(survey)
     }
 
     /// Restores `point` and compares it with the production disk, on which nobody writes.

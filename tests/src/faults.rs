@@ -24,6 +24,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bench::Bench;
@@ -185,12 +187,40 @@ impl FaultyDir {
     /// Makes the kernel forget what it holds clean: what is read afterwards comes from the device.
     ///
     /// # Errors
-    /// If a file cannot be opened: the device must be whole.
+    /// If the directories cannot be read: the device must be whole.
     pub fn forget_cache(&self) -> Result<()> {
         for file in files_below(&self.mount.0)? {
-            let file = File::open(&file)?;
+            // What vanished meanwhile, or cannot be opened any more, is forgotten.
+            let Ok(file) = File::open(&file) else {
+                continue;
+            };
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
         }
+        Ok(())
+    }
+
+    /// Has the kernel write again what the file system says of its files, after a fault swallowed that: a
+    /// device that lost it for good would be another device, and to be made anew.
+    ///
+    /// # Errors
+    /// If the directories cannot be read.
+    pub fn mend(&self) -> Result<()> {
+        let now = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        for file in files_below(&self.mount.0)? {
+            if let Ok(file) = File::open(&file) {
+                // What vanished meanwhile needs no mending.
+                let _ = rustix::fs::futimens(&file, &times);
+            }
+        }
+        // A device that is slow to come back may not take it all; the next event mends again.
+        let _ = process::say(command("sync").arg("-f").arg(&self.mount.0), LIMIT);
         Ok(())
     }
 
@@ -247,6 +277,59 @@ impl Fault for SmallDir {
     }
 }
 
+/// A file that takes all that a file system has left, by reservation: nothing is written.
+#[derive(Debug)]
+pub struct Ballast(PathBuf);
+
+impl Ballast {
+    /// In `directory`; it does not exist yet.
+    #[must_use]
+    pub fn below(directory: &Path) -> Self {
+        Self(directory.join("ballast"))
+    }
+}
+
+impl Fault for Ballast {
+    fn begin(&mut self) -> Result<()> {
+        let ballast = File::create(&self.0)?;
+        let (mut at, mut step) = (0, 1 << 30);
+        while step >= 4096 {
+            match rustix::fs::fallocate(&ballast, FallocateFlags::empty(), at, step) {
+                Ok(()) => at += step,
+                Err(Errno::NOSPC) => step /= 2,
+                Err(error) => return Err(error).context("reserve space"),
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        remove(&self.0)
+    }
+}
+
+/// A place that is not where it was, as a share that is not mounted.
+///
+/// A process that holds it open goes on writing to it; one that starts meanwhile finds nothing.
+#[derive(Debug)]
+pub struct Gone(pub PathBuf);
+
+impl Gone {
+    fn elsewhere(&self) -> PathBuf {
+        self.0.with_extension("gone")
+    }
+}
+
+impl Fault for Gone {
+    fn begin(&mut self) -> Result<()> {
+        Ok(std::fs::rename(&self.0, self.elsewhere())?)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        Ok(std::fs::rename(self.elsewhere(), &self.0)?)
+    }
+}
+
 /// A directory below which nothing can be made, renamed or removed: a share that turned read-only.
 ///
 /// Not renamed away: a process that holds the directory open goes on writing to it under any name.
@@ -254,8 +337,12 @@ impl Fault for SmallDir {
 pub struct Frozen(pub PathBuf);
 
 impl Frozen {
+    /// Directories only: what is below them comes and goes while they are gone through.
     fn chattr(&self, how: &str) -> Result<()> {
-        process::run(command("chattr").args(["-R", how]).arg(&self.0), LIMIT).map(drop)
+        let mut find = command("find");
+        find.arg(&self.0)
+            .args(["-type", "d", "-exec", "chattr", how, "{}", "+"]);
+        process::run(&mut find, LIMIT).map(drop)
     }
 }
 

@@ -18,7 +18,8 @@
 //!    of a write whose connection died: the kernel may tear what is killed.
 
 use std::io::Read;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 
@@ -77,9 +78,10 @@ impl Window {
     };
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Book {
-    clock: u64,
+    /// Counts events; shared by the disks of a group.
+    clock: Arc<AtomicU64>,
     entries: Vec<Entry>,
 }
 
@@ -112,6 +114,16 @@ impl Ledger {
     /// A disk of `sectors` sectors.
     #[must_use]
     pub fn new(sectors: usize, origin: Origin) -> Self {
+        Self::counting(sectors, origin, Arc::new(AtomicU64::new(1)))
+    }
+
+    /// Another disk of the same group: its events are ordered among those of this one.
+    #[must_use]
+    pub fn beside(&self, sectors: usize, origin: Origin) -> Self {
+        Self::counting(sectors, origin, self.with(|book| Arc::clone(&book.clock)))
+    }
+
+    fn counting(sectors: usize, origin: Origin, clock: Arc<AtomicU64>) -> Self {
         let kind = match origin {
             Origin::Stamps => Kind::Stamped,
             Origin::Zeroes => Kind::Zeroed,
@@ -128,7 +140,7 @@ impl Ledger {
         Self {
             sectors,
             book: Mutex::new(Book {
-                clock: 1,
+                clock,
                 entries: vec![first],
             }),
         }
@@ -189,6 +201,12 @@ impl Ledger {
         self.with(|book| book.at(id).torn = true);
     }
 
+    /// Sectors of the disk.
+    #[must_use]
+    pub fn sectors(&self) -> usize {
+        self.sectors
+    }
+
     /// Writes issued so far.
     pub fn writes(&self) -> usize {
         self.with(|book| book.entries.len() - 1)
@@ -205,10 +223,48 @@ impl Ledger {
     /// The first broken rule, with the sector and the writes; an image that is too long or short.
     pub fn check(
         &self,
+        image: impl Read,
+        original: Option<&mut dyn Read>,
+        window: Window,
+    ) -> Result<()> {
+        let survey = self.survey(image, original, window)?;
+        survey.judge(survey.horizon)
+    }
+
+    /// Whether what a guest read can be there at all: each sector is zero, or was stamped by a write that
+    /// was sent, there. Says nothing about when. For disks that began as stamps or zeroes.
+    ///
+    /// # Errors
+    /// The sector that cannot.
+    pub fn check_read(&self, first: usize, data: &[u8]) -> Result<()> {
+        for (sector, bytes) in (first..).zip(data.chunks_exact(SECTOR)) {
+            let bytes: &[u8; SECTOR] = bytes.try_into().expect("chunks are exact");
+            if *bytes == [0; SECTOR] {
+                continue;
+            }
+            let id = u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes"));
+            let sent = self.with(|book| book.entries.get(usize::try_from(id).ok()?).copied());
+            let covers = sent.is_some_and(|entry| (entry.first..entry.end).contains(&sector));
+            if !covers || *bytes != stamp(id, sector) {
+                bail!(
+                    "sector {sector} was read as what nobody wrote there: {:02x?}",
+                    &bytes[..24]
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The first half of [`check`](Self::check): which write each sector holds.
+    ///
+    /// # Errors
+    /// A sector that holds what was never written there, or only after the cut.
+    pub fn survey(
+        &self,
         mut image: impl Read,
         mut original: Option<&mut dyn Read>,
         window: Window,
-    ) -> Result<()> {
+    ) -> Result<Survey> {
         let entries = self.with(|book| book.entries.clone());
         let zeroed = last_zeroing(&entries, self.sectors, window);
         let mut held = Vec::with_capacity(self.sectors);
@@ -234,6 +290,38 @@ impl Ledger {
             present[index(id)] = true;
             horizon = horizon.max(entries[index(id)].issued);
         }
+        Ok(Survey {
+            entries,
+            held,
+            present,
+            horizon,
+        })
+    }
+}
+
+/// Which write each sector of a point holds.
+#[derive(Debug)]
+pub struct Survey {
+    entries: Vec<Entry>,
+    held: Vec<Held>,
+    present: Vec<bool>,
+    /// The point is of this event or later: when the newest write that it holds was issued.
+    pub horizon: u64,
+}
+
+impl Survey {
+    /// Rules 2 and 3, for a point of `horizon` or later: the greatest of all disks of the group, since they
+    /// are cut at one instant.
+    ///
+    /// # Errors
+    /// The first broken rule, with the sector and the writes.
+    pub fn judge(&self, horizon: u64) -> Result<()> {
+        let Self {
+            entries,
+            held,
+            present,
+            ..
+        } = self;
         for (id, a) in entries
             .iter()
             .enumerate()
@@ -263,8 +351,7 @@ impl Ledger {
 
 impl Book {
     fn tick(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
+        self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     fn at(&mut self, id: WriteId) -> &mut Entry {
@@ -410,6 +497,37 @@ mod tests {
                 answered: 3
             }
         ));
+    }
+
+    #[test]
+    fn disks_of_a_group_are_of_one_instant() -> Result<()> {
+        let (one, other) = {
+            let one = Ledger::new(1, Origin::Stamps);
+            let other = one.beside(1, Origin::Stamps);
+            (one, other)
+        };
+        let (a, _) = one.issue_write(0, 1);
+        one.ack(a);
+        let (b, _) = other.issue_write(0, 1);
+        other.ack(b);
+        let survey = |ledger: &Ledger, id| ledger.survey(&stamp(id, 0)[..], None, Window::ANY);
+        let horizon = survey(&other, b)?.horizon;
+        // By itself the disk may be of before A; beside one that holds B it may not.
+        let without = survey(&one, 0)?;
+        assert!(without.judge(without.horizon).is_ok());
+        assert!(without.judge(horizon).is_err());
+        assert!(survey(&one, a)?.judge(horizon).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_read_gives_zeroes_or_what_was_sent_there() {
+        let ledger = story();
+        assert!(ledger.check_read(0, &stamp(1, 0)).is_ok());
+        assert!(ledger.check_read(0, &[0; SECTOR]).is_ok());
+        assert!(ledger.check_read(0, &stamp(2, 0)).is_err());
+        assert!(ledger.check_read(1, &stamp(1, 0)).is_err());
+        assert!(ledger.check_read(0, &[7; SECTOR]).is_err());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub mod nbd;
 pub mod process;
 pub mod protect;
 pub mod served;
+pub mod soak;
+pub mod spell;
 pub mod standin;
 pub mod story;
 pub mod time;

@@ -27,12 +27,15 @@ pub fn program() -> &'static Path {
 
 fn build() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    // The test program lies in TARGET/PROFILE/deps, whatever CARGO_TARGET_DIR was.
+    // A test or example lies in TARGET/PROFILE/deps or examples, a program in TARGET/PROFILE, whatever
+    // CARGO_TARGET_DIR was.
     let me = std::env::current_exe()?;
-    let profile_dir = me
-        .ancestors()
-        .nth(2)
-        .context("a test program lies in deps/")?;
+    let directory = me.parent().context("a program lies in a directory")?;
+    let below = directory.ends_with("deps") || directory.ends_with("examples");
+    let profile_dir = match below {
+        true => directory.parent().context("it lies in a profile")?,
+        false => directory,
+    };
     let target = profile_dir
         .parent()
         .context("a profile lies in the target directory")?;

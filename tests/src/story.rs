@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::ledger::{Ledger, Window};
-use crate::load::{Load, Shape};
+use crate::load::{Load, Refusal, Shape};
 use crate::protect::{How, Protect};
 use crate::time::{elapsed, let_pass, wait_for};
 use crate::{Bench, standin};
@@ -296,7 +296,7 @@ impl Story {
         }
         standin::run(["point", "verify", "--all", "--target", &bench.target()])?;
         ensure!(
-            self.shape.refusal == crate::load::Refusal::Counted || self.seen.refused == 0,
+            matches!(self.shape.refusal, Refusal::Counted) || self.seen.refused == 0,
             "{name}: guests were refused"
         );
         self.protect.stop()?;
@@ -416,7 +416,9 @@ pub fn longest_gap(points: &[Value]) -> Duration {
     Duration::from_nanos(longest.max().unwrap_or(0))
 }
 
-fn tail(log: &str) -> &str {
+/// The end of what a process said.
+#[must_use]
+pub fn tail(log: &str) -> &str {
     let from = log.len().saturating_sub(4000);
     log.get(from..).unwrap_or(log)
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use super::{DirtyMap, GROUP_GRANULES, PAGE_GRANULES};
 
-/// Pages of one map: 32 GiB of a disk in 4 MiB. Those of a guest that wrote more come as they are needed.
-const PAGES_MAX: usize = 1024;
+/// Pages of one map: 32 GiB of a disk in 2 MiB. Those of a guest that wrote more come as they are needed.
+const PAGES_MAX: usize = 512;
 
 impl DirtyMap {
     /// Makes ready what `before` uses, in a map that nobody else has yet. Fails on a full disk: better
@@ -24,8 +24,8 @@ impl DirtyMap {
             };
             self.file.allocate(self.shape.body_page(page))?;
             // The store that faults: the word is zero.
-            let [dirty, ..] = self.group(page * PAGE_GRANULES / GROUP_GRANULES);
-            dirty.store(0, Ordering::Relaxed);
+            self.group(page * PAGE_GRANULES / GROUP_GRANULES)
+                .store(0, Ordering::Relaxed);
             let (word, bit) = (block::index(page / 64), 1 << (page % 64));
             self.ready[word].fetch_or(bit, Ordering::Release);
             next = before.next_entered_page(page + 1);
