@@ -42,10 +42,15 @@ static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Writes all of `data` through the page cache.
+#[inline]
 pub(crate) fn write_in_pieces(file: &fs::File, data: &[u8], offset: u64) -> io::Result<()> {
     if data.len() <= PIECE_BYTES {
         return file.write_all_at(data, offset);
     }
+    write_pieces(file, data, offset)
+}
+
+fn write_pieces(file: &fs::File, data: &[u8], offset: u64) -> io::Result<()> {
     let mut at = offset;
     for piece in data.chunks(PIECE_BYTES) {
         file.write_all_at(piece, at)?;
