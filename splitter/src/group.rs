@@ -26,6 +26,7 @@ use crate::door::ClosedDoors;
 use crate::intent::IntentLog;
 use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
+use crate::map::pages_of_each;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
 use crate::uses::Uses;
@@ -492,7 +493,8 @@ impl Group {
 
     fn prepare_maps(&self, next: &[OpenDiff]) -> Result<(), CutError> {
         let mut both = self.disks.iter().zip(next);
-        both.try_for_each(|(disk, diff)| diff.map.prepare_like(&disk.gate.read().map))
+        let pages = pages_of_each(self.disks.len());
+        both.try_for_each(|(disk, diff)| diff.map.prepare_like(&disk.gate.read().map, pages))
             .map_err(|source| CutError::Io {
                 what: "reserve the maps of a generation",
                 place: self.around.maps.describe(),

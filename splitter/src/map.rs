@@ -576,5 +576,7 @@ mod fuzz;
 
 mod prepare;
 
+pub(crate) use prepare::pages_of_each;
+
 #[cfg(test)]
 mod tests;

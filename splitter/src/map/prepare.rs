@@ -6,19 +6,28 @@
 //! of the map before are made ready in the next one while no gate is closed.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 
 use super::{DirtyMap, GROUP_GRANULES, PAGE_GRANULES};
 
-/// Pages of one map: 32 GiB of a disk in 2 MiB. Those of a guest that wrote more come as they are needed.
-const PAGES_MAX: usize = 512;
+/// Pages of all maps of a group: 256 GiB of disks in 16 MiB. Those of guests that wrote more come as they are
+/// needed; a group of many disks must not take twice the memory, nor its cuts seconds.
+const PAGES_MAX: usize = 4096;
+/// Pages of one map.
+const PAGES_OF_A_DISK: RangeInclusive<usize> = 32..=512;
+
+/// How many pages each of so many disks may have made ready.
+pub(crate) fn pages_of_each(disk_count: usize) -> usize {
+    (PAGES_MAX / disk_count.max(1)).clamp(*PAGES_OF_A_DISK.start(), *PAGES_OF_A_DISK.end())
+}
 
 impl DirtyMap {
-    /// Makes ready what `before` uses, in a map that nobody else has yet. Fails on a full disk: better
+    /// Makes ready what `before` uses, at most `pages_max` pages of it, in a map that nobody else has yet. Fails on a full disk: better
     /// here, where it costs a cut, than in a guest's write, where it would cost the lineage.
-    pub(crate) fn prepare_like(&self, before: &DirtyMap) -> io::Result<()> {
+    pub(crate) fn prepare_like(&self, before: &DirtyMap, pages_max: usize) -> io::Result<()> {
         let mut next = before.next_entered_page(0);
-        for _ in 0..PAGES_MAX {
+        for _ in 0..pages_max {
             let Some(page) = next.filter(|page| *page < self.shape.page_count) else {
                 break;
             };

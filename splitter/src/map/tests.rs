@@ -194,11 +194,17 @@ fn a_map_is_made_ready_for_what_was_written_before() {
     };
     before.mark(in_page(0)).unwrap();
     before.mark(in_page(2)).unwrap();
-    next.prepare_like(&before).unwrap();
+    next.prepare_like(&before, 8).unwrap();
     assert_eq!(all_runs(&next), []);
     world.set_fault(Some(Arc::new(|_| Some(io::ErrorKind::StorageFull))));
     next.mark(in_page(2)).unwrap();
     next.mark(in_page(0)).unwrap();
     assert!(next.mark(in_page(1)).is_err());
     assert_eq!(next.dirty_count(), 4);
+}
+
+/// 64 disks of which each made 512 pages ready took 12 s for a cut, and half as much memory again.
+#[test]
+fn a_group_of_many_disks_makes_no_more_pages_ready_than_one_of_few() {
+    assert_eq!([1, 8, 64, 1000].map(pages_of_each), [512, 512, 64, 32]);
 }
