@@ -211,16 +211,20 @@ impl DirtyMap {
     /// The next run at or after `from` whose state is not clean, of at most `count_max` granules.
     pub(crate) fn next_run(&self, from: u64, count_max: u64) -> Option<StateRun> {
         let (start, state) = self.first_dirty(from)?;
-        let mut end = start;
         let limit = start
             .saturating_add(count_max)
             .min(self.shape.granule_count);
+        let (body, mut end) = (self.body(), start);
         while end < limit {
             let group = end / GROUP_GRANULES;
-            if !self.page_entered(self.shape.page_of(group)) {
+            // A run may go on in a page that nobody entered: there the words are no one's.
+            let new_page = end.is_multiple_of(PAGE_GRANULES) || end == start;
+            if new_page && !self.page_entered(self.shape.page_of(group)) {
                 break;
             }
-            let more = self.states(group).run_at(end % GROUP_GRANULES, state);
+            let more = self
+                .states_in(body, group)
+                .run_at(end % GROUP_GRANULES, state);
             if more == 0 {
                 break;
             }
@@ -376,12 +380,13 @@ impl DirtyMap {
 
     fn recount(&self) -> io::Result<()> {
         let (mut dirty, mut stale) = (0, 0);
+        let body = self.body();
         let mut page = self.next_entered_page(0);
         while let Some(entered) = page {
             self.file.allocate(self.shape.body_page(entered))?;
             let first = entered * PAGE_GRANULES / GROUP_GRANULES;
             for group in first..(first + PAGE_WORDS).min(self.shape.groups()) {
-                let states = self.states(group);
+                let states = self.states_in(body, group);
                 dirty += u64::from(states.dirty().count_ones());
                 stale += u64::from(states.stale().count_ones());
             }
@@ -413,22 +418,27 @@ impl DirtyMap {
     }
 
     fn group(&self, group: u64) -> &AtomicU64 {
+        &self.body()[index(group)]
+    }
+
+    /// The words of all groups. Whoever goes through many of them asks once.
+    fn body(&self) -> &[AtomicU64] {
         let first = PAGE_WORDS + self.shape.summary_words;
-        &self.words.words()[index(first + group)]
+        &self.words.words()[index(first)..]
     }
 
     fn states(&self, group: u64) -> States {
-        let word = self.group(group).load(Ordering::Acquire);
+        self.states_in(self.body(), group)
+    }
+
+    fn states_in(&self, body: &[AtomicU64], group: u64) -> States {
+        let word = body[index(group)].load(Ordering::Acquire);
+        let end = self.shape.granule_count;
+        if (group + 1) * GROUP_GRANULES <= end {
+            return States(word);
+        }
         // Bits past the end of the disk are nobody's: a damaged map must not invent granules.
-        let granules_left = self
-            .shape
-            .granule_count
-            .saturating_sub(group * GROUP_GRANULES);
-        let valid = if granules_left >= GROUP_GRANULES {
-            !0
-        } else {
-            (1 << granules_left) - 1
-        };
+        let valid = (1 << end.saturating_sub(group * GROUP_GRANULES)) - 1;
         States(word & (data(valid) | zero(valid)))
     }
 }
