@@ -49,6 +49,14 @@ pub trait Fault {
     fn end(&mut self) -> Result<()>;
 }
 
+/// What nbdkit's error filter fails.
+const ALL_FAILS: &[&str] = &["error-rate=100%"];
+const WRITES_FAIL: &[&str] = &[
+    "error-pwrite-rate=100%",
+    "error-zero-rate=100%",
+    "error-trim-rate=100%",
+];
+
 /// A disk, as a file, behind an nbdkit that answers EIO while a trigger file exists.
 #[derive(Debug)]
 pub struct RawFault {
@@ -64,12 +72,16 @@ impl RawFault {
     /// # Errors
     /// If a peer does not start.
     pub fn start(bench: &Bench, name: &str, image: &Path) -> Result<Self> {
+        Self::failing(bench, name, image, ALL_FAILS)
+    }
+
+    fn failing(bench: &Bench, name: &str, image: &Path, fails: &[&str]) -> Result<Self> {
         let socket = bench.path(&format!("{name}.nbdkit"));
         let trigger = bench.path(&format!("{name}.trigger"));
         let mut nbdkit = command("nbdkit");
         nbdkit.args(["--foreground", "--filter=error", "--unix"]);
         nbdkit.arg(&socket).arg("file").arg(image);
-        nbdkit.args(["error=EIO", "error-rate=100%"]);
+        nbdkit.arg("error=EIO").args(fails);
         nbdkit.arg(format!("error-file={}", trigger.display()));
         let log = bench.path(&format!("{name}.nbdkit.log"));
         let nbdkit = Beside::start(&mut nbdkit, &log)?;
@@ -139,7 +151,7 @@ impl FaultyDir {
     /// # Errors
     /// If a peer does not start, or the kernel lacks FUSE, loop or ext4.
     pub fn mount(bench: &Bench, name: &str, size: u64) -> Result<Self> {
-        Self::mount_with(bench, name, size, "rw")
+        Self::mount_with(bench, name, size, "rw", ALL_FAILS)
     }
 
     /// The same, but every write waits for the device: a fault of it is a guest's wait at once.
@@ -147,10 +159,27 @@ impl FaultyDir {
     /// # Errors
     /// As [`mount`](Self::mount).
     pub fn mount_synchronous(bench: &Bench, name: &str, size: u64) -> Result<Self> {
-        Self::mount_with(bench, name, size, "sync")
+        Self::mount_with(bench, name, size, "sync", ALL_FAILS)
     }
 
-    fn mount_with(bench: &Bench, name: &str, size: u64, options: &str) -> Result<Self> {
+    /// As [`mount`](Self::mount), for many faults one after the other: only writes fail. An ext4 that cannot
+    /// read a bitmap once takes part of itself for damaged until it is mounted anew.
+    ///
+    /// # Errors
+    /// As [`mount`](Self::mount).
+    pub fn lasting(bench: &Bench, name: &str, size: u64) -> Result<Self> {
+        let made = Self::mount_with(bench, name, size, "rw", WRITES_FAIL)?;
+        made.mend()?;
+        Ok(made)
+    }
+
+    fn mount_with(
+        bench: &Bench,
+        name: &str,
+        size: u64,
+        options: &str,
+        fails: &[&str],
+    ) -> Result<Self> {
         let image = bench.path(&format!("{name}.img"));
         crate::image::sparse(&image, size)?;
         let format = "mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=0";
@@ -159,7 +188,7 @@ impl FaultyDir {
             &format!("{format} '{}'", image.display()),
             LIMIT,
         )?;
-        let raw = RawFault::start(bench, &format!("{name}-device"), &image)?;
+        let raw = RawFault::failing(bench, &format!("{name}-device"), &image, fails)?;
         let attached = Loop::attach(raw.path())?;
         let mount = Mount::new(
             &bench.path(name),
@@ -213,6 +242,10 @@ impl FaultyDir {
             last_access: now,
             last_modification: now,
         };
+        // Which blocks are free: all are taken and given back.
+        let mut ballast = Ballast(self.mount.0.join("mend"));
+        ballast.begin()?;
+        ballast.end()?;
         for file in files_below(&self.mount.0)? {
             if let Ok(file) = File::open(&file) {
                 // What vanished meanwhile needs no mending.

@@ -91,7 +91,7 @@ impl Place {
         bench.seed = options.seed;
         let mut calm = Bench::new()?;
         calm.seed = options.seed.wrapping_add(1);
-        let diffs = FaultyDir::mount(&bench, "diffs", options.diff_space)?;
+        let diffs = FaultyDir::lasting(&bench, "diffs", options.diff_space)?;
         let backup = FaultyDir::mount(&bench, "backup", options.target_space)?;
         calm.place("diffs", &bench.path("diffs"))?;
         for (place, name) in [(&bench, "mortal"), (&calm, "steady")] {
