@@ -93,8 +93,10 @@ impl Live {
                 "its header is wrong",
             ));
         }
-        // A clean close has synced it.
-        live.doubtful = !(live.is_clean() || known && live.reached_its_disk());
+        // Asked in any case: who is told of an old loss by a later sync takes it for a new one. A clean close
+        // has synced what counts.
+        let reached = known && live.reached_its_disk();
+        live.doubtful = !reached && !live.is_clean();
         Ok(live)
     }
 
@@ -153,7 +155,8 @@ impl Live {
 
     /// Writes are about to be served: a power cut from here on is a power cut.
     pub(crate) fn clear_clean(&self) -> io::Result<()> {
-        self.word(FLAGS).fetch_and(!CLEAN, Ordering::SeqCst);
+        self.word(FLAGS)
+            .fetch_and(!(CLEAN | ASKED), Ordering::SeqCst);
         self.file.sync_data()
     }
 
