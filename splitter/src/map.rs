@@ -368,6 +368,14 @@ impl DirtyMap {
         self.words.words()[word::ASKING_DATA].load(Ordering::Acquire) != 0
     }
 
+    /// After a clean close, which asked and heard that all is well: that it was answered need not have
+    /// reached the disk.
+    pub(crate) fn forget_doubts(&self) {
+        for doubt in [word::ASKING_DATA, word::ASKING_WORDS] {
+            self.words.words()[doubt].store(0, Ordering::Release);
+        }
+    }
+
     /// Nothing that the diff held counts any more.
     pub(crate) fn trust_data(&self) {
         self.words.words()[word::ASKING_DATA].store(0, Ordering::Release);

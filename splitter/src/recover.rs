@@ -254,6 +254,8 @@ fn resume(
             .iter()
             .try_for_each(OpenDiff::distrust_what_was_lost)
             .map_err(|error| format!("the open diff cannot be marked: {error}"))?;
+    } else {
+        diffs.iter().for_each(|diff| diff.map.forget_doubts());
     }
     let released = intent.trimmed_through();
     let sealed = find_sealed(specs, around, (lineage, killed), &diffs, released);
@@ -521,7 +523,9 @@ fn open_sealed(
             uses: Arc::clone(&uses),
         };
         let map = diff.open_map().ok()?;
-        if killed && is_doubtful(&diff, &map) {
+        if !killed {
+            map.forget_doubts();
+        } else if is_doubtful(&diff, &map) {
             // For every later open: a clean close asks nothing.
             map.spoil();
         }

@@ -44,6 +44,8 @@ pub struct Bench {
     mtime_ns: Vec<u64>,
     /// Since it was opened; then it takes nothing any more.
     production_failed: bool,
+    /// A diff, a map or the live state was lost in part beside a kill.
+    writeback_failed: bool,
     /// Since the machine started, a flush of the first disk may have failed: the kernel forgets what
     /// was to be written, and later flushes promise what they cannot keep.
     promises_void: bool,
@@ -87,6 +89,7 @@ impl Bench {
             randoms: Arc::new(AtomicU64::new(seed << 32)),
             mtime_ns: vec![0; sizes.len()],
             production_failed: false,
+            writeback_failed: false,
             promises_void: false,
             released: Generation::NONE,
             booted_at: UnixNanos(0),
@@ -228,6 +231,7 @@ impl Bench {
         let world = self.world.kill();
         if self.rough && self.rng.random_bool(0.3) {
             let lost = [".diff", ".diff", ".map", "live."][self.rng.random_range(0..4)];
+            self.writeback_failed = true;
             world.fail_writeback(|name| name.contains(lost), self.rng.random_bool(0.5));
         }
         let how = self.restart(world, &boot);
@@ -303,7 +307,9 @@ impl Bench {
         };
         let stamps: Vec<_> = self.sizes.iter().zip(&self.mtime_ns).map(stamp).collect();
         let healthy = self.group.take().unwrap().close(&stamps).is_ok();
-        if self.world.crashed() || (self.production_failed && !healthy) {
+        // Who closes may be the first to be told.
+        let excused = self.production_failed || self.writeback_failed;
+        if self.world.crashed() || (excused && !healthy) {
             return self.restart_after_kill(seed);
         }
         assert!(healthy, "seed {seed}: a clean close failed");
