@@ -19,6 +19,9 @@ use rustix::io::Errno;
 use crate::os_file::OsFile;
 use crate::{Dir, File, Space};
 
+/// `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAYFS: i64 = 0x794c_7630;
+
 /// A directory of the operating system.
 pub struct OsDir {
     fd: OwnedFd,
@@ -100,7 +103,7 @@ impl OsDir {
 
     fn file(&self, fd: OwnedFd, name: &str) -> Arc<dyn File> {
         // overlayfs answers for itself, and not for the file system below it that failed.
-        let layered = rustix::fs::fstatfs(&fd).is_ok_and(|stat| stat.f_type == 0x794c_7630);
+        let layered = rustix::fs::fstatfs(&fd).is_ok_and(|stat| stat.f_type == OVERLAYFS);
         Arc::new(OsFile::new(
             fs::File::from(fd),
             self.path.join(name),

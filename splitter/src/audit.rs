@@ -100,7 +100,7 @@ impl TrackedDisk {
     fn mark_stale(&self, granules: GranuleRange) {
         let diff = self.admit(granules);
         if diff.live.is_lost() {
-            // The disks are copied anew anyhow.
+            // All that the intent log names is read again anyhow, or the disks are copied anew.
             return;
         }
         let _held = self.stripes.lock(granules);

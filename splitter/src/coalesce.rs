@@ -31,8 +31,9 @@ use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::uses::Uses;
 use crate::{CutError, Generation, Group};
 
-/// Granules that move at once: 1 MiB of extra space.
-const PIECE_GRANULES: u64 = 256;
+/// Granules that move at once: 1 MiB of extra space. What is moved is a hole in whole pieces, counted from the
+/// start of the map; see `held.rs`.
+pub(crate) const PIECE_GRANULES: u64 = 256;
 
 /// Two cuts that became one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

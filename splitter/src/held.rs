@@ -1,4 +1,4 @@
-//! Whether a diff file still holds what its map says.
+//! Whether a diff file still holds what its map says, and the map what was marked.
 //!
 //! A write is done once it is in the page cache. Where the disk below refuses it later, the cache lets go of
 //! it, and the file reads as something else.
@@ -16,13 +16,14 @@
 
 use std::io;
 
-use block::{ByteRange, File, GRANULE, GranuleRange};
+use block::{ByteRange, Dir, File, GRANULE, GranuleRange};
 
+use crate::coalesce::PIECE_GRANULES;
+use crate::group::Surroundings;
+use crate::live::Live;
 use crate::map::DirtyMap;
 use crate::runs::GranuleState;
-
-/// Granules that are looked at together: as many as a merge moves at once.
-const PIECE_GRANULES: u64 = 256;
+use crate::{Lineage, files};
 
 /// Reads granules that the map says are in the diff. `InvalidData` if there is a hole.
 pub(crate) fn read_held(data: &dyn File, granules: GranuleRange, buf: &mut [u8]) -> io::Result<()> {
@@ -58,6 +59,40 @@ pub(crate) fn check_kept(map: &DirtyMap, data: &dyn File) -> io::Result<()> {
         true => Err(lost("the system has forgotten how writing it went".into())),
         false => Ok(()),
     }
+}
+
+/// Before any map is mapped: whether the system knows how writing each of them back went, and that went
+/// well. A map that was lost in part misses writes.
+/// Crash: the system tells a failure once, so the lineage counts as lost while it is asked.
+pub(crate) fn maps_are_kept(
+    around: &Surroundings,
+    lineage: Lineage,
+    live: &Live,
+) -> Result<(), String> {
+    let short = lineage.short();
+    let names = around.maps.list();
+    let names = names.map_err(|error| format!("the map directory cannot be read: {error}"))?;
+    // A later generation's are being made when a cut is killed, and do not count.
+    let open = live.open_generation();
+    let ours = |name: &&String| files::parse(name).is_some_and(|(g, l)| l == short && g <= open);
+    live.lose();
+    for name in names.iter().filter(ours) {
+        is_kept(&*around.maps, name)
+            .map_err(|error| format!("the dirty map {name} may miss writes ({error})"))?;
+    }
+    live.trust();
+    Ok(())
+}
+
+fn is_kept(dir: &dyn Dir, name: &str) -> io::Result<()> {
+    let file = dir.open(name)?;
+    let all = ByteRange::new(0, file.len()?).expect("starts at zero");
+    if !file.is_cached(all)? {
+        let why = "the system has forgotten how writing it went";
+        return Err(io::Error::other(why));
+    }
+    DirtyMap::check_doubt(&*file)?;
+    file.check_writeback()
 }
 
 /// Whether a granule that the map says is in the diff lies in no hole.

@@ -22,13 +22,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use block::{ByteRange, Dir, GRANULE, Name, UnixNanos};
+use block::{Dir, GRANULE, Name, UnixNanos};
 use parking_lot::Mutex;
 
 use crate::coalesce::joined;
 use crate::diff::OpenDiff;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
-use crate::held::check_kept;
+use crate::held::{check_kept, maps_are_kept};
 use crate::intent::IntentLog;
 use crate::lineage::{DiskRecord, LineageRecord, load_note};
 use crate::live::{LAST_WRITE_PRECISION, Live};
@@ -267,36 +267,6 @@ fn resume(
         sealed,
         released,
     })
-}
-
-/// Before any map is mapped: whether the system knows how writing each of them back went, and that went
-/// well. A map that was lost in part misses writes.
-/// Crash: the system tells a failure once, so the lineage counts as lost while it is asked.
-fn maps_are_kept(around: &Surroundings, lineage: Lineage, live: &Live) -> Result<(), String> {
-    let short = lineage.short();
-    let names = around.maps.list();
-    let names = names.map_err(|error| format!("the map directory cannot be read: {error}"))?;
-    // A later generation's are being made when a cut is killed, and do not count.
-    let open = live.open_generation();
-    let ours = |name: &&String| files::parse(name).is_some_and(|(g, l)| l == short && g <= open);
-    live.lose();
-    for name in names.iter().filter(ours) {
-        is_kept(&*around.maps, name)
-            .map_err(|error| format!("the dirty map {name} may miss writes ({error})"))?;
-    }
-    live.trust();
-    Ok(())
-}
-
-fn is_kept(dir: &dyn Dir, name: &str) -> io::Result<()> {
-    let file = dir.open(name)?;
-    let all = ByteRange::new(0, file.len()?).expect("starts at zero");
-    if !file.is_cached(all)? {
-        let why = "the system has forgotten how writing it went";
-        return Err(io::Error::other(why));
-    }
-    DirtyMap::check_doubt(&*file)?;
-    file.check_writeback()
 }
 
 /// Goes on from the intent log alone: all that it names is read again.
