@@ -269,8 +269,8 @@ impl OpenDiff {
     }
 
     /// Before a cut: what could not be brought to the disk is not trusted. Granules of the diff
-    /// become stale, to be healed; a map that may have lost words is given up: the intent log still says, coarsely, what was written. Returns whether
-    /// anything was lost.
+    /// become stale, to be healed; a map that may have lost words is given up: the
+    /// intent log still says, coarsely, what was written. Returns whether anything was lost.
     pub(crate) fn distrust_lost_writeback(&self) -> io::Result<bool> {
         if let Err(error) = self.map.check() {
             tracing::error!(%error, "the dirty map is not reliable");

@@ -52,7 +52,7 @@ impl Group {
         let sealed_bytes: u64 = sealed
             .iter()
             .flat_map(|s| s.all_disks())
-            .map(SealedDiff::allocated)
+            .flat_map(SealedDiff::occupied)
             .sum();
         Figures {
             open_generation,

@@ -166,13 +166,17 @@ impl SealedDiff {
         }
     }
 
-    /// Bytes that diff and map occupy; zero for what cannot be asked.
-    pub(crate) fn allocated(&self) -> u64 {
-        let size_of = |dir: &dyn Dir, name: String| {
-            let file = dir.open(&name);
-            file.and_then(|file| file.allocated()).unwrap_or(0)
+    /// Bytes of its map and of its diff. Nothing where they cannot be asked: they may be released by now.
+    pub(crate) fn occupied(&self) -> [u64; 2] {
+        let asked = match &self.kept {
+            Some((map, data)) => [map.allocated(), data.allocated()],
+            None => [
+                (&self.maps, self.map_name()),
+                (&self.diffs, self.diff_name()),
+            ]
+            .map(|(dir, name)| dir.open(&name).and_then(|file| file.allocated())),
         };
-        size_of(&*self.maps, self.map_name()) + size_of(&*self.diffs, self.diff_name())
+        asked.map(|bytes| bytes.unwrap_or(0))
     }
 
     pub(crate) fn remove(&self) -> io::Result<()> {

@@ -4,8 +4,7 @@ use std::io;
 
 use block::Space;
 
-use crate::sealed::SealedDiff;
-use crate::{Group, files};
+use crate::Group;
 
 /// What diffs and maps occupy, and what their file systems have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,21 +59,5 @@ impl Group {
             figures.stale_bytes += diff.map.stale_count() * block::GRANULE;
         }
         Ok(Some(figures))
-    }
-}
-
-impl SealedDiff {
-    /// Bytes of its map and of its diff. Nothing where they cannot be asked: they may be released by now.
-    fn occupied(&self) -> [u64; 2] {
-        let (generation, lineage) = (self.generation, self.lineage);
-        match &self.kept {
-            Some((map, data)) => [map.allocated(), data.allocated()],
-            None => [
-                (&self.maps, files::map(&self.name, generation, lineage)),
-                (&self.diffs, files::diff(&self.name, generation, lineage)),
-            ]
-            .map(|(dir, name)| dir.open(&name).and_then(|file| file.allocated())),
-        }
-        .map(|asked| asked.unwrap_or(0))
     }
 }
