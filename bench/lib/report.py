@@ -11,7 +11,7 @@ def arguments(about):
     parser.add_argument("--write", action="store_true", help="put the result into bench/README.md")
     args = parser.parse_args()
     release = f"{args.target}/release"
-    args.standin, examples = f"{release}/standin", f"{release}/examples"
+    args.standin, examples = os.environ.get("STANDIN_BINARY") or f"{release}/standin", f"{release}/examples"
     args.plain, args.memory, args.writes = f"{examples}/plain_export", f"{examples}/serve_memory", f"{examples}/time_writes"
     return args
 
