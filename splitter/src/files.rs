@@ -4,6 +4,7 @@
 //! state/ tracking              the lineage that counts, replaced whole     (lineage.rs)
 //!        suspect.BOOT          a flush of production failed on that boot   (intent.rs)
 //!        live.LINEAGE          its open generation and flags, mapped       (live.rs)
+//!        doubt.LINEAGE         the live state was found to be forgotten by the kernel (live.rs)
 //!        intent.LINEAGE        its intent log                             (intent.rs)
 //!        cut.LINEAGE.GEN       what is said of a cut, if anything          (lineage.rs)
 //! maps/  DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
@@ -61,7 +62,7 @@ pub(crate) fn parse(name: &str) -> Option<(Generation, &str)> {
 
 /// What the name of a file of the state directory says of its lineage; `None` if nothing.
 pub(crate) fn parse_state(name: &str) -> Option<(Option<Generation>, &str)> {
-    for prefix in ["live.", "intent."] {
+    for prefix in ["live.", "doubt.", "intent."] {
         if let Some(lineage) = name.strip_prefix(prefix) {
             return Some((None, lineage));
         }
@@ -98,6 +99,22 @@ pub(crate) fn remove(dir: &dyn Dir, name: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+pub(crate) fn doubted(lineage: Lineage) -> String {
+    format!("doubt.{}", lineage.short())
+}
+
+/// Notes that the live state of a lineage may be an old one.
+pub(crate) fn doubt(state: &dyn Dir, lineage: Lineage) -> io::Result<()> {
+    match state.create(&doubted(lineage)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn is_doubted(state: &dyn Dir, lineage: Lineage) -> bool {
+    state.open(&doubted(lineage)).is_ok()
 }
 
 /// Notes beside the diffs that nobody may go on with a lineage. Not synced: a guest's write waits for it.
@@ -137,7 +154,7 @@ mod tests {
         ] {
             assert_eq!(parse(&name), Some((generation, "abababab")), "{name}");
         }
-        for name in [live(lineage), intent(lineage)] {
+        for name in [live(lineage), doubted(lineage), intent(lineage)] {
             assert_eq!(parse_state(&name), Some((None, "abababab")), "{name}");
         }
         assert_eq!(

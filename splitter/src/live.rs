@@ -65,6 +65,7 @@ impl Live {
         live.word(OPEN_GENERATION)
             .store(Generation::FIRST.0, Ordering::Release);
         live.file.sync_data()?;
+        files::remove(dir, &files::doubted(lineage))?;
         Ok(live)
     }
 
@@ -78,7 +79,10 @@ impl Live {
             ));
         }
         // Before anything brings it in.
-        let known = file.is_cached(ByteRange::at(0, LEN).expect("small"))?;
+        if !file.is_cached(ByteRange::at(0, LEN).expect("small"))? {
+            // Crash: whoever comes after us finds it in the cache, and must not take that for a good sign.
+            files::doubt(dir, lineage)?;
+        }
         // A file that was copied or moved may have lost what was reserved.
         file.allocate(ByteRange::at(0, LEN).expect("small"))?;
         let mut live = Self {
@@ -95,8 +99,11 @@ impl Live {
         }
         // Asked in any case: who is told of an old loss by a later sync takes it for a new one. A clean close
         // has synced what counts.
-        let reached = known && live.reached_its_disk();
+        let reached = live.reached_its_disk() && !files::is_doubted(dir, lineage);
         live.doubtful = !reached && !live.is_clean();
+        if !live.doubtful {
+            files::remove(dir, &files::doubted(lineage))?;
+        }
         Ok(live)
     }
 
