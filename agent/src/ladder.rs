@@ -214,7 +214,8 @@ pub(crate) fn before_cut(engine: &Engine) -> Result<(), CutError> {
     };
     let ready = match (map_only, doubted) {
         (false, false) => return Ok(()),
-        (true, _) => has_room(engine)
+        (true, _) => make_room(engine)
+            .and_then(|()| has_room(engine))
             .and_then(|()| probe(engine))
             .and_then(|()| catch_up(engine)),
         (false, true) => probe(engine),
@@ -307,6 +308,12 @@ pub(crate) fn look_at_room(engine: &Engine) {
         }
         Level::Calm | Level::Fair => {}
     }
+}
+
+/// Frees what old logs of open diffs occupy.
+fn make_room(engine: &Engine) -> Result<(), (Cause, String)> {
+    let tended = engine.group.tend_logs();
+    tended.map_err(|error| (Cause::DiffError, error.to_string()))
 }
 
 /// Whether what a heal will write fits the limits, and the device has been left alone for long enough.

@@ -43,6 +43,7 @@ mod ship;
 mod stage_two;
 mod status;
 mod target;
+mod tender;
 mod trouble;
 mod watch;
 mod world;

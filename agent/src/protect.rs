@@ -34,7 +34,7 @@ use crate::schedule::Every;
 use crate::serve::{is_required, uris};
 use crate::trouble::Step;
 use crate::world::World;
-use crate::{Error, Result, StateRoot, Target, audit, cutter, stage_two, watch};
+use crate::{Error, Result, StateRoot, Target, audit, cutter, stage_two, tender, watch};
 
 /// How long requests in flight may take when the exports are closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -80,6 +80,7 @@ struct Running {
     control: Control,
     cutter: JoinHandle<()>,
     watch: JoinHandle<()>,
+    tender: JoinHandle<()>,
     stage_two: JoinHandle<()>,
     audit: Option<JoinHandle<()>>,
     productions: Vec<Production>,
@@ -169,6 +170,7 @@ impl Protection {
             stage_two: thread("stage-two", Box::new(move |e| stage_two::run(e, store)))?,
             cutter: thread("cutter", Box::new(cutter::run))?,
             watch: thread("watch", Box::new(watch::run))?,
+            tender: thread("tender", Box::new(tender::run))?,
             audit: match options.audit_rate {
                 None => None,
                 Some(rate) => Some(thread("audit", Box::new(move |e| audit::run(e, rate)))?),
@@ -235,6 +237,7 @@ impl Drop for Protection {
             drop(running.server);
             join(running.cutter, "cutter");
             join(running.watch, "watch");
+            join(running.tender, "tender");
             join(running.stage_two, "stage two");
             running
                 .audit
@@ -253,6 +256,7 @@ impl Running {
         info!(group = %engine.name, connections = report.connections, aborted = report.aborted, "exports closed");
         join(self.cutter, "cutter");
         join(self.watch, "watch");
+        join(self.tender, "tender");
         self.audit
             .into_iter()
             .for_each(|audit| join(audit, "audit"));

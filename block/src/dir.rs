@@ -131,13 +131,6 @@ pub trait File: Send + Sync {
     /// `Unsupported` where the file system cannot.
     fn punch_hole(&self, range: ByteRange) -> io::Result<()>;
 
-    /// The first byte of `range` that lies in a hole: nobody wrote it, or what was written is lost. `None`
-    /// if there is none, or where the file system does not say.
-    ///
-    /// # Errors
-    /// The operating system's.
-    fn first_hole(&self, range: ByteRange) -> io::Result<Option<u64>>;
-
     /// Whether the page cache holds a byte of `range`; asking brings nothing in. As long as one page of a file
     /// has been there, the system has known the file, and tells its failures to whoever opens it.
     ///
@@ -150,6 +143,24 @@ pub trait File: Send + Sync {
     /// # Errors
     /// The operating system's; afterwards nobody can say what is durable.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Begins to bring `range` to the disk, and waits for nothing.
+    ///
+    /// # Errors
+    /// None that say anything of the bytes: those come with [`Self::check_writeback`].
+    fn start_writeback(&self, range: ByteRange) -> io::Result<()>;
+
+    /// Begins to bring `range` into the page cache, and waits for nothing.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn fetch(&self, range: ByteRange) -> io::Result<()>;
+
+    /// Lets the page cache go of what of `range` is on the disk already.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn let_go(&self, range: ByteRange) -> io::Result<()>;
 
     /// Fails if bytes that were written since this handle was opened, or before and nobody was told, could
     /// not be brought to the disk: then they may read as something else once the page cache lets them go. Starts no

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice as PageAdvice, FallocateFlags};
 use rustix::io::Errno;
 
 use crate::host_file::write_in_pieces;
@@ -46,6 +47,15 @@ impl OsFile {
         result: Result<T, impl Into<io::Error>>,
     ) -> io::Result<T> {
         result.map_err(|e| file_error(verb, &self.path, e))
+    }
+
+    fn advise(&self, range: ByteRange, advice: PageAdvice) -> io::Result<()> {
+        // No length would mean to the end of the file.
+        let Some(len) = NonZeroU64::new(range.len()) else {
+            return Ok(());
+        };
+        let advised = rustix::fs::fadvise(&self.file, range.start(), Some(len), advice);
+        self.named("advise on", advised)
     }
 
     fn fallocate(&self, flags: FallocateFlags, range: ByteRange) -> Result<(), Errno> {
@@ -86,19 +96,6 @@ impl File for OsFile {
         )
     }
 
-    fn first_hole(&self, range: ByteRange) -> io::Result<Option<u64>> {
-        if range.is_empty() {
-            return Ok(None);
-        }
-        match rustix::fs::seek(&self.file, SeekFrom::Hole(range.start())) {
-            Ok(hole) => Ok((hole < range.end()).then_some(hole)),
-            // It starts past the end.
-            Err(Errno::NXIO) => Ok(Some(range.start())),
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
-            Err(error) => self.named("look for holes in", Err(error)),
-        }
-    }
-
     fn is_cached(&self, range: ByteRange) -> io::Result<bool> {
         let mut at = range.start() / PAGE * PAGE;
         let end = range.end().min(self.len()?);
@@ -117,6 +114,22 @@ impl File for OsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.named("sync", self.file.sync_data())
+    }
+
+    fn start_writeback(&self, range: ByteRange) -> io::Result<()> {
+        // No length would mean to the end of the file.
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.named("begin to write", start_writeback(&self.file, range))
+    }
+
+    fn fetch(&self, range: ByteRange) -> io::Result<()> {
+        self.advise(range, PageAdvice::WillNeed)
+    }
+
+    fn let_go(&self, range: ByteRange) -> io::Result<()> {
+        self.advise(range, PageAdvice::DontNeed)
     }
 
     fn check_writeback(&self) -> io::Result<()> {
@@ -182,6 +195,23 @@ fn failed_writeback(file: &fs::File) -> io::Result<()> {
             libc::SYNC_FILE_RANGE_WAIT_BEFORE,
         )
     };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "no crate we use wraps sync_file_range; fdatasync would wait"
+)]
+fn start_writeback(file: &fs::File, range: ByteRange) -> io::Result<()> {
+    let offset = |byte| libc::off64_t::try_from(byte).map_err(io::Error::other);
+    let (start, len) = (offset(range.start())?, offset(range.len())?);
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; the call takes no pointer.
+    let done =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
     if done == 0 {
         Ok(())
     } else {

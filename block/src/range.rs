@@ -119,7 +119,7 @@ impl fmt::Display for ByteRange {
 }
 
 /// Granules `start..end` of a device, by index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GranuleRange {
     /// First granule.
     pub start: u64,

@@ -44,13 +44,6 @@ impl Content {
         });
     }
 
-    pub(crate) fn first_hole(&self, range: ByteRange) -> Option<u64> {
-        let pages = range.start() / PAGE..range.end().div_ceil(PAGE);
-        let mut missing = pages.filter(|page| !self.pages.contains_key(page));
-        let page = missing.next()?;
-        (!range.is_empty()).then(|| range.start().max(page * PAGE))
-    }
-
     pub(crate) fn write(&mut self, data: &[u8], offset: u64) {
         for_each_page(offset, data.len(), |page, at, span| {
             let bytes = self

@@ -73,11 +73,6 @@ impl Inode {
         self.live.allocated()
     }
 
-    /// Of what is not mapped.
-    pub(crate) fn first_hole(&self, range: ByteRange) -> Option<u64> {
-        self.live.first_hole(range)
-    }
-
     pub(crate) fn is_cached(&self) -> bool {
         self.writeback != Writeback::Forgotten
     }
@@ -99,6 +94,8 @@ impl Inode {
         let given = rng.random_bool(0.5);
         let len = self.live.len();
         let last = len.div_ceil(PAGE);
+        // The device takes nothing any more, or it is a device that fails here and there.
+        let lost = if rng.random_bool(0.3) { 1.0 } else { 0.5 };
         let differs = |page: &u64| !self.live.same_page(*page, &before);
         let differing: Vec<u64> = (0..last).filter(differs).collect();
         if differing.is_empty() && !forget {
@@ -106,7 +103,7 @@ impl Inode {
             return;
         }
         for page in differing {
-            match (rng.random_bool(0.5), given) {
+            match (rng.random_bool(lost), given) {
                 (true, true) => self.live.write(&[0x5a; index(PAGE)], page * PAGE),
                 (true, false) => self.live.take_page(page, &before),
                 (false, _) => {}
@@ -120,6 +117,14 @@ impl Inode {
         } else {
             Writeback::Untold
         };
+    }
+
+    /// The kernel brings to the disk what it has, as it does now and then unasked.
+    pub(crate) fn write_back(&mut self) {
+        if self.words.is_none() && self.lost.is_empty() {
+            self.durable = self.live.clone();
+            self.pending.clear();
+        }
     }
 
     /// Somebody reads or writes it: the kernel knows it again.

@@ -453,6 +453,9 @@ impl SimFile {
     }
 }
 
+/// How often a write meets the kernel writing back what came before it.
+const WRITEBACK_ODDS: f64 = 0.05;
+
 impl File for SimFile {
     fn len(&self) -> io::Result<u64> {
         let world = self.world();
@@ -483,6 +486,9 @@ impl File for SimFile {
         let World { inodes, rng, .. } = &mut *world;
         let inode = &mut inodes[self.inode];
         inode.touch();
+        if rng.random_bool(WRITEBACK_ODDS) {
+            inode.write_back();
+        }
         match step {
             Ok(Step::Whole) => inode.write(data, offset),
             Ok(Step::Last) => {
@@ -499,12 +505,6 @@ impl File for SimFile {
 
     fn punch_hole(&self, range: ByteRange) -> io::Result<()> {
         self.whole(|inode| inode.zero(range))
-    }
-
-    fn first_hole(&self, range: ByteRange) -> io::Result<Option<u64>> {
-        let world = self.world();
-        world.alive()?;
-        Ok(world.inodes[self.inode].first_hole(range))
     }
 
     fn is_cached(&self, _range: ByteRange) -> io::Result<bool> {
@@ -526,6 +526,18 @@ impl File for SimFile {
             return Err(io::Error::other("the simulated disk did not take it"));
         }
         done
+    }
+
+    fn start_writeback(&self, _: ByteRange) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn fetch(&self, _: ByteRange) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn let_go(&self, _: ByteRange) -> io::Result<()> {
+        Ok(())
     }
 
     fn check_writeback(&self) -> io::Result<()> {

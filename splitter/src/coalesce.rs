@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   G   [a][b][ ][d]      a granule that H has not moves:   1 mark it in H (stale)
-//!   H   [ ][B][c][ ]                                        2 copy it to H, settle it
+//!   H   [ ][B][c][ ]                                        2 append it to H, settle it
 //!   H'  [a][B][c][d]                                        3 punch it out of G
 //! ```
 //!
@@ -22,18 +22,19 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block::{ByteRange, File, GRANULE, GranuleRange, UnixNanos, index};
+use block::{GRANULE, GranuleRange, UnixNanos, index};
 
-use crate::held::read_held;
+use crate::frame::FRAME_GRANULES;
+use crate::log::DiffLog;
 use crate::map::{DirtyMap, Settled};
 use crate::runs::{GranuleState, StateRun};
 use crate::sealed::{SealedDiff, SealedGeneration};
+use crate::slots::Slots;
 use crate::uses::Uses;
 use crate::{CutError, Generation, Group};
 
-/// Granules that move at once: 1 MiB of extra space. What is moved is a hole in whole pieces, counted from the
-/// start of the map; see `held.rs`.
-pub(crate) const PIECE_GRANULES: u64 = 256;
+/// Granules that move at once: 1 MiB of extra space.
+const PIECE_GRANULES: u64 = 256;
 
 /// Two cuts that became one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,10 @@ impl Group {
     fn begin_merge(&self) -> Result<Option<Arc<SealedGeneration>>, CutError> {
         let mut tracking = self.tracking.lock();
         let pairs = tracking.sealed.windows(2).enumerate();
-        let free = pairs.filter(|(_, pair)| pair.iter().all(|s| s.uses.is_free()));
+        // Of what was released, files may be gone that could not all be removed.
+        let released = tracking.released;
+        let is_free = |s: &Arc<SealedGeneration>| s.uses.is_free() && s.generation > released;
+        let free = pairs.filter(|(_, pair)| pair.iter().all(is_free));
         let Some((at, _)) = free.min_by_key(|(_, pair)| pair[0].dirty_bytes()) else {
             return Ok(None);
         };
@@ -167,97 +171,117 @@ pub(crate) fn joined(older: Arc<SealedGeneration>, newer: &SealedGeneration) -> 
 
 /// One disk's part of a merge.
 struct Move<'a> {
-    from: (Arc<DirtyMap>, Arc<dyn File>),
-    to: (Arc<DirtyMap>, Arc<dyn File>),
+    from: (Arc<DirtyMap>, Slots),
+    to: (Arc<DirtyMap>, DiffLog),
     uses: &'a Uses,
+    /// Granules that go into one frame, and their bytes.
+    granules: Vec<u64>,
+    bytes: Vec<u8>,
+    /// What the older diff need not hold once they are there.
+    done: Vec<GranuleRange>,
 }
 
 fn move_disk(from: &SealedDiff, to: &SealedDiff, uses: &Uses) -> io::Result<()> {
-    let moving = Move {
-        from: from.open()?,
-        to: to.open()?,
+    let (from_map, from_data) = from.open()?;
+    let (to_map, to_data) = to.open()?;
+    let mut moving = Move {
+        from: (Arc::clone(&from_map), from.slots(&from_map, from_data)),
+        to: (Arc::clone(&to_map), to.log(&to_map, to_data)),
         uses,
+        granules: Vec::new(),
+        bytes: Vec::new(),
+        done: Vec::new(),
     };
     let mut at = 0;
-    while let Some(run) = moving.from.0.next_run(at, PIECE_GRANULES) {
+    while let Some(run) = from_map.next_run(at, PIECE_GRANULES) {
         moving.piece(run)?;
         at = run.granules.end;
     }
-    moving.check()?;
-    let dirty_bytes = moving.to.0.dirty_count() * GRANULE;
-    to.dirty_bytes.store(dirty_bytes, Ordering::Relaxed);
+    moving.put()?;
+    from_map.check().inspect_err(|_| uses.spoil())?;
+    to.dirty_bytes
+        .store(to_map.dirty_count() * GRANULE, Ordering::Relaxed);
     Ok(())
 }
 
 impl Move<'_> {
-    fn piece(&self, run: StateRun) -> io::Result<()> {
+    fn piece(&mut self, run: StateRun) -> io::Result<()> {
         let mut at = run.granules.start;
         while let Some(missing) = self.next_missing(at, run.granules.end) {
-            self.take(missing, run.state)?;
             at = missing.end;
+            match run.state {
+                GranuleState::Zero => {
+                    self.to.0.mark(missing)?;
+                    self.to.0.settle(missing, Settled::Zero);
+                }
+                GranuleState::Data => self.take(missing)?,
+                GranuleState::Stale | GranuleState::Clean => {
+                    let why = "the older diff was not sealed";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
+            }
         }
-        match run.state {
-            GranuleState::Data => self.punch(run.granules),
-            _ => Ok(()),
+        if run.state == GranuleState::Data {
+            self.done.push(run.granules);
         }
+        let done: u64 = self.done.iter().map(|granules| granules.count()).sum();
+        if done >= PIECE_GRANULES {
+            self.put()?;
+        }
+        Ok(())
     }
 
-    /// The next granules that the later diff has not, or has half.
+    /// The next granules that the later diff has not, or has half; few enough for a frame.
     fn next_missing(&self, from: u64, end: u64) -> Option<GranuleRange> {
         let lacks = |granule: &u64| {
             let state = self.to.0.state(*granule);
             matches!(state, GranuleState::Clean | GranuleState::Stale)
         };
         let start = (from..end).find(lacks)?;
-        let end = (start..end).find(|g| !lacks(g)).unwrap_or(end);
+        let end = (start..end.min(start + FRAME_GRANULES))
+            .find(|g| !lacks(g))
+            .unwrap_or(end.min(start + FRAME_GRANULES));
         Some(GranuleRange { start, end })
     }
 
-    fn take(&self, granules: GranuleRange, state: GranuleState) -> io::Result<()> {
-        let (map, data) = &self.to;
-        map.mark(granules)?;
-        match state {
-            GranuleState::Zero => map.settle(granules, Settled::Zero),
-            GranuleState::Data => {
-                let mut bytes = vec![0; index(granules.count() * GRANULE)];
-                let offset = granules.start * GRANULE;
-                read_held(&*self.from.1, granules, &mut bytes).inspect_err(|error| {
-                    if error.kind() == io::ErrorKind::InvalidData {
-                        self.spoil();
-                    }
-                })?;
-                // Before it counts: what did not reach the disk may have been read as zeroes.
-                self.check()?;
-                data.write_all_at(&bytes, offset)?;
-                map.settle(granules, Settled::Data);
-            }
-            GranuleState::Stale | GranuleState::Clean => {
-                let why = "the older diff was not sealed";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-            }
+    fn take(&mut self, granules: GranuleRange) -> io::Result<()> {
+        if self.granules.len() as u64 + granules.count() > FRAME_GRANULES {
+            self.put_granules()?;
         }
+        let old_len = self.bytes.len();
+        self.bytes
+            .resize(old_len + index(granules.count() * GRANULE), 0);
+        let read = self.from.1.read(granules, &mut self.bytes[old_len..]);
+        read.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                self.uses.spoil();
+            }
+        })?;
+        self.granules.extend(granules.start..granules.end);
         Ok(())
     }
 
-    /// Frees space at once: the file system may be full.
-    fn punch(&self, granules: GranuleRange) -> io::Result<()> {
-        let (offset, len) = (granules.start * GRANULE, granules.count() * GRANULE);
-        let range = ByteRange::at(offset, len).expect("inside the diff");
-        match self.from.1.punch_hole(range) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            other => other,
+    /// Brings what was taken to the later diff, then frees its space at once: the file system may be full.
+    fn put(&mut self) -> io::Result<()> {
+        self.put_granules()?;
+        self.done
+            .drain(..)
+            .try_for_each(|granules| self.from.1.punch(granules))
+    }
+
+    fn put_granules(&mut self) -> io::Result<()> {
+        if self.granules.is_empty() {
+            return Ok(());
         }
-    }
-
-    /// The system tells once that bytes were lost: it must be remembered.
-    fn check(&self) -> io::Result<()> {
-        let (map, data) = &self.from;
-        let checked = map.check_data(&**data).and_then(|()| map.check());
-        checked.inspect_err(|_| self.spoil())
-    }
-
-    fn spoil(&self) {
-        self.to.0.spoil();
-        self.uses.spoil();
+        for granule in &self.granules {
+            self.to.0.mark(GranuleRange {
+                start: *granule,
+                end: granule + 1,
+            })?;
+        }
+        self.to.1.append_frame(&self.granules, &self.bytes)?;
+        self.granules.clear();
+        self.bytes.clear();
+        Ok(())
     }
 }

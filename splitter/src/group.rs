@@ -9,7 +9,8 @@
 //!
 //! Crash: files of the next generation are made before the gates close; the one store of the open
 //! generation, with all gates held, is the cut. Before it the new files are debris, after it the
-//! old ones are sealed and complete.
+//! old ones are sealed; once what they had in memory is written, before the cut is answered, they
+//! are complete.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -188,8 +189,8 @@ impl Group {
     /// Seals the open generation of all disks at one instant, and opens the next.
     ///
     /// # Errors
-    /// Every error leaves the open generation open, and complete again after a later heal. `MapOnly`
-    /// while copies are paused.
+    /// After every error nothing is sealed, and the open generation is complete again after a later heal.
+    /// `MapOnly` while copies are paused.
     pub fn cut(&self, note: CutNote) -> Result<Cut, CutError> {
         if self.copies_are_paused() {
             return Err(CutError::MapOnly);
@@ -198,6 +199,7 @@ impl Group {
         self.check_open(&self.tracking.lock())?;
         // After a recovery this is long: whoever asks for figures need not wait.
         self.heal()?;
+        self.write_staged()?;
         let mut tracking = self.tracking.lock();
         self.check_open(&tracking)?;
         let (lineage, sealing) = (tracking.lineage, tracking.live.open_generation());
@@ -210,6 +212,13 @@ impl Group {
         let next = self.create_diffs(lineage, opening, &tracking.live, &tracking.intent)?;
         self.prepare_maps(&next)?;
         let swapped = self.swap(&tracking.live, opening, next)?;
+        // Nobody writes to them any more, and nobody waits.
+        let mut failed = None;
+        for (diff, disk) in swapped.old.iter().zip(&self.disks) {
+            if let Err(source) = diff.log.end() {
+                failed = Some((disk, source));
+            }
+        }
         let since = swapped.old.iter().map(|diff| diff.map.since()).min();
         let uses = Uses::free();
         let sealed = SealedGeneration {
@@ -224,6 +233,12 @@ impl Group {
         };
         let (dirty_bytes, consistency) = (sealed.dirty_bytes(), sealed.note.consistency);
         tracking.sealed.push(Arc::new(sealed));
+        if let Some((disk, source)) = failed {
+            // It lacks what could not be written: the open generation takes it in.
+            self.fold(&mut tracking, sealing)?;
+            let disk = disk.name.clone();
+            return Err(CutError::Degraded { disk, source });
+        }
         Ok(Cut {
             generation: sealing,
             at: swapped.at,
@@ -270,6 +285,7 @@ impl Group {
         if committed.lineage != lineage {
             return Ok(());
         }
+        tracking.released = tracking.released.max(committed.generation);
         // Oldest first: a crash in between leaves the newest, which chain without a gap.
         while let Some(oldest) = tracking.sealed.first()
             && oldest.generation <= committed.generation
@@ -277,8 +293,23 @@ impl Group {
             self.remove_files(oldest)?;
             tracking.sealed.remove(0);
         }
-        tracking.released = tracking.released.max(committed.generation);
         Ok(())
+    }
+
+    /// Keeps the logs of the open diffs short, and what they keep in memory little: several times a second, from a
+    /// thread that nobody waits for, since it waits for the device of the diffs. A guest that writes the same blocks
+    /// again and again must not fill the device: where most of a log is old, it is begun anew, and what
+    /// it held is stale, to be read again by the next heal.
+    ///
+    /// # Errors
+    /// `Degraded`: space of the old log may not be free yet.
+    pub fn tend_logs(&self) -> Result<(), CutError> {
+        self.disks.iter().try_for_each(|disk| {
+            disk.tend_log().map_err(|source| CutError::Degraded {
+                disk: disk.name.clone(),
+                source,
+            })
+        })
     }
 
     /// Takes regions that have not been written for a while out of the intent log; now and then this
@@ -327,9 +358,11 @@ impl Group {
         if damaged.lineage != tracking.lineage {
             return Ok(());
         }
-        let first = tracking
-            .sealed
-            .partition_point(|s| s.generation < damaged.generation);
+        self.fold(&mut tracking, damaged.generation)
+    }
+
+    fn fold(&self, tracking: &mut Tracking, from: Generation) -> Result<(), CutError> {
+        let first = tracking.sealed.partition_point(|s| s.generation < from);
         let Some(since) = tracking.sealed.get(first).map(|s| s.since) else {
             return Ok(());
         };
@@ -432,7 +465,7 @@ impl Group {
         for sealed in tracking.sealed.iter().flat_map(|sealed| sealed.all_disks()) {
             // One that is damaged is found by the ship, which then folds it.
             if let Ok((map, data)) = sealed.open() {
-                map.sync_data(&*data)?;
+                data.sync_data()?;
                 map.sync()?;
             }
         }
@@ -539,6 +572,17 @@ impl Group {
         Err(hindrance.expect("every attempt that did not return was hindered"))
     }
 
+    /// Brings most of what the open diffs have in memory to their files, before anybody waits.
+    fn write_staged(&self) -> Result<(), CutError> {
+        self.disks.iter().try_for_each(|disk| {
+            let written = disk.gate.read().log.write_all_staged();
+            written.map_err(|source| CutError::Degraded {
+                disk: disk.name.clone(),
+                source,
+            })
+        })
+    }
+
     /// Sees each disk drained once, with the other gates open: one that hangs is found here, where
     /// it holds up its own guest only.
     pub(crate) fn drain_each(&self) -> Result<(), CutError> {
@@ -567,7 +611,7 @@ impl Group {
             lineage,
             generation: diff.generation,
             dirty_bytes: AtomicU64::new(diff.map.dirty_count() * GRANULE),
-            kept: Some((diff.map, diff.data)),
+            kept: Some((diff.map, Arc::clone(diff.log.file()))),
             uses: Arc::clone(uses),
         };
         self.disks.iter().zip(diffs).map(seal).collect()

@@ -31,6 +31,7 @@ mod door;
 mod error;
 mod figures;
 mod files;
+mod frame;
 mod generation;
 mod group;
 mod heal;
@@ -38,6 +39,7 @@ mod held;
 mod intent;
 mod lineage;
 mod live;
+mod log;
 mod map;
 mod map_only;
 mod pace;
@@ -45,6 +47,7 @@ mod recover;
 mod relearn;
 mod runs;
 mod sealed;
+mod slots;
 mod space;
 mod stripes;
 mod tracked;
@@ -79,6 +82,11 @@ pub mod fuzzing {
     /// Reads arbitrary bytes as an intent log.
     pub fn intent_log(bytes: &[u8]) {
         crate::intent::fuzz(bytes);
+    }
+
+    /// Reads arbitrary bytes as the header of a frame of a diff.
+    pub fn diff_frame(bytes: &[u8]) {
+        crate::frame::fuzz(bytes);
     }
 
     /// Reads arbitrary words as a dirty map of a disk of `size` bytes and walks its runs.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! byte 0     header   one page: magic, version, disk size, generation, since, sealed at, absorbed into,
-//!                     spoiled, asking (diff, map), lineage, check
+//!                     asking, lineage, check, frames of the diff and what is staged for them
 //! byte 4096  summary  one bit per body page, padded to a page: only pages whose bit is set are read
 //!            body     pages of 512 words; a word is two bits for each of 32 granules, the data bits in
 //!                     its low half, the zero bits in its high half   (a body page speaks of 64 MiB)
@@ -33,8 +33,8 @@ use crate::runs::{GranuleState, StateRun};
 use crate::{Generation, Lineage};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"STDNMAP1");
-/// 1 had a word each for dirty, stale and zero, and one that was empty.
-const VERSION: u64 = 2;
+/// 1 had a word each for dirty, stale and zero, and one that was empty; 2 knew nothing of frames.
+const VERSION: u64 = 3;
 
 const PAGE: u64 = 4096;
 const PAGE_WORDS: u64 = PAGE / 8;
@@ -57,11 +57,14 @@ mod word {
     pub(super) const SEALED_AT: usize = 8;
     /// The later generation that its granules move to; 0 if none.
     pub(super) const ABSORBED_INTO: usize = 9;
-    /// Not 0: granules that moved here may be lost.
-    pub(super) const SPOILED: usize = 10;
-    /// How many are asking whether bytes of the diff, or words of the map, were lost, or were told so.
-    pub(super) const ASKING_DATA: usize = 11;
-    pub(super) const ASKING_WORDS: usize = 12;
+    /// How many are asking whether words of the map were lost, or were told so.
+    pub(super) const ASKING: usize = 10;
+    /// The next entry's; in a cache line of its own.
+    pub(super) const ORDER: usize = 16;
+    pub(super) const FIRST_FRAME: usize = 24;
+    pub(super) const END_FRAME: usize = 25;
+    /// See `ledger.rs`.
+    pub(super) const LANES: usize = 64;
 }
 
 /// Which map a file must be.
@@ -80,6 +83,7 @@ pub(crate) struct DirtyMap {
     unreliable: AtomicBool,
     dirty_count: AtomicU64,
     stale_count: AtomicU64,
+    zero_count: AtomicU64,
     /// Body pages that are reserved; those that are entered need not be in it.
     ready: Box<[AtomicU64]>,
 }
@@ -138,6 +142,7 @@ impl DirtyMap {
             }
         }
         let map = Self::with(file, words, shape);
+        map.check_frames()?;
         // A file that was copied or moved may have lost what was reserved.
         map.file.allocate(shape.fixed_part())?;
         map.recount()?;
@@ -147,7 +152,7 @@ impl DirtyMap {
     /// Before it is opened: fails if somebody was told that words were lost, or was killed while he asked.
     pub(crate) fn check_doubt(file: &dyn File) -> io::Result<()> {
         let mut doubt = [0; 8];
-        file.read_exact_at(&mut doubt, 8 * word::ASKING_WORDS as u64)?;
+        file.read_exact_at(&mut doubt, 8 * word::ASKING as u64)?;
         match u64::from_le_bytes(doubt) {
             0 => Ok(()),
             _ => Err(damaged("whoever asked for failed writes was killed".into())),
@@ -162,6 +167,7 @@ impl DirtyMap {
             unreliable: AtomicBool::new(false),
             dirty_count: AtomicU64::new(0),
             stale_count: AtomicU64::new(0),
+            zero_count: AtomicU64::new(0),
             ready: (0..shape.page_count.div_ceil(64))
                 .map(|_| AtomicU64::new(0))
                 .collect(),
@@ -178,6 +184,11 @@ impl DirtyMap {
             );
             count_up(&self.stale_count, mask & !was.stale());
             count_up(&self.dirty_count, mask & !was.dirty());
+            let zero = mask & was.dirty() & !was.data();
+            if zero != 0 {
+                self.zero_count
+                    .fetch_sub(u64::from(zero.count_ones()), Ordering::AcqRel);
+            }
         }
         Ok(())
     }
@@ -197,6 +208,9 @@ impl DirtyMap {
             );
             self.stale_count
                 .fetch_sub(u64::from(mask.count_ones()), Ordering::AcqRel);
+            if settled == Settled::Zero {
+                count_up(&self.zero_count, mask);
+            }
         }
     }
 
@@ -272,6 +286,11 @@ impl DirtyMap {
         None
     }
 
+    /// Granules of the disk.
+    pub(crate) fn granule_count(&self) -> u64 {
+        self.shape.granule_count
+    }
+
     /// Granules written in this generation.
     pub(crate) fn dirty_count(&self) -> u64 {
         self.dirty_count.load(Ordering::Acquire)
@@ -280,6 +299,14 @@ impl DirtyMap {
     /// Granules whose diff is not to be trusted. Exact while no write is in flight.
     pub(crate) fn stale_count(&self) -> u64 {
         self.stale_count.load(Ordering::Acquire)
+    }
+
+    /// Granules that are in the diff file, about, while writes are in flight.
+    pub(crate) fn data_count(&self) -> u64 {
+        let zero = self.zero_count.load(Ordering::Acquire);
+        self.dirty_count()
+            .saturating_sub(self.stale_count())
+            .saturating_sub(zero)
     }
 
     /// The cut whose content this generation builds on.
@@ -313,18 +340,9 @@ impl DirtyMap {
         (later != 0).then_some(Generation(later))
     }
 
-    /// Notes that granules which moved here may be lost: the system tells that once only.
-    pub(crate) fn spoil(&self) {
-        self.words.words()[word::SPOILED].store(1, Ordering::Release);
-    }
-
-    pub(crate) fn is_spoiled(&self) -> bool {
-        self.words.words()[word::SPOILED].load(Ordering::Acquire) != 0
-    }
-
     /// Fails, from then on always, if words may be lost.
     pub(crate) fn check(&self) -> io::Result<()> {
-        self.ask_words(|| self.file.check_writeback())?;
+        self.ask(|| self.file.check_writeback())?;
         match self.unreliable.load(Ordering::Acquire) {
             true => Err(damaged(
                 "part of the map could not be written to the disk".into(),
@@ -333,52 +351,24 @@ impl DirtyMap {
         }
     }
 
-    /// Fails, once, if bytes of its diff may be lost. [`Self::data_is_doubtful`] until they are dealt with.
-    pub(crate) fn check_data(&self, data: &dyn File) -> io::Result<()> {
-        self.ask(word::ASKING_DATA, || data.check_writeback())
-    }
-
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.ask_words(|| self.file.sync_data())
-    }
-
-    pub(crate) fn sync_data(&self, data: &dyn File) -> io::Result<()> {
-        self.ask(word::ASKING_DATA, || data.sync_data())
-    }
-
-    fn ask_words(&self, question: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.ask(word::ASKING_WORDS, question).inspect_err(|_| {
-            self.unreliable.store(true, Ordering::Release);
-        })
+        self.ask(|| self.file.sync_data())
     }
 
     /// The system tells a failure once. Crash: whoever is killed between the answer and what must follow
     /// from it leaves a doubt, for the next open.
-    fn ask(&self, doubt: usize, question: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let doubt = &self.words.words()[doubt];
+    fn ask(&self, question: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let doubt = &self.words.words()[word::ASKING];
         doubt.fetch_add(1, Ordering::AcqRel);
-        question()?;
+        question().inspect_err(|_| self.unreliable.store(true, Ordering::Release))?;
         doubt.fetch_sub(1, Ordering::AcqRel);
         Ok(())
-    }
-
-    /// Somebody was told that bytes of the diff were lost, or was killed while he asked. Means something only
-    /// while nobody asks.
-    pub(crate) fn data_is_doubtful(&self) -> bool {
-        self.words.words()[word::ASKING_DATA].load(Ordering::Acquire) != 0
     }
 
     /// After a clean close, which asked and heard that all is well: that it was answered need not have
     /// reached the disk.
     pub(crate) fn forget_doubts(&self) {
-        for doubt in [word::ASKING_DATA, word::ASKING_WORDS] {
-            self.words.words()[doubt].store(0, Ordering::Release);
-        }
-    }
-
-    /// Nothing that the diff held counts any more.
-    pub(crate) fn trust_data(&self) {
-        self.words.words()[word::ASKING_DATA].store(0, Ordering::Release);
+        self.words.words()[word::ASKING].store(0, Ordering::Release);
     }
 
     /// Bytes the map occupies.
@@ -387,7 +377,7 @@ impl DirtyMap {
     }
 
     fn recount(&self) -> io::Result<()> {
-        let (mut dirty, mut stale) = (0, 0);
+        let (mut dirty, mut stale, mut zero) = (0, 0, 0);
         let body = self.body();
         let mut page = self.next_entered_page(0);
         while let Some(entered) = page {
@@ -397,11 +387,13 @@ impl DirtyMap {
                 let states = self.states_in(body, group);
                 dirty += u64::from(states.dirty().count_ones());
                 stale += u64::from(states.stale().count_ones());
+                zero += u64::from((states.dirty() & !states.data()).count_ones());
             }
             page = self.next_entered_page(entered + 1);
         }
         self.dirty_count.store(dirty, Ordering::Release);
         self.stale_count.store(stale, Ordering::Release);
+        self.zero_count.store(zero, Ordering::Release);
         Ok(())
     }
 
@@ -464,6 +456,10 @@ impl States {
     fn dirty(self) -> u32 {
         let (data, zero) = self.halves();
         data | zero
+    }
+
+    fn data(self) -> u32 {
+        self.halves().0
     }
 
     fn stale(self) -> u32 {
@@ -592,8 +588,10 @@ pub(crate) use fuzz::fuzz;
 #[cfg(feature = "fuzzing")]
 mod fuzz;
 
+mod ledger;
 mod prepare;
 
+pub(crate) use ledger::{LANES, STAGED_MAX};
 pub(crate) use prepare::pages_of_each;
 
 #[cfg(test)]

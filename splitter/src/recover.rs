@@ -9,8 +9,7 @@
 //! | the open map damaged, or writes that it could not mark | recover, as above |
 //! | killed, and a map may have been lost in part on its way to the disk | recover, as above |
 //! | killed, and the live state may be an old one, or the log was given up | a new lineage |
-//! | killed, and so may the open diff | go on; all of it is stale |
-//! | killed, and so may a sealed diff | it is folded: the next point holds what it held |
+//! | killed while a cut wrote what its diffs had in memory | the cut is folded: the next point holds what it held |
 //! | disks changed, or written to from outside | a new lineage |
 //! | record or intent log missing, damaged or not complete | a new lineage |
 //! | a sealed diff missing or damaged | the older ones are dropped as released; a ship that misses one finds the gap by `since` |
@@ -28,11 +27,10 @@ use parking_lot::Mutex;
 use crate::coalesce::joined;
 use crate::diff::OpenDiff;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
-use crate::held::{check_kept, maps_are_kept};
+use crate::held::maps_are_kept;
 use crate::intent::IntentLog;
 use crate::lineage::{DiskRecord, LineageRecord, load_note};
 use crate::live::{LAST_WRITE_PRECISION, Live};
-use crate::map::DirtyMap;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
 use crate::uses::Uses;
@@ -249,12 +247,7 @@ fn resume(
     }
     let intent = open_intent(specs, around, lineage, live)?;
     let diffs = open_diffs(specs, around, lineage, (live, &intent))?;
-    if killed {
-        diffs
-            .iter()
-            .try_for_each(OpenDiff::distrust_what_was_lost)
-            .map_err(|error| format!("the open diff cannot be marked: {error}"))?;
-    } else {
+    if !killed {
         diffs.iter().for_each(|diff| diff.map.forget_doubts());
     }
     let released = intent.trimmed_through();
@@ -479,7 +472,7 @@ fn open_sealed(
     });
     let (mut since, mut at, mut disks) = (generation, None, Vec::new());
     let (uses, mut absorbed_into) = (Uses::unfinished(), None);
-    let (mut stale_count, mut spoiled) = (0, false);
+    let (mut stale_count, mut lacking) = (0, false);
     for spec in specs {
         let mut diff = SealedDiff {
             maps: Arc::clone(&around.maps),
@@ -495,22 +488,19 @@ fn open_sealed(
         let map = diff.open_map().ok()?;
         if !killed {
             map.forget_doubts();
-        } else if is_doubtful(&diff, &map) {
-            // For every later open: a clean close asks nothing.
-            map.spoil();
         }
+        lacking |= map.lacks_staged();
         // Open from here on: what is lost later is told to this handle.
         diff.kept = diff.open().ok();
         at = Some(map.sealed_at()?);
         since = since.min(map.since());
         stale_count += map.stale_count();
-        spoiled |= map.is_spoiled();
         absorbed_into = absorbed_into.max(map.absorbed_into());
         diff.dirty_bytes = AtomicU64::new(map.dirty_count() * GRANULE);
         disks.push(diff);
     }
     match stale_count {
-        _ if spoiled => uses.spoil(),
+        _ if lacking => uses.spoil(),
         0 => uses.finish(),
         _ => {}
     }
@@ -525,12 +515,6 @@ fn open_sealed(
         uses,
     };
     Some((sealed, absorbed_into))
-}
-
-/// Whether bytes of a sealed diff may be lost.
-fn is_doubtful(diff: &SealedDiff, map: &DirtyMap) -> bool {
-    let kept = diff.open().and_then(|(_, data)| check_kept(map, &*data));
-    kept.is_err()
 }
 
 fn begin(specs: &[DiskSpec], around: &Surroundings) -> io::Result<Found> {

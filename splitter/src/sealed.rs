@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Dir, File, GRANULE, GranuleRange, Name, UnixNanos, index};
 
-use crate::diff::check_len;
 use crate::files;
-use crate::held::read_held;
+use crate::frame::FrameIdentity;
+use crate::log::DiffLog;
 use crate::map::{DirtyMap, MapIdentity};
 use crate::runs::{GranuleState, Run, RunContent};
+use crate::slots::Slots;
 use crate::uses::{Claim, Uses};
 use crate::{CutNote, DamagedDiff, Generation, Lineage};
 
@@ -67,7 +68,7 @@ impl SealedGeneration {
 /// One disk's sealed diff.
 pub struct SealedDiff {
     /// The files, open since before they were written, where this process wrote them: only such
-    /// handles are told for certain that bytes could not be brought to the disk.
+    /// handles are told for certain that words could not be brought to the disk.
     pub(crate) kept: Option<(Arc<DirtyMap>, Arc<dyn File>)>,
     pub(crate) maps: Arc<dyn Dir>,
     pub(crate) diffs: Arc<dyn Dir>,
@@ -127,12 +128,20 @@ impl SealedDiff {
             let stale = map.stale_count();
             return Err(self.damaged(format!("it was not sealed ({stale} granules are stale)")));
         }
+        if map.lacks_staged() {
+            let why = "the process that wrote it was killed before it was complete";
+            return Err(self.damaged(why.into()));
+        }
+        let slots = self.slots(&map, data);
+        slots
+            .check()
+            .map_err(|error| self.damaged(error.to_string()))?;
         let (disk, generation) = (self.name.clone(), self.generation);
         Ok(DiffReader {
             disk,
             generation,
+            slots,
             map,
-            data,
             _claim: claim,
         })
     }
@@ -142,8 +151,13 @@ impl SealedDiff {
             Some((_, data)) => Arc::clone(data),
             None => self.diffs.open(&self.diff_name())?,
         };
-        check_len(&*data, self.size)?;
         Ok((self.open_map()?, data))
+    }
+
+    /// Where its file holds what.
+    pub(crate) fn slots(&self, map: &Arc<DirtyMap>, data: Arc<dyn File>) -> Slots {
+        let identity = FrameIdentity::new(self.lineage, self.generation, &self.name);
+        Slots::new(Arc::clone(map), data, identity)
     }
 
     pub(crate) fn open_map(&self) -> io::Result<Arc<DirtyMap>> {
@@ -156,6 +170,15 @@ impl SealedDiff {
             lineage: self.lineage,
         };
         DirtyMap::open(self.maps.open(&self.map_name())?, identity).map(Arc::new)
+    }
+
+    /// Its file, to append to.
+    pub(crate) fn log(&self, map: &Arc<DirtyMap>, data: Arc<dyn File>) -> DiffLog {
+        DiffLog::new(
+            Arc::clone(map),
+            data,
+            (self.lineage, self.generation, &self.name),
+        )
     }
 
     fn damaged(&self, why: String) -> DamagedDiff {
@@ -198,7 +221,7 @@ pub struct DiffReader {
     disk: Name,
     generation: Generation,
     map: Arc<DirtyMap>,
-    data: Arc<dyn File>,
+    slots: Slots,
     _claim: Claim,
 }
 
@@ -224,15 +247,13 @@ impl DiffReader {
         })
     }
 
-    /// Ends the reading. What was read may be used only if this succeeds: it says that no byte of
-    /// the diff was lost on its way to the disk before it was read.
+    /// Ends the reading. What was read may be used only if this succeeds: it says that no word of
+    /// the map was lost on its way to the disk before it was read.
     ///
     /// # Errors
     /// [`DamagedDiff`].
     pub fn finish(self) -> Result<(), DamagedDiff> {
-        let checked = self.map.check_data(&*self.data);
-        let checked = checked.and_then(|()| self.map.check());
-        checked.map_err(|error| DamagedDiff {
+        self.map.check().map_err(|error| DamagedDiff {
             disk: self.disk,
             generation: self.generation,
             why: format!("it could not be written to its disk: {error}"),
@@ -248,7 +269,7 @@ impl DiffReader {
     /// Fills `buf` with granules of a data run; past the end of a short disk it is zero.
     ///
     /// # Errors
-    /// The operating system's; `InvalidData` if the diff has lost them.
+    /// The operating system's; `InvalidData` if the diff has lost them: every granule is checked.
     ///
     /// # Panics
     /// If `buf` is not as long as the granules.
@@ -258,6 +279,6 @@ impl DiffReader {
             index(granules.count() * GRANULE),
             "one granule is 4 KiB"
         );
-        read_held(&*self.data, granules, buf)
+        self.slots.read(granules, buf)
     }
 }

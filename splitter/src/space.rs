@@ -55,7 +55,7 @@ impl Group {
             };
             figures.marks_lost |= diff.live.is_lost();
             figures.map_bytes += diff.map.allocated()?;
-            figures.diff_bytes += diff.data.allocated()?;
+            figures.diff_bytes += diff.log.file().allocated()?;
             figures.stale_bytes += diff.map.stale_count() * block::GRANULE;
         }
         Ok(Some(figures))

@@ -70,7 +70,8 @@ impl TrackedDisk {
     /// Bytes whose copy is missing or in the making.
     #[must_use]
     pub fn stale_bytes(&self) -> u64 {
-        self.gate.read().map.stale_count() * GRANULE
+        // Marks and settlements of writes in flight may be counted in another order.
+        self.gate.read().map.stale_count().saturating_mul(GRANULE)
     }
 
     /// Why copies are missing, in words for a person; `None` while all is well.
@@ -100,7 +101,7 @@ impl TrackedDisk {
         range: ByteRange,
         request: impl FnOnce(&dyn BlockDevice) -> Result<()>,
         answered: impl FnOnce(),
-        copy: impl FnOnce(&OpenDiff, crate::diff::EdgesHeld) -> std::result::Result<(), HealError>,
+        copy: impl FnOnce(&OpenDiff) -> std::result::Result<(), HealError>,
     ) -> Result<()> {
         let touched = range.granules_touched();
         let diff = self.admit(touched);
@@ -116,7 +117,6 @@ impl TrackedDisk {
             return noted(&*self.production);
         }
         let _held = self.stripes.lock(touched);
-        let edges = diff.edges_held(touched);
         if let Err(error) = diff.map.mark(touched) {
             diff.live.lose();
             self.note_trouble(&format!("the dirty map cannot be written: {error}"));
@@ -132,7 +132,7 @@ impl TrackedDisk {
             return Ok(());
         }
         let _copying = self.pace.visit();
-        if let Err(error) = copy(&diff, edges) {
+        if let Err(error) = copy(&diff) {
             self.note_trouble(&error.to_string());
         }
         Ok(())
@@ -189,7 +189,7 @@ impl TrackedDisk {
             range,
             |production| production.write_at(data, offset, Fua::No),
             answered,
-            |diff, edges| diff.copy_write(&*self.production, data, offset, edges),
+            |diff| diff.copy_write(&*self.production, data, offset),
         )
     }
 
@@ -198,7 +198,7 @@ impl TrackedDisk {
             range,
             |production| production.write_zeroes(range, options),
             || (),
-            |diff, _| diff.copy_zeroes(&*self.production, range),
+            |diff| diff.copy_zeroes(&*self.production, range),
         )
     }
 
@@ -245,6 +245,19 @@ impl TrackedDisk {
             *self.trouble.lock() = None;
         }
         Ok(healed)
+    }
+
+    /// See [`Group::tend_logs`](crate::Group::tend_logs).
+    pub(crate) fn tend_log(&self) -> std::io::Result<()> {
+        let diff = self.gate.read();
+        let log = Arc::clone(&diff.log);
+        if log.is_mostly_old() {
+            tracing::debug!(disk = %self.name, "most of the diff is old; it is begun anew");
+            log.begin_anew()?;
+        }
+        // What follows waits for the device, and a cut must not wait for that.
+        drop(diff);
+        log.tend()
     }
 
     pub(crate) fn note_trouble(&self, why: &str) {

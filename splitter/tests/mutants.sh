@@ -70,10 +70,7 @@ mutant recovery-believed-half-way recover.rs 's/    live\.lose\(\);\n    \/\/ Du
 mutant clean-flag-kept-after-opening recover.rs 's/tracking\.live\.clear_clean\(\)\?;/let _ = \&tracking;/'
 mutant close-without-a-sync group.rs 's/disk\.gate\.read\(\)\.sync\(\)\?;/let _ = \&disk.gate;/'
 mutant lost-maps-believed recover.rs 's/maps_are_kept\(around, lineage, live\)\?;/let _ = maps_are_kept;/'
-mutant lost-diffs-believed held.rs 's/    map\.check_data\(data\)\?;\n/    if map.dirty_count() < u64::MAX {\n        return Ok(());\n    }\n/'
-mutant forgotten-diffs-believed held.rs 's/match held && !cached \{/match held \&\& !cached \&\& at == 0 {/'
-mutant spoiled-diff-forgotten recover.rs 's/            map\.spoil\(\);\n/            spoiled = true;\n/'
-mutant answer-forgotten held.rs 's/if map\.data_is_doubtful\(\)/if false \&\& map.data_is_doubtful()/'
+mutant forgotten-live-state-believed-the-second-time live.rs 's/            files::doubt\(dir, lineage\)\?;\n//' power second_who_looks
 mutant lost-part-of-a-merge-forgotten recover.rs 's/ \|\| generation\.uses\.is_broken\(\)//' merge does_not_go_on
 mutant another-boot-believed recover.rs 's/live\.is_clean\(\) \|\| record\.boot == around\.boot/true/'
 mutant relearned-without-a-last-look relearn.rs 's/            mark_regions\(&diff, &marked\)\.map_err\(self\.map_error\(\)\)\?;/            let _ = \&marked;/' concurrent while_the_log
@@ -81,8 +78,6 @@ mutant relearned-since-too-late relearn.rs 's/diff\.map\.lower_since\(tracking\.
 mutant relearned-regions-trusted relearn.rs 's/diff\.map\.mark\(\*region\)\?;/let _ = region;/'
 # --- maps, diffs, cuts
 mutant marked-after-the-write tracked.rs 's/(        if let Err\(error\) = diff\.map\.mark\(touched\) \{.*?)return noted\(&\*self\.production\);(\n        \}\n)(        \/\/ A request that fails.*?\n        noted\(&\*self\.production\)\?;\n)/$3$1return Ok(());$2/s'
-mutant settled-before-the-copy diff.rs 's/(        \/\/ What is complete by now)/        self.map.settle(touched, Settled::Data);\n$1/'
-mutant edges-not-completed diff.rs 's/let complete_first = whole\.start > touched\.start && !held\.first;/let complete_first = false;/'
 mutant stale-granules-sealed group.rs 's/self\.heal\(\)\?;//g; s/gate\.map\.stale_count\(\) != 0/gate.map.stale_count() == u64::MAX/'
 mutant folded-diff-forgotten group.rs 's/diff\.map\.mark\(run\.granules\)\?;\n            at/let _ = \&diff;\n            at/'
 mutant fold-keeps-its-since group.rs 's/disk\.gate\.read\(\)\.map\.lower_since\(since\);/let _ = (\&disk, since);/'
@@ -90,8 +85,20 @@ mutant fold-keeps-its-since group.rs 's/disk\.gate\.read\(\)\.map\.lower_since\(
 mutant merge-keeps-its-since coalesce.rs 's/to\.open_map\(\)\.map_err\(&failed\)\?\.lower_since\(older\.since\);/let _ = (to, older);/' merge builds_on
 mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.absorb_into\(into\)\);/let _ = (\&maps, into);/'
 mutant merge-believes-what-is-stale coalesce.rs 's/matches!\(state, GranuleState::Clean \| GranuleState::Stale\)/matches!(state, GranuleState::Clean)/'
-mutant merge-punches-before-it-copies coalesce.rs 's/(        let mut at = run\.granules\.start;\n)/        self.punch(run.granules)?;\n$1/'
-mutant lost-bytes-forgotten coalesce.rs 's/self\.to\.0\.spoil\(\);//'
+mutant merge-punches-before-it-copies coalesce.rs 's/        self\.put_granules\(\)\?;\n(        self\.done\n            \.drain\(\.\.\)\n            \.try_for_each\(\|granules\| self\.from\.1\.punch\(granules\)\))/$1?;\n        self.put_granules()/'
+# --- frames of a diff
+mutant settled-before-the-frame log.rs 's/        let staged = lane\.entries\.len\(\);\n        let mut offset/        let staged = lane.entries.len();\n        for run in runs_of(granules.clone()) {\n            self.map.settle(run, Settled::Data);\n        }\n        let mut offset/; s/        self\.note_frame\(lane, Ok\(\(\)\)\)\?;\n        for run in runs_of\(granules\) \{\n            self\.map\.settle\(run, Settled::Data\);\n        \}\n        Ok\(\(\)\)/        self.note_frame(lane, Ok(()))/'
+mutant edges-not-completed diff.rs 's/let first = edge\(touched\.start, inside\.start\)\?;/let first = vec![0; index((inside.start - touched.start) * GRANULE)];/'
+mutant damaged-granules-believed slots.rs 's/if crc32c::crc32c\(granule\) != slot\.check/if crc32c::crc32c(granule) != slot.check \&\& granule.is_empty()/'
+mutant lost-frames-overlooked slots.rs 's/for entry in self\.identity\.decode\(position, &page\)\? \{/let Ok(entries) = self.identity.decode(position, \&page) else {\n                continue;\n            };\n            for entry in entries {/'
+mutant older-granules-taken slots.rs 's/std::cmp::Reverse\(slot\.order\)/slot.order/'
+mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(GranuleRange \{\n\s*start: granule,\n\s*end: granule \+ 1,\n\s*\}\)\?;/let _ = granule;/'
+mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' kill a_killed_process
+mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/if let Err\(source\) = diff\.log\.end\(\)/if let Err(source) = { let _ = diff; io::Result::Ok(()) }/'
+mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_header\(lane, lane\.entries\.len\(\)\);/        self.map.note_written(lane.number);\n        let written = self.write_header(lane, lane.entries.len());/'
+mutant granules-of-a-failed-frame-trusted log.rs 's/let marked = granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\);/let marked = granules.try_for_each(|_| io::Result::Ok(()));/'
+mutant begun-anew-without-making-stale log.rs 's/            self\.map\.mark\(run\.granules\)\?;\n            at = run/            at = run/'
+mutant place-of-a-failed-frame-used-again log.rs 's/            let mut page = vec!\[0; index\(HEADER\)\];\n            self\.identity\.encode\(tried, &\[\], &mut page\);\n            self\.file\.write_all_at\(&page, tried \* STRIDE\)\?;\n            self\.map\.note_written\(lane\.number\);/            lane.place = Some(tried);\n            return Ok(tried);/'
 # --- what only threads show
 mutant lock-removed stripes.rs 's/granules\.start % STRIPES/std::process::id() as u64 * 0 + { use std::sync::atomic::*; static N: AtomicU64 = AtomicU64::new(0); N.fetch_add(1, Ordering::Relaxed) % STRIPES }/; s/Held::Many \{\n            _guards: ascending\(granules\)\n                \.map\(\|stripe\| self\.lock_one\(stripe\)\)\n                \.collect\(\),/Held::Many {\n            _guards: Vec::new(),/' concurrent overlapping
 mutant swap-disk-by-disk group.rs 's/let old = seal_and_swap\(gates, live, opening, next, at\);/drop(gates);\n            let each = self.disks.iter().zip(next).map(|(disk, next)| Ok(seal_and_swap(vec![close(disk)?], live, opening, vec![next], at)));\n            let old = each.collect::<Result<Vec<_>, CutError>>()?.into_iter().flatten().collect();/' concurrent a_cut_of_a_group

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use block::{BlockDevice, Fua};
 use common::{Bench, lay_over};
-use splitter::{CutError, How};
+use splitter::{CutError, CutNote, How};
 
 const SIZE: u64 = 720 * 4096;
 
@@ -229,4 +229,34 @@ fn writes_that_nobody_could_note_are_told_by_the_disks_time() {
     let world = bench.world.kill();
     let how = bench.restart(world, "boot-3");
     assert!(matches!(how, How::Distrusted { .. }), "{how:?}");
+}
+
+/// The kernel had forgotten that it could not write the live state back, and the first process that found that
+/// was killed before it had removed the record. It had brought the old words into the page cache: the next one
+/// found them there, took that for a good sign, and went on in a generation that had been sealed.
+#[test]
+fn a_live_state_that_was_forgotten_is_not_believed_by_the_second_who_looks() {
+    for op in 1..60 {
+        let mut bench = Bench::new(op, &[64 * 4096]);
+        bench.fill(0..3, 1);
+        bench.group().cut(CutNote::default()).unwrap();
+        bench.fill(1..9, 2);
+        let before = bench.group().lineage();
+        let world = bench.world.kill();
+        bench.die(world);
+        bench
+            .world
+            .fail_writeback(|name| name.contains("live."), true);
+        bench.world.crash_after(op);
+        let first = bench.open_again();
+        if !bench.world.crashed() {
+            assert!(matches!(first.unwrap().1.how, How::Distrusted { .. }));
+            return;
+        }
+        drop(first);
+        let how = bench.restart(bench.world.kill(), "boot-1");
+        // The new lineage may have been complete but for its debris.
+        assert!(before != bench.group().lineage(), "operation {op}: {how:?}");
+    }
+    panic!("an open of so many operations");
 }

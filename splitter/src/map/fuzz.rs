@@ -2,8 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use block::index;
-
 use super::*;
 
 pub(crate) fn fuzz(size: u64, bytes: &[u8]) {
@@ -18,7 +16,8 @@ pub(crate) fn fuzz(size: u64, bytes: &[u8]) {
     };
     drop(DirtyMap::create(Arc::clone(&file), identity, Generation::NONE).expect("no faults"));
     let words = file.map(Shape::of(size).file_len()).expect("no faults");
-    for (word, chunk) in words.words()[index(PAGE_WORDS)..]
+    // All but what says which map it is.
+    for (word, chunk) in words.words()[word::CHECK + 1..]
         .iter()
         .zip(bytes.chunks_exact(8))
     {
@@ -30,6 +29,8 @@ pub(crate) fn fuzz(size: u64, bytes: &[u8]) {
     let Ok(map) = DirtyMap::open(file, identity) else {
         return;
     };
+    map.take_over().expect("no faults");
+    assert!(!map.lacks_staged());
     let end = GranuleRange::of_size(size).end;
     let mut at = 0;
     while let Some(run) = map.next_run(at, u64::MAX - at) {

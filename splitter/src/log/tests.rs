@@ -1,0 +1,164 @@
+use std::io::ErrorKind;
+
+use sim::SimWorld;
+
+use super::*;
+use crate::map::MapIdentity;
+use crate::runs::GranuleState;
+use crate::slots::Slots;
+
+const GRANULES: u64 = 1 << 20;
+const WHOSE: (Lineage, Generation) = (Lineage([3; 16]), Generation(5));
+
+struct Bench {
+    world: SimWorld,
+    log: DiffLog,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = SimWorld::new(1);
+        let file = |name| world.dir().create(name).unwrap();
+        let identity = MapIdentity {
+            size: GRANULES * GRANULE,
+            generation: WHOSE.1,
+            lineage: WHOSE.0,
+        };
+        let map = DirtyMap::create(file("a.map"), identity, Generation(4)).unwrap();
+        let log = Self::log(Arc::new(map), file("a.diff"));
+        Self { world, log }
+    }
+
+    fn log(map: Arc<DirtyMap>, file: Arc<dyn File>) -> DiffLog {
+        DiffLog::new(map, file, (WHOSE.0, WHOSE.1, &"a".parse().unwrap()))
+    }
+
+    /// As a guest's write does.
+    fn write(&self, start: u64, count: u64, byte: u8) -> io::Result<()> {
+        let granules = GranuleRange {
+            start,
+            end: start + count,
+        };
+        self.log.map.mark(granules)?;
+        let bytes = vec![byte; index(count * GRANULE)];
+        self.log.append(granules, &[&bytes])
+    }
+
+    fn read(&self, granule: u64) -> io::Result<u8> {
+        let identity = FrameIdentity::new(WHOSE.0, WHOSE.1, &"a".parse().unwrap());
+        let slots = Slots::new(
+            Arc::clone(&self.log.map),
+            Arc::clone(&self.log.file),
+            identity,
+        );
+        let mut bytes = vec![0; index(GRANULE)];
+        let one = GranuleRange {
+            start: granule,
+            end: granule + 1,
+        };
+        slots.read(one, &mut bytes)?;
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+        Ok(bytes[0])
+    }
+
+    fn state(&self, granule: u64) -> GranuleState {
+        self.log.map.state(granule)
+    }
+}
+
+#[test]
+fn of_all_that_was_written_the_newest_counts_whatever_frame_it_is_in() {
+    let bench = Bench::new();
+    bench.write(7, 1, 1).unwrap();
+    // A run that goes into the same frame, then one of its own, then single granules of other lanes.
+    bench.write(0, 20, 2).unwrap();
+    bench.write(0, 64, 3).unwrap();
+    for granule in [7, 64, 128, 192, 9] {
+        bench.write(granule, 1, 4).unwrap();
+    }
+    bench.write(0, 64, 5).unwrap();
+    bench.write(9, 1, 6).unwrap();
+    bench.log.end().unwrap();
+    let found: Vec<_> = [0, 7, 9, 63, 64, 128, 192]
+        .map(|granule| bench.read(granule).unwrap())
+        .into();
+    assert_eq!(found, [5, 5, 6, 5, 4, 4, 4]);
+    assert_eq!(bench.read(65).unwrap_err().kind(), ErrorKind::InvalidData);
+}
+
+/// A run that was written again was written over the frame of the time before. Where the device then lost the
+/// later bytes, the earlier ones were there, with checksums that matched: a wrong point.
+#[test]
+fn what_was_lost_is_not_replaced_by_what_was_there_before() {
+    let bench = Bench::new();
+    bench.write(0, 64, 1).unwrap();
+    bench.log.file.sync_data().unwrap();
+    bench.write(0, 64, 2).unwrap();
+    bench.log.end().unwrap();
+    assert_eq!(bench.log.map.frames(), 0..2);
+    // What the device did not take.
+    bench.log.file.set_len(STRIDE).unwrap();
+    assert_eq!(bench.read(5).unwrap_err().kind(), ErrorKind::InvalidData);
+}
+
+/// A journal that a guest writes round and round would have filled the diff device.
+#[test]
+fn a_log_that_is_mostly_old_is_noticed_and_begun_anew() {
+    let bench = Bench::new();
+    let mut writes = 0;
+    while !bench.log.is_mostly_old() {
+        bench.write(writes % 100, 1, 1).unwrap();
+        writes += 1;
+        assert!(writes < 20_000, "64 MiB of old granules");
+    }
+    bench.log.begin_anew().unwrap();
+    assert!(!bench.log.is_mostly_old());
+    assert_eq!(bench.log.map.stale_count(), 100);
+    assert!(bench.log.map.frames().is_empty());
+    bench.log.tend().unwrap();
+    assert_eq!(bench.log.file.allocated().unwrap(), 0);
+    bench.write(3, 1, 9).unwrap();
+    bench.log.end().unwrap();
+    assert_eq!(bench.read(3).unwrap(), 9);
+}
+
+#[test]
+fn what_could_not_be_written_is_stale_and_its_place_holds_nothing() {
+    let bench = Bench::new();
+    bench.write(1, 1, 1).unwrap();
+    let fails = |name: &str| name.ends_with(".diff").then_some(ErrorKind::StorageFull);
+    bench.world.set_fault(Some(Arc::new(fails)));
+    assert_eq!(bench.state(1), GranuleState::Data);
+    bench.log.write_all_staged().unwrap_err();
+    assert_eq!(bench.state(1), GranuleState::Stale);
+    bench.write(0, 64, 2).unwrap_err();
+    assert_eq!(bench.state(40), GranuleState::Stale);
+    bench.world.set_fault(None);
+    bench.write(2, 1, 3).unwrap();
+    bench.log.end().unwrap();
+    assert_eq!(bench.log.map.frames(), 0..2);
+    assert_eq!(bench.read(2).unwrap(), 3);
+    assert!(!bench.log.map.lacks_staged());
+}
+
+#[test]
+fn what_was_staged_is_stale_after_a_kill() {
+    let Bench { world, log } = Bench::new();
+    let bench = Bench { world, log };
+    bench.write(0, 64, 1).unwrap();
+    bench.write(70, 3, 1).unwrap();
+    assert!(bench.log.map.lacks_staged());
+    bench.log.map.take_over().unwrap();
+    assert_eq!(bench.log.map.stale_count(), 3);
+    assert_eq!(bench.state(72), GranuleState::Stale);
+    // The next process leaves the place that the frame would have had empty.
+    let next = Bench {
+        log: Bench::log(Arc::clone(&bench.log.map), Arc::clone(&bench.log.file)),
+        world: bench.world.clone(),
+    };
+    assert_eq!(next.read(63).unwrap(), 1);
+    next.write(70, 1, 2).unwrap();
+    next.log.end().unwrap();
+    assert_eq!(next.log.map.frames(), 0..3);
+    assert_eq!(next.read(70).unwrap(), 2);
+}
