@@ -214,8 +214,7 @@ pub(crate) fn before_cut(engine: &Engine) -> Result<(), CutError> {
     };
     let ready = match (map_only, doubted) {
         (false, false) => return Ok(()),
-        (true, _) => make_room(engine)
-            .and_then(|()| has_room(engine))
+        (true, _) => has_room_or_makes_it(engine)
             .and_then(|()| probe(engine))
             .and_then(|()| catch_up(engine)),
         (false, true) => probe(engine),
@@ -310,10 +309,17 @@ pub(crate) fn look_at_room(engine: &Engine) {
     }
 }
 
-/// Frees what old logs of open diffs occupy.
-fn make_room(engine: &Engine) -> Result<(), (Cause, String)> {
-    let tended = engine.group.tend_logs();
-    tended.map_err(|error| (Cause::DiffError, error.to_string()))
+/// Whether a heal fits; where the device is full, what old logs of open diffs occupy is freed for it.
+fn has_room_or_makes_it(engine: &Engine) -> Result<(), (Cause, String)> {
+    match has_room(engine) {
+        Err((Cause::DiffSpace, _)) => {
+            if let Err(CutError::Degraded { source, .. }) = engine.group.renew_logs() {
+                return Err((cause_of(engine, &source), source.to_string()));
+            }
+            has_room(engine)
+        }
+        other => other,
+    }
 }
 
 /// Whether what a heal will write fits the limits, and the device has been left alone for long enough.

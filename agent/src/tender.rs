@@ -1,5 +1,5 @@
-//! The thread that keeps open diffs short and their pages few. It may wait for the device of the diffs, and
-//! nobody waits for it.
+//! The thread that keeps open diffs short and their pages few. It may wait for the device of the diffs; only
+//! the end of protection waits for it.
 
 use std::time::Duration;
 

@@ -91,7 +91,7 @@ impl OpenDiff {
         let log = DiffLog::new(Arc::clone(&map), data, (lineage, generation, disk));
         if !log.is_long_enough()? {
             tracing::warn!(%disk, "the open diff has lost its end; it is read again");
-            log.begin_anew()?;
+            log.begin_anew();
         }
         Ok(Self {
             live: Arc::clone(history.0),
@@ -231,7 +231,7 @@ impl OpenDiff {
         }
         if let Err(error) = self.log.file().check_writeback() {
             tracing::warn!(%error, "a diff could not be written to its disk; it is read again");
-            self.log.begin_anew()?;
+            self.log.begin_anew();
             return Ok(true);
         }
         Ok(false)

@@ -8,7 +8,7 @@
 //!        intent.LINEAGE        its intent log                             (intent.rs)
 //!        cut.LINEAGE.GEN       what is said of a cut, if anything          (lineage.rs)
 //! maps/  DISK.GEN.LINEAGE.map  dirty map                                   (map.rs)
-//! diffs/ DISK.GEN.LINEAGE.diff bytes written, at the disk's own offsets, sparse
+//! diffs/ DISK.GEN.LINEAGE.diff granules written, in frames                    (log.rs)
 //!        forsaken.LINEAGE      its intent log could not be written         (intent.rs)
 //!        probe                 there for a moment, to see whether it can be written (map_only.rs)
 //! ```
@@ -114,7 +114,7 @@ pub(crate) fn doubt(state: &dyn Dir, lineage: Lineage) -> io::Result<()> {
 }
 
 pub(crate) fn is_doubted(state: &dyn Dir, lineage: Lineage) -> bool {
-    state.open(&doubted(lineage)).is_ok()
+    !matches!(state.open(&doubted(lineage)), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Notes beside the diffs that nobody may go on with a lineage. Not synced: a guest's write waits for it.

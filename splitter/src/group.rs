@@ -16,7 +16,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
@@ -27,6 +27,7 @@ use crate::door::ClosedDoors;
 use crate::intent::IntentLog;
 use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
+use crate::log::DiffLog;
 use crate::map::pages_of_each;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
@@ -116,9 +117,21 @@ pub struct Group {
     pub(crate) disks: Vec<Arc<TrackedDisk>>,
     pub(crate) identities: Vec<String>,
     pub(crate) tracking: Mutex<Tracking>,
+    /// How many have asked that no log be begun anew.
+    pub(crate) logs_kept: AtomicUsize,
     /// Held through a merge of sealed generations: one at a time.
     pub(crate) merging: Mutex<()>,
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// No log is begun anew while this lives; see [`Group::keep_logs`].
+#[must_use]
+pub struct LogsKept<'a>(&'a Group);
+
+impl Drop for LogsKept<'_> {
+    fn drop(&mut self) {
+        self.0.logs_kept.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The lineage that counts. Locked through every cut, release and restart: they happen one by one.
@@ -189,13 +202,14 @@ impl Group {
     /// Seals the open generation of all disks at one instant, and opens the next.
     ///
     /// # Errors
-    /// After every error nothing is sealed, and the open generation is complete again after a later heal.
+    /// After every error no new cut is listed, and the open generation is complete again after a later heal.
     /// `MapOnly` while copies are paused.
     pub fn cut(&self, note: CutNote) -> Result<Cut, CutError> {
         if self.copies_are_paused() {
             return Err(CutError::MapOnly);
         }
         lineage::check_labels(&note.labels).map_err(CutError::Labels)?;
+        let _kept = self.keep_logs();
         self.check_open(&self.tracking.lock())?;
         // After a recovery this is long: whoever asks for figures need not wait.
         self.heal()?;
@@ -297,19 +311,41 @@ impl Group {
     }
 
     /// Keeps the logs of the open diffs short, and what they keep in memory little: several times a second, from a
-    /// thread that nobody waits for, since it waits for the device of the diffs. A guest that writes the same blocks
+    /// thread of its own, since it waits for the device of the diffs. A guest that writes the same blocks
     /// again and again must not fill the device: where most of a log is old, it is begun anew, and what
-    /// it held is stale, to be read again by the next heal.
+    /// it held is stale, to be read again by the next heal. Not while logs are [kept](Self::keep_logs).
     ///
     /// # Errors
     /// `Degraded`: space of the old log may not be free yet.
     pub fn tend_logs(&self) -> Result<(), CutError> {
+        self.tend_each(DiffLog::is_mostly_old)
+    }
+
+    /// The same, where the device is full: every log is begun anew that holds anything old.
+    ///
+    /// # Errors
+    /// As [`Self::tend_logs`].
+    pub fn renew_logs(&self) -> Result<(), CutError> {
+        self.tend_each(DiffLog::is_worth_renewing)
+    }
+
+    fn tend_each(&self, may_renew: fn(&DiffLog) -> bool) -> Result<(), CutError> {
+        let may_renew =
+            |log: &DiffLog| self.logs_kept.load(Ordering::Acquire) == 0 && may_renew(log);
         self.disks.iter().try_for_each(|disk| {
-            disk.tend_log().map_err(|source| CutError::Degraded {
-                disk: disk.name.clone(),
-                source,
-            })
+            disk.tend_log(may_renew)
+                .map_err(|source| CutError::Degraded {
+                    disk: disk.name.clone(),
+                    source,
+                })
         })
+    }
+
+    /// While it lives no log is begun anew: from the heal before a cut to the cut, or that would never find
+    /// everything healed.
+    pub fn keep_logs(&self) -> LogsKept<'_> {
+        self.logs_kept.fetch_add(1, Ordering::AcqRel);
+        LogsKept(self)
     }
 
     /// Takes regions that have not been written for a while out of the intent log; now and then this

@@ -57,7 +57,7 @@ pub use coalesce::Coalesced;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use figures::{DiskFigures, Figures};
 pub use generation::{Generation, Lineage};
-pub use group::{Consistency, Cut, CutNote, DiskSpec, Group, Surroundings};
+pub use group::{Consistency, Cut, CutNote, DiskSpec, Group, LogsKept, Surroundings};
 pub use pace::PaceFigures;
 pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};

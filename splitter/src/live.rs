@@ -69,8 +69,9 @@ impl Live {
         Ok(live)
     }
 
-    /// `InvalidData` if it is not the file of this lineage.
-    pub(crate) fn open(dir: &dyn Dir, lineage: Lineage) -> io::Result<Self> {
+    /// `InvalidData` if it is not the file of this lineage. After another boot nobody believes what it says of a kill, so it
+    /// is not asked.
+    pub(crate) fn open(dir: &dyn Dir, lineage: Lineage, same_boot: bool) -> io::Result<Self> {
         let file = dir.open(&files::live(lineage))?;
         if file.len()? != LEN {
             return Err(io::Error::new(
@@ -79,7 +80,7 @@ impl Live {
             ));
         }
         // Before anything brings it in.
-        if !file.is_cached(ByteRange::at(0, LEN).expect("small"))? {
+        if same_boot && !file.is_cached(ByteRange::at(0, LEN).expect("small"))? {
             // Crash: whoever comes after us finds it in the cache, and must not take that for a good sign.
             files::doubt(dir, lineage)?;
         }
@@ -100,7 +101,7 @@ impl Live {
         // Asked in any case: who is told of an old loss by a later sync takes it for a new one. A clean close
         // has synced what counts.
         let reached = live.reached_its_disk() && !files::is_doubted(dir, lineage);
-        live.doubtful = !reached && !live.is_clean();
+        live.doubtful = same_boot && !reached && !live.is_clean();
         if !live.doubtful {
             files::remove(dir, &files::doubted(lineage))?;
         }

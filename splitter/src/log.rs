@@ -30,7 +30,6 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::frame::{Entry, FRAME_GRANULES, FrameIdentity, HEADER, STRIDE};
 use crate::map::{DirtyMap, LANES, STAGED_MAX, Settled};
-use crate::runs::GranuleState;
 use crate::{Generation, Lineage};
 
 /// Granules of one write that are staged; more are written at once.
@@ -39,6 +38,8 @@ const STAGED_AT_ONCE_MAX: u64 = 8;
 const NEIGHBOURS: u64 = 64;
 /// Granules that a log may hold beyond twice what counts: 64 MiB, or as many as the disk has.
 const OLD_MAX: u64 = 16_384;
+/// Frames whose space is freed at once: 16 MiB.
+const FREED_FRAMES: u64 = 32;
 /// Frames that stay in the page cache, beside what was written in two turns: 16 to 64 MiB.
 const CACHED_FRAMES: u64 = 128;
 
@@ -167,15 +168,9 @@ impl DiffLog {
     }
 
     /// Makes all that is in frames stale, and forgets them: they are lost, or most of what they hold is old.
-    pub(crate) fn begin_anew(&self) -> io::Result<()> {
+    pub(crate) fn begin_anew(&self) {
         let mut lanes: Vec<_> = self.lanes.iter().map(Mutex::lock).collect();
-        let mut at = 0;
-        while let Some(run) = self.map.next_run(at, u64::MAX - at) {
-            if run.state == GranuleState::Data {
-                self.map.mark(run.granules)?;
-            }
-            at = run.granules.end;
-        }
+        self.map.mark_all_data();
         // Crash: nothing is said to be in a frame, so none is needed.
         for lane in &mut lanes {
             lane.entries.clear();
@@ -183,20 +178,22 @@ impl DiffLog {
         }
         self.map.forget_frames();
         self.appended.store(0, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Frees what frames that do not count occupy, and keeps what is not on the device yet, and what the page
     /// cache holds, from growing with the log: memory that is used again is cheaper than more of it. Waits for the
-    /// device; no guest's write waits for this.
+    /// device, a little at a time: the file system may keep writes to the file waiting meanwhile.
     pub(crate) fn tend(&self) -> io::Result<()> {
-        let mut tended = self.tended.lock();
+        let Some(mut tended) = self.tended.try_lock() else {
+            return Ok(());
+        };
         let frames = self.map.frames();
         let range = |from: u64, to: u64| ByteRange::new(from * STRIDE, to.max(from) * STRIDE);
-        if let Some(old) = range(tended.freed, frames.start).filter(|old| !old.is_empty()) {
+        let freed = frames.start.min(tended.freed + FREED_FRAMES);
+        if let Some(old) = range(tended.freed, freed).filter(|old| !old.is_empty()) {
             match self.file.punch_hole(old) {
                 Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
-                _ => tended.freed = frames.start,
+                _ => tended.freed = freed,
             }
         }
         let written = frames.end.saturating_sub(CACHED_FRAMES);
@@ -225,7 +222,12 @@ impl DiffLog {
     /// not fill the device.
     pub(crate) fn is_mostly_old(&self) -> bool {
         let appended = self.appended.load(Ordering::Relaxed);
-        appended > 2 * self.map.data_count() + OLD_MAX.min(self.map.granule_count())
+        appended > 2 * self.map.written_count() + OLD_MAX.min(self.map.granule_count())
+    }
+
+    /// Whether beginning anew would free more than it takes to read again what counts.
+    pub(crate) fn is_worth_renewing(&self) -> bool {
+        self.appended.load(Ordering::Relaxed) > self.map.written_count()
     }
 
     /// The lane of a granule, or one that is free.
@@ -342,10 +344,11 @@ impl DiffLog {
     fn note_frame(&self, lane: &mut Lane, written: io::Result<()>) -> io::Result<()> {
         lane.place = None;
         let entries = std::mem::take(&mut lane.entries);
+        // Also of a frame that failed: it takes space until the log is begun anew.
+        self.appended
+            .fetch_add(entries.len() as u64, Ordering::Relaxed);
         let noted = match &written {
             Ok(()) => {
-                self.appended
-                    .fetch_add(entries.len() as u64, Ordering::Relaxed);
                 self.map.note_written(lane.number);
                 Ok(())
             }

@@ -17,7 +17,7 @@
 //! | 1 | 0 | dirty: whole in the diff file |
 //!
 //! Rule: both bits are set by one store before the write, and one of them is taken back after the diff has
-//! the granule: one that is dirty and not stale is in the diff, at every instruction.
+//! the granule: one that is dirty and not stale is in the diff, or named in `ledger.rs`, at every instruction.
 //!
 //! Rule: a body page is reserved on the disk, then its summary bit is set, then its words are
 //! stored; so a full disk is an error here and not a signal, and a set word is never overlooked.
@@ -142,9 +142,9 @@ impl DirtyMap {
             }
         }
         let map = Self::with(file, words, shape);
-        map.check_frames()?;
         // A file that was copied or moved may have lost what was reserved.
         map.file.allocate(shape.fixed_part())?;
+        map.check_frames()?;
         map.recount()?;
         Ok(map)
     }
@@ -211,6 +211,26 @@ impl DirtyMap {
             if settled == Settled::Zero {
                 count_up(&self.zero_count, mask);
             }
+        }
+    }
+
+    /// All that is in the diff file becomes stale. Nothing may be settled as data meanwhile.
+    pub(crate) fn mark_all_data(&self) {
+        let body = self.body();
+        let mut page = self.next_entered_page(0);
+        while let Some(entered) = page {
+            let first = entered * PAGE_GRANULES / GROUP_GRANULES;
+            for group in first..(first + PAGE_WORDS).min(self.shape.groups()) {
+                let states = self.states_in(body, group);
+                let in_file = states.data() & !states.stale();
+                if in_file == 0 {
+                    continue;
+                }
+                let was = States(body[index(group)].fetch_or(zero(in_file), Ordering::AcqRel));
+                // Some may have been written, or zeroed, in between.
+                count_up(&self.stale_count, in_file & was.data() & !was.stale());
+            }
+            page = self.next_entered_page(entered + 1);
         }
     }
 
@@ -301,12 +321,10 @@ impl DirtyMap {
         self.stale_count.load(Ordering::Acquire)
     }
 
-    /// Granules that are in the diff file, about, while writes are in flight.
-    pub(crate) fn data_count(&self) -> u64 {
+    /// Granules that are in the diff file, or are to come into it; about, while writes are in flight.
+    pub(crate) fn written_count(&self) -> u64 {
         let zero = self.zero_count.load(Ordering::Acquire);
-        self.dirty_count()
-            .saturating_sub(self.stale_count())
-            .saturating_sub(zero)
+        self.dirty_count().saturating_sub(zero)
     }
 
     /// The cut whose content this generation builds on.

@@ -19,7 +19,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use block::{Dir, GRANULE, Name, UnixNanos};
 use parking_lot::Mutex;
@@ -201,7 +201,8 @@ fn find(
         return Err(Some(why.into()));
     }
     let lineage = record.lineage;
-    let live = Live::open(&*around.state, lineage);
+    let same_boot = record.boot == around.boot;
+    let live = Live::open(&*around.state, lineage, same_boot);
     if live.as_ref().is_ok_and(Live::is_forsaken) || files::is_forsaken(&*around.diffs, lineage) {
         return Err(Some("earlier writes went untracked".into()));
     }
@@ -569,6 +570,7 @@ fn assemble(
         disks,
         identities,
         tracking,
+        logs_kept: AtomicUsize::new(0),
         merging: Mutex::new(()),
         _lock: lock,
     }

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
 use crate::door::Door;
+use crate::log::DiffLog;
 use crate::pace::Pace;
 use crate::stripes::Stripes;
 
@@ -247,13 +248,13 @@ impl TrackedDisk {
         Ok(healed)
     }
 
-    /// See [`Group::tend_logs`](crate::Group::tend_logs).
-    pub(crate) fn tend_log(&self) -> std::io::Result<()> {
+    /// See [`Group::tend_logs`](crate::Group::tend_logs). `may_renew` says which logs may be begun anew.
+    pub(crate) fn tend_log(&self, may_renew: impl Fn(&DiffLog) -> bool) -> std::io::Result<()> {
         let diff = self.gate.read();
         let log = Arc::clone(&diff.log);
-        if log.is_mostly_old() {
-            tracing::debug!(disk = %self.name, "most of the diff is old; it is begun anew");
-            log.begin_anew()?;
+        if may_renew(&log) {
+            tracing::debug!(disk = %self.name, "much of the diff is old; it is begun anew");
+            log.begin_anew();
         }
         // What follows waits for the device, and a cut must not wait for that.
         drop(diff);

@@ -94,6 +94,7 @@ impl Engine {
         note: CutNote,
         tries: u32,
     ) -> std::result::Result<Made, Unmade> {
+        let _kept = self.group.keep_logs();
         // First: what takes long must not keep guests quiet.
         self.heal().map_err(|error| Unmade {
             lineage: self.group.lineage(),
