@@ -218,6 +218,7 @@ impl Bench {
 
     /// Cuts that the target has not are gone; it may have committed more than was released.
     fn lose_cuts(&mut self) {
+        trace(|| format!("cuts are lost, {} is released", self.released));
         let listed = self.images.keys().copied();
         let may_be_newest = listed.filter(|g| *g >= self.released);
         if let Some(newest) = may_be_newest.choose(&mut self.rng) {
@@ -525,7 +526,13 @@ impl Bench {
             let mut bases = self.images.range(sealed.since..sealed.generation);
             // The oldest and the newest that it may build on.
             let (oldest, newest) = (bases.next(), bases.next_back());
-            assert!(oldest.is_some(), "seed {seed}: nothing to build on");
+            assert!(
+                oldest.is_some(),
+                "seed {seed}: nothing to build on since {} of {:?}, released {}",
+                sealed.since,
+                self.images.keys(),
+                self.released
+            );
             for (base, images) in oldest.into_iter().chain(newest) {
                 let Ok(built) = self.world.observe(|| try_lay_over(images, &sealed)) else {
                     // It is lost, and its reader says so; whoever ships it folds it.
@@ -549,7 +556,15 @@ impl Bench {
         let Some(some) = sealed.choose(&mut self.rng) else {
             return;
         };
-        self.released = some.generation;
+        trace(|| {
+            format!(
+                "release {} of {:?}",
+                some.generation,
+                sealed.iter().map(|s| s.generation.0).collect::<Vec<_>>()
+            )
+        });
+        // A target keeps what it has, also where the files could not all be removed.
+        self.released = self.released.max(some.generation);
         let _ = self.group().release(some);
     }
 
