@@ -94,7 +94,7 @@ mutant lost-frames-overlooked slots.rs 's/for entry in self\.identity\.decode\(p
 mutant older-granules-taken slots.rs 's/std::cmp::Reverse\(slot\.order\)/slot.order/'
 mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(GranuleRange \{\n\s*start: granule,\n\s*end: granule \+ 1,\n\s*\}\)\?;/let _ = granule;/'
 mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' kill a_killed_process
-mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/if let Err\(source\) = diff\.log\.end\(\)/if let Err(source) = { let _ = diff; io::Result::Ok(()) }/'
+mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/if let Err\(source\) = diff\.log\.end\(\)/if let Err(source) = { let _ = diff; io::Result::Ok(()) }/' concurrent a_cut_of_a_group
 mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_header\(lane, lane\.entries\.len\(\)\);/        self.map.note_written(lane.number);\n        let written = self.write_header(lane, lane.entries.len());/'
 mutant granules-of-a-failed-frame-trusted log.rs 's/let marked = granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\);/let marked = granules.try_for_each(|_| io::Result::Ok(()));/'
 mutant begun-anew-without-making-stale log.rs 's/        self\.map\.mark_all_data\(\);\n//'
