@@ -16,7 +16,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
@@ -27,7 +27,6 @@ use crate::door::ClosedDoors;
 use crate::intent::IntentLog;
 use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
-use crate::log::DiffLog;
 use crate::map::pages_of_each;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
@@ -122,16 +121,6 @@ pub struct Group {
     /// Held through a merge of sealed generations: one at a time.
     pub(crate) merging: Mutex<()>,
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
-}
-
-/// No log is begun anew while this lives; see [`Group::keep_logs`].
-#[must_use]
-pub struct LogsKept<'a>(&'a Group);
-
-impl Drop for LogsKept<'_> {
-    fn drop(&mut self) {
-        self.0.logs_kept.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// The lineage that counts. Locked through every cut, release and restart: they happen one by one.
@@ -308,44 +297,6 @@ impl Group {
             tracking.sealed.remove(0);
         }
         Ok(())
-    }
-
-    /// Keeps the logs of the open diffs short, and what they keep in memory little: several times a second, from a
-    /// thread of its own, since it waits for the device of the diffs. A guest that writes the same blocks
-    /// again and again must not fill the device: where most of a log is old, it is begun anew, and what
-    /// it held is stale, to be read again by the next heal. Not while logs are [kept](Self::keep_logs).
-    ///
-    /// # Errors
-    /// `Degraded`: space of the old log may not be free yet.
-    pub fn tend_logs(&self) -> Result<(), CutError> {
-        self.tend_each(DiffLog::is_mostly_old)
-    }
-
-    /// The same, where the device is full: every log is begun anew that holds anything old.
-    ///
-    /// # Errors
-    /// As [`Self::tend_logs`].
-    pub fn renew_logs(&self) -> Result<(), CutError> {
-        self.tend_each(DiffLog::is_worth_renewing)
-    }
-
-    fn tend_each(&self, may_renew: fn(&DiffLog) -> bool) -> Result<(), CutError> {
-        let may_renew =
-            |log: &DiffLog| self.logs_kept.load(Ordering::Acquire) == 0 && may_renew(log);
-        self.disks.iter().try_for_each(|disk| {
-            disk.tend_log(may_renew)
-                .map_err(|source| CutError::Degraded {
-                    disk: disk.name.clone(),
-                    source,
-                })
-        })
-    }
-
-    /// While it lives no log is begun anew: from the heal before a cut to the cut, or that would never find
-    /// everything healed.
-    pub fn keep_logs(&self) -> LogsKept<'_> {
-        self.logs_kept.fetch_add(1, Ordering::AcqRel);
-        LogsKept(self)
     }
 
     /// Takes regions that have not been written for a while out of the intent log; now and then this

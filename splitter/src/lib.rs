@@ -50,6 +50,7 @@ mod sealed;
 mod slots;
 mod space;
 mod stripes;
+mod tend;
 mod tracked;
 mod uses;
 
@@ -57,12 +58,13 @@ pub use coalesce::Coalesced;
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use figures::{DiskFigures, Figures};
 pub use generation::{Generation, Lineage};
-pub use group::{Consistency, Cut, CutNote, DiskSpec, Group, LogsKept, Surroundings};
+pub use group::{Consistency, Cut, CutNote, DiskSpec, Group, Surroundings};
 pub use pace::PaceFigures;
 pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};
 pub use sealed::{DiffReader, SealedDiff, SealedGeneration};
 pub use space::SpaceFigures;
+pub use tend::LogsKept;
 pub use tracked::TrackedDisk;
 pub use uses::Claim;
 

@@ -14,7 +14,6 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
 use crate::door::Door;
-use crate::log::DiffLog;
 use crate::pace::Pace;
 use crate::stripes::Stripes;
 
@@ -246,19 +245,6 @@ impl TrackedDisk {
             *self.trouble.lock() = None;
         }
         Ok(healed)
-    }
-
-    /// See [`Group::tend_logs`](crate::Group::tend_logs). `may_renew` says which logs may be begun anew.
-    pub(crate) fn tend_log(&self, may_renew: impl Fn(&DiffLog) -> bool) -> std::io::Result<()> {
-        let diff = self.gate.read();
-        let log = Arc::clone(&diff.log);
-        if may_renew(&log) {
-            tracing::debug!(disk = %self.name, "much of the diff is old; it is begun anew");
-            log.begin_anew();
-        }
-        // What follows waits for the device, and a cut must not wait for that.
-        drop(diff);
-        log.tend()
     }
 
     pub(crate) fn note_trouble(&self, why: &str) {
