@@ -256,25 +256,38 @@ impl DiffLog {
 
     fn stage(&self, lane: &mut Lane, granules: GranuleRange, parts: &Parts<'_>) -> io::Result<()> {
         self.place_of(lane)?;
-        if lane.frame.is_empty() {
-            lane.frame = vec![0; index(HEADER) + STAGED_MAX * index(GRANULE)];
+        lane.make_ready();
+        for (entry, bytes) in self.entries(granules.start..granules.end, parts) {
+            let at = lane.entries.len();
+            self.map.stage(lane.number, at, entry.granule);
+            let offset = index(HEADER) + at * index(GRANULE);
+            lane.frame[offset..offset + index(GRANULE)].copy_from_slice(bytes);
+            lane.entries.push(entry);
         }
-        let orders = self.map.next_orders(granules.count());
+        Ok(())
+    }
+
+    /// The entries of granules, each with its bytes.
+    fn entries<'a>(
+        &self,
+        granules: impl Iterator<Item = u64>,
+        parts: &'a Parts<'a>,
+    ) -> impl Iterator<Item = (Entry, &'a [u8])> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let orders = self.map.next_orders(len as u64 / GRANULE);
         let pages = parts
             .iter()
             .flat_map(|part| part.chunks_exact(index(GRANULE)));
-        for ((granule, order), bytes) in (granules.start..granules.end).zip(orders..).zip(pages) {
-            let at = lane.entries.len();
-            self.map.stage(lane.number, at, granule);
-            let offset = index(HEADER) + at * index(GRANULE);
-            lane.frame[offset..offset + index(GRANULE)].copy_from_slice(bytes);
-            lane.entries.push(Entry {
+        let both = granules.zip(orders..).zip(pages);
+        both.map(|((granule, order), bytes)| {
+            let check = crc32c::crc32c(bytes);
+            let entry = Entry {
                 granule,
                 order,
-                check: crc32c::crc32c(bytes),
-            });
-        }
-        Ok(())
+                check,
+            };
+            (entry, bytes)
+        })
     }
 
     fn write_staged(&self, lane: &mut Lane) -> io::Result<()> {
@@ -297,9 +310,7 @@ impl DiffLog {
         if lane.entries.len() + count > index(FRAME_GRANULES) {
             self.write_staged(lane)?;
         }
-        if lane.frame.is_empty() {
-            lane.frame = vec![0; index(HEADER) + STAGED_MAX * index(GRANULE)];
-        }
+        lane.make_ready();
         let place = self.place_of(lane)?;
         let staged = lane.entries.len();
         let mut offset = place * STRIDE + HEADER + staged as u64 * GRANULE;
@@ -308,17 +319,8 @@ impl DiffLog {
             offset += part.len() as u64;
             io::Result::Ok(())
         });
-        let orders = self.map.next_orders(count as u64);
-        let pages = parts
-            .iter()
-            .flat_map(|part| part.chunks_exact(index(GRANULE)));
-        for ((granule, order), bytes) in granules.clone().zip(orders..).zip(pages) {
-            lane.entries.push(Entry {
-                granule,
-                order,
-                check: crc32c::crc32c(bytes),
-            });
-        }
+        let entries = self.entries(granules.clone(), parts);
+        lane.entries.extend(entries.map(|(entry, _)| entry));
         let written = written.and_then(|()| self.write_header(lane, staged));
         if let Err(error) = written {
             lane.entries.truncate(staged);
@@ -367,6 +369,14 @@ impl DiffLog {
         lane.entries = entries;
         lane.entries.clear();
         noted.and(written)
+    }
+}
+
+impl Lane {
+    fn make_ready(&mut self) {
+        if self.frame.is_empty() {
+            self.frame = vec![0; index(HEADER) + STAGED_MAX * index(GRANULE)];
+        }
     }
 }
 
