@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 use block::{GRANULE, GranuleRange, UnixNanos, index};
 
+use crate::error::damaged;
 use crate::frame::FRAME_GRANULES;
 use crate::log::DiffLog;
 use crate::map::{DirtyMap, Settled};
@@ -121,7 +122,7 @@ impl Group {
         let failed = self.diff_error("merge diffs");
         let (false, Some(older)) = (merged.uses.is_broken(), &merged.absorbing) else {
             let why = "bytes of the older diff were lost";
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+            return Err(failed(damaged(why)));
         };
         for (from, to) in older.disks.iter().zip(&merged.disks) {
             move_disk(from, to, &merged.uses).map_err(&failed)?;
@@ -217,7 +218,7 @@ impl Move<'_> {
                 GranuleState::Data => self.take(missing)?,
                 GranuleState::Stale | GranuleState::Clean => {
                     let why = "the older diff was not sealed";
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                    return Err(damaged(why));
                 }
             }
         }

@@ -99,3 +99,8 @@ pub struct DamagedDiff {
     /// What is wrong.
     pub why: String,
 }
+
+/// What a file of ours says cannot be, or is not what was written.
+pub(crate) fn damaged(why: impl Into<String>) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, why.into())
+}

@@ -17,7 +17,7 @@
 
 use std::io;
 
-use block::{Dir, Name};
+use block::{ByteRange, Dir, File, Name};
 
 use crate::{Generation, Lineage};
 
@@ -115,6 +115,14 @@ pub(crate) fn doubt(state: &dyn Dir, lineage: Lineage) -> io::Result<()> {
 
 pub(crate) fn is_doubted(state: &dyn Dir, lineage: Lineage) -> bool {
     !matches!(state.open(&doubted(lineage)), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Frees the space of a part of a file that nobody needs, where the file system can.
+pub(crate) fn free(file: &dyn File, range: ByteRange) -> io::Result<()> {
+    match file.punch_hole(range) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        other => other,
+    }
 }
 
 /// Notes beside the diffs that nobody may go on with a lineage. Not synced: a guest's write waits for it.

@@ -19,6 +19,7 @@ use std::io;
 
 use block::{GRANULE, Name, index};
 
+use crate::error::damaged;
 use crate::{Generation, Lineage};
 
 /// Granules of a frame, at most.
@@ -96,7 +97,7 @@ impl FrameIdentity {
     ) -> io::Result<impl Iterator<Item = Entry> + '_> {
         let wrong = |what: &str| {
             let why = format!("frame {position} of the diff has lost its header ({what})");
-            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+            Err(damaged(why))
         };
         if page.len() < index(HEADER) || page[..8] != *MAGIC {
             return wrong("it is none");

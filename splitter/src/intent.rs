@@ -36,6 +36,7 @@ use std::time::Duration;
 use block::{Dir, File, GranuleRange, UnixNanos, index};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::error::damaged;
 use crate::group::Surroundings;
 use crate::lineage::LineageRecord;
 use crate::live::Live;
@@ -633,7 +634,7 @@ fn newest_header(bytes: &[u8], lineage: Lineage, layout: &Layout) -> io::Result<
         Slot::Empty | Slot::Damaged => None,
     });
     let newest = valid.max_by_key(|header| header.sequence);
-    let mut newest = newest.ok_or_else(|| damaged("it has no header".into()))?;
+    let mut newest = newest.ok_or_else(|| damaged("it has no header"))?;
     let is_lost = slots.contains(&Slot::Damaged);
     if is_lost {
         newest.ceiling.0 = newest.ceiling.0.saturating_add(2 * (CEILING_STEP + 1));
@@ -652,8 +653,4 @@ fn mask(layout: &Layout, words: &mut [u64]) {
     for (word, legal) in words.iter_mut().zip(legal) {
         *word &= legal;
     }
-}
-
-fn damaged(how: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, how)
 }

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{ByteRange, File, GRANULE, GranuleRange, Name, index};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::files;
 use crate::frame::{Entry, FRAME_GRANULES, FrameIdentity, HEADER, STRIDE};
 use crate::map::{DirtyMap, LANES, STAGED_MAX, Settled};
 use crate::{Generation, Lineage};
@@ -191,10 +192,8 @@ impl DiffLog {
         let range = |from: u64, to: u64| ByteRange::new(from * STRIDE, to.max(from) * STRIDE);
         let freed = frames.start.min(tended.freed + FREED_FRAMES);
         if let Some(old) = range(tended.freed, freed).filter(|old| !old.is_empty()) {
-            match self.file.punch_hole(old) {
-                Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
-                _ => tended.freed = freed,
-            }
+            files::free(&*self.file, old)?;
+            tended.freed = freed;
         }
         let written = frames.end.saturating_sub(CACHED_FRAMES);
         if let Some(piece) = range(tended.written.max(frames.start), written) {

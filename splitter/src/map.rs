@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use block::{ByteRange, File, GranuleRange, SharedWords, UnixNanos, index};
 
+use crate::error::damaged;
 use crate::runs::{GranuleState, StateRun};
 use crate::{Generation, Lineage};
 
@@ -155,7 +156,7 @@ impl DirtyMap {
         file.read_exact_at(&mut doubt, 8 * word::ASKING as u64)?;
         match u64::from_le_bytes(doubt) {
             0 => Ok(()),
-            _ => Err(damaged("whoever asked for failed writes was killed".into())),
+            _ => Err(damaged("whoever asked for failed writes was killed")),
         }
     }
 
@@ -362,9 +363,7 @@ impl DirtyMap {
     pub(crate) fn check(&self) -> io::Result<()> {
         self.ask(|| self.file.check_writeback())?;
         match self.unreliable.load(Ordering::Acquire) {
-            true => Err(damaged(
-                "part of the map could not be written to the disk".into(),
-            )),
+            true => Err(damaged("part of the map could not be written to the disk")),
             false => Ok(()),
         }
     }
@@ -594,10 +593,6 @@ fn count_up(counter: &AtomicU64, bits: u32) {
     if bits != 0 {
         counter.fetch_add(u64::from(bits.count_ones()), Ordering::AcqRel);
     }
-}
-
-fn damaged(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 #[cfg(feature = "fuzzing")]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use block::{ByteRange, File, GRANULE, GranuleRange, index};
 use parking_lot::Mutex;
 
+use crate::error::damaged;
+use crate::files;
 use crate::frame::{FRAME_GRANULES, FrameIdentity, HEADER, STRIDE};
 use crate::map::{DirtyMap, LANES};
 use crate::runs::GranuleState;
@@ -92,10 +94,7 @@ impl Slots {
             for run in neighbours(slots) {
                 let len = run.len() as u64 * GRANULE;
                 let range = ByteRange::at(run[0].offset, len).expect("inside the file");
-                match self.file.punch_hole(range) {
-                    Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
-                    _ => {}
-                }
+                files::free(&*self.file, range)?;
             }
             Ok(())
         })
@@ -120,7 +119,7 @@ impl Slots {
             let found = window.slots.get(first..first + count);
             let found = found.filter(|slots| slots.last().is_some_and(|s| s.granule == end - 1));
             let Some(slots) = found else {
-                return Err(lost(format!(
+                return Err(damaged(format!(
                     "a granule of {at} to {end} is in no frame of the diff"
                 )));
             };
@@ -141,7 +140,7 @@ impl Slots {
             for (slot, granule) in run.iter().zip(bytes.chunks_exact(index(GRANULE))) {
                 if crc32c::crc32c(granule) != slot.check {
                     let granule = slot.granule;
-                    return Err(lost(format!(
+                    return Err(damaged(format!(
                         "granule {granule} of the diff is not what was written"
                     )));
                 }
@@ -192,7 +191,7 @@ impl Slots {
             }
             let offset = position
                 .checked_mul(STRIDE)
-                .ok_or_else(|| lost(format!("there is no frame {position}")))?;
+                .ok_or_else(|| damaged(format!("there is no frame {position}")))?;
             self.file
                 .read_exact_at(&mut page, offset)
                 .map_err(ends_early)?;
@@ -222,7 +221,7 @@ impl Slots {
             self.file.len()?,
         );
         if end.is_some_and(|end| len < end) {
-            return Err(lost(format!(
+            return Err(damaged(format!(
                 "the diff has lost its end: it has {len} bytes"
             )));
         }
@@ -276,13 +275,9 @@ fn neighbours(slots: &[Slot]) -> impl Iterator<Item = &[Slot]> {
 
 fn ends_early(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => lost(format!("the diff has lost its end: {error}")),
+        io::ErrorKind::UnexpectedEof => damaged(format!("the diff has lost its end: {error}")),
         _ => error,
     }
-}
-
-fn lost(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 const _: () = assert!(FRAME_GRANULES < WINDOW_GRANULES);

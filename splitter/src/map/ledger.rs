@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{GranuleRange, index};
 
 use super::{DirtyMap, word};
+use crate::error::damaged;
 
 /// Frames that are filled at once.
 pub(crate) const LANES: usize = 4;
@@ -43,7 +44,7 @@ impl DirtyMap {
                 self.words.words()[word::END_FRAME].store(end, Ordering::Release);
                 Ok(())
             }
-            Some(at) => Err(super::damaged(format!("the diff cannot have a frame {at}"))),
+            Some(at) => Err(damaged(format!("the diff cannot have a frame {at}"))),
         }
     }
 
