@@ -176,7 +176,7 @@ impl Session {
         let mut receive = self.receive.lock();
         let Receive { receiver, pace } = &mut *receive;
         if self.crew.take_stolen() {
-            pace.go_parallel();
+            pace.got_stuck();
         } else if let Some(took) = took {
             let backlog = if receiver.is_empty() {
                 Backlog::None
