@@ -27,6 +27,7 @@ mod hooks;
 mod ladder;
 mod limits;
 mod memory;
+mod open_files;
 mod output;
 mod places;
 mod points;

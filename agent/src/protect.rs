@@ -34,7 +34,8 @@ use crate::schedule::Every;
 use crate::serve::{is_required, uris};
 use crate::trouble::Step;
 use crate::world::World;
-use crate::{Error, Result, StateRoot, Target, audit, cutter, stage_two, tender, watch};
+use crate::{
+};
 
 /// How long requests in flight may take when the exports are closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -114,6 +115,7 @@ impl Protection {
     /// # Errors
     /// See the table above.
     pub fn start(options: ProtectOptions, world: World) -> Result<Self> {
+        crate::open_files::allow_many();
         let place = options.state.group(&options.group);
         create_private(place.dir())?;
         let mut locks = vec![lock_group(&place)?];
