@@ -125,6 +125,15 @@ pub trait File: Send + Sync {
     /// The operating system's; part of it may have been written.
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
+    /// The same, beside the page cache where that can be done: for much that nobody will read soon. Needs `offset`
+    /// and the place and length of `data` in memory to be multiples of 4096; otherwise it is a usual write.
+    ///
+    /// # Errors
+    /// As [`Self::write_all_at`].
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(data, offset)
+    }
+
     /// Frees the space of `range`, which then reads as zeroes. The length stays.
     ///
     /// # Errors

@@ -10,13 +10,13 @@ use std::fs;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{Advice as PageAdvice, FallocateFlags};
+use rustix::fs::{Advice as PageAdvice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::host_file::write_in_pieces;
@@ -30,6 +30,8 @@ pub(crate) struct OsFile {
     path: PathBuf,
     /// Whether only a sync tells what could not be written back.
     layered: bool,
+    /// The same file, open for writes past the page cache, once one was asked for; `None` if it cannot be.
+    direct: OnceLock<Option<fs::File>>,
 }
 
 impl OsFile {
@@ -38,7 +40,21 @@ impl OsFile {
             file,
             path,
             layered,
+            direct: OnceLock::new(),
         }
+    }
+
+    fn direct(&self) -> Option<&fs::File> {
+        let open = || {
+            let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = OFlags::DIRECT.bits().cast_signed();
+            let opened = fs::OpenOptions::new()
+                .write(true)
+                .custom_flags(flags)
+                .open(same);
+            opened.ok()
+        };
+        self.direct.get_or_init(open).as_ref()
     }
 
     fn named<T>(
@@ -87,6 +103,21 @@ impl File for OsFile {
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.named("write", write_in_pieces(&self.file, data, offset))
+    }
+
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let aligned = |n: u64| n.is_multiple_of(PAGE);
+        if aligned(offset)
+            && aligned(data.len() as u64)
+            && aligned(data.as_ptr().addr() as u64)
+            && let Some(direct) = self.direct()
+        {
+            match direct.write_all_at(data, offset) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                other => return self.named("write", other),
+            }
+        }
+        self.write_all_at(data, offset)
     }
 
     fn punch_hole(&self, range: ByteRange) -> io::Result<()> {

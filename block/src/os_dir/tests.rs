@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::ByteRange;
+use crate::{ByteRange, index};
 
 fn range(start: u64, end: u64) -> ByteRange {
     ByteRange::new(start, end).expect("ordered")
@@ -189,4 +189,40 @@ fn a_map_past_the_file_is_refused_rather_than_deadly() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{len}");
     }
     assert!(file.map(0).expect("nothing").words().is_empty());
+}
+
+/// Past the page cache, and where that cannot be: what is read afterwards, in any way, is what was written last.
+#[test]
+fn writes_past_the_page_cache_and_others_see_each_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = OsDir::open(temp.path()).unwrap();
+    let file = dir.create("f").unwrap();
+    let memory = vec![0; 5 * 4096];
+    let aligned = memory.as_ptr().align_offset(4096);
+    let mut memory = memory;
+    let mut expected = vec![0; 8 * 4096];
+    let mut put = |offset: usize, unaligned: usize, len: usize, byte: u8, past: bool| {
+        let bytes = &mut memory[aligned + unaligned..][..len];
+        bytes.fill(byte);
+        if past {
+            file.write_past_cache(bytes, offset as u64).unwrap();
+        } else {
+            file.write_all_at(bytes, offset as u64).unwrap();
+        }
+        expected[offset..offset + len].fill(byte);
+        let end = index(file.len().unwrap());
+        let mut found = vec![0xFF; end];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected[..end], "after {byte}");
+    };
+    put(0, 0, 2 * 4096, 1, false);
+    // Over what is cached and dirty, beyond the end, over a part of what is cached.
+    put(4096, 0, 2 * 4096, 2, true);
+    put(6 * 4096, 0, 2 * 4096, 3, true);
+    put(7 * 4096 + 5, 0, 10, 4, false);
+    put(7 * 4096, 0, 4096, 5, true);
+    // What cannot go past the cache is written all the same.
+    put(100, 0, 4096, 6, true);
+    put(3 * 4096, 7, 4096, 7, true);
+    put(4 * 4096, 0, 100, 8, true);
 }
