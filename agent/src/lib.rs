@@ -20,6 +20,7 @@ mod crew;
 mod cutter;
 mod engine;
 mod error;
+mod frame_writer;
 mod gap_file;
 mod gaps;
 mod hook_process;

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::debug;
 
-/// Asks for as many as the process may ask for. Most systems start a process with 1,024: eight cuts of 64 disks.
+/// Asks for as many as the process may ask for. Most systems start a process with 1,024: a few cuts of 64 disks.
 pub(crate) fn allow_many() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit {

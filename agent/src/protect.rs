@@ -35,6 +35,7 @@ use crate::serve::{is_required, uris};
 use crate::trouble::Step;
 use crate::world::World;
 use crate::{
+    Error, Result, StateRoot, Target, audit, cutter, frame_writer, stage_two, tender, watch,
 };
 
 /// How long requests in flight may take when the exports are closed.
@@ -82,6 +83,7 @@ struct Running {
     cutter: JoinHandle<()>,
     watch: JoinHandle<()>,
     tender: JoinHandle<()>,
+    frame_writer: JoinHandle<()>,
     stage_two: JoinHandle<()>,
     audit: Option<JoinHandle<()>>,
     productions: Vec<Production>,
@@ -173,6 +175,7 @@ impl Protection {
             cutter: thread("cutter", Box::new(cutter::run))?,
             watch: thread("watch", Box::new(watch::run))?,
             tender: thread("tender", Box::new(tender::run))?,
+            frame_writer: thread("frame-writer", Box::new(frame_writer::run))?,
             audit: match options.audit_rate {
                 None => None,
                 Some(rate) => Some(thread("audit", Box::new(move |e| audit::run(e, rate)))?),
@@ -240,6 +243,7 @@ impl Drop for Protection {
             join(running.cutter, "cutter");
             join(running.watch, "watch");
             join(running.tender, "tender");
+            join(running.frame_writer, "frame writer");
             join(running.stage_two, "stage two");
             running
                 .audit
@@ -259,6 +263,7 @@ impl Running {
         join(self.cutter, "cutter");
         join(self.watch, "watch");
         join(self.tender, "tender");
+        join(self.frame_writer, "frame writer");
         self.audit
             .into_iter()
             .for_each(|audit| join(audit, "audit"));

@@ -113,7 +113,8 @@ impl File for OsFile {
             && let Some(direct) = self.direct()
         {
             match direct.write_all_at(data, offset) {
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {}
                 other => return self.named("write", other),
             }
         }

@@ -31,6 +31,7 @@ use crate::map::pages_of_each;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
 use crate::uses::Uses;
+use crate::writer::WriterCall;
 use crate::{CutError, Generation, Lineage, files};
 
 /// Disks in a group.
@@ -116,6 +117,7 @@ pub struct Group {
     pub(crate) disks: Vec<Arc<TrackedDisk>>,
     pub(crate) identities: Vec<String>,
     pub(crate) tracking: Mutex<Tracking>,
+    pub(crate) writer: Arc<WriterCall>,
     /// How many have asked that no log be begun anew.
     pub(crate) logs_kept: AtomicUsize,
     /// Held through a merge of sealed generations: one at a time.
@@ -223,7 +225,10 @@ impl Group {
             }
         }
         let since = swapped.old.iter().map(|diff| diff.map.since()).min();
-        let uses = Uses::free();
+        let uses = match failed {
+            None => Uses::free(),
+            Some(_) => Uses::broken(),
+        };
         let sealed = SealedGeneration {
             lineage,
             generation: sealing,
@@ -562,7 +567,10 @@ impl Group {
     /// Brings most of what the open diffs have in memory to their files, before anybody waits.
     fn write_staged(&self) -> Result<(), CutError> {
         self.disks.iter().try_for_each(|disk| {
-            let written = disk.gate.read().log.write_all_staged();
+            // Outside the gate: it waits for the device.
+            let log = Arc::clone(&disk.gate.read().log);
+            let _copying = disk.pace.visit();
+            let written = log.write_all_staged();
             written.map_err(|source| CutError::Degraded {
                 disk: disk.name.clone(),
                 source,

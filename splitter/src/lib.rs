@@ -53,6 +53,7 @@ mod stripes;
 mod tend;
 mod tracked;
 mod uses;
+mod writer;
 
 pub use coalesce::Coalesced;
 pub use error::{CutError, DamagedDiff, OpenError};

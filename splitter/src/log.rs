@@ -2,14 +2,16 @@
 //! random write costs a copy in memory and its share of one write of many.
 //!
 //! ```text
-//!  few granules --> lane: staged in memory -- 32 of them --> one frame, one write
-//!  many granules --------------------------> one frame, with what its lane had staged
+//!  few granules --> lane: staged in memory -- 84 of them --> a full frame waits --> one write
+//!  many granules --> wide lane --------------------------------------------------> one write
 //! ```
+//!
+//! Full frames are written by whoever calls [`DiffLog::write_full`], beside the guests' writes; see `buffers.rs`.
 //!
 //! | killed while | then |
 //! |---|---|
 //! | granules are staged | the map's ledger names them: stale, to be read again from production |
-//! | a frame is written | the same; its place is a lane's, and does not count until it has a frame without granules |
+//! | a frame waits, or is written | the same; its place is a slot's, and does not count until it has a frame without granules |
 //!
 //! Rule: a granule is settled as data under the lock of its lane; so whoever holds all of them sees no
 //! granule between its bytes and its state.
@@ -30,15 +32,26 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::files;
 use crate::frame::{Entry, FRAME_GRANULES, FrameIdentity, HEADER, STRIDE};
-use crate::map::{DirtyMap, LANES, STAGED_MAX, Settled};
+use crate::map::{DirtyMap, SLOTS, STAGED_MAX, STAGED_SLOTS, Settled, WIDE_SLOTS};
 use crate::{Generation, Lineage};
 
+use buffers::{Buffers, Frame, Taken, Writing};
+
+mod buffers;
+
+/// Frames that are filled at once.
+const LANES: usize = 2;
+
 /// Granules of one write that are staged; more are written at once.
-const STAGED_AT_ONCE_MAX: u64 = 8;
+const STAGED_AT_ONCE_MAX: u64 = 32;
+/// Of a small disk no more is staged for one frame than one granule in so many, so that a kill costs little of it.
+const STAGED_SHARE: u64 = 16;
 /// Neighbours go to one lane, so that a sequential stream lies in sequence.
 const NEIGHBOURS: u64 = 64;
 /// Granules that a log may hold beyond twice what counts: 64 MiB, or as many as the disk has.
 const OLD_MAX: u64 = 16_384;
+/// Frames that go through the page cache after somebody waited for the file.
+const NOT_PAST: u64 = 16;
 /// Frames whose space is freed at once: 16 MiB.
 const FREED_FRAMES: u64 = 32;
 /// Frames that stay in the page cache, beside what was written in two turns: 16 to 64 MiB.
@@ -50,8 +63,15 @@ pub(crate) struct DiffLog {
     map: Arc<DirtyMap>,
     file: Arc<dyn File>,
     identity: FrameIdentity,
+    /// Staged granules that fill a frame.
+    full_at: usize,
     lanes: [Mutex<Lane>; LANES],
-    /// Held while a lane takes a position.
+    buffers: Buffers,
+    wide: [Mutex<WideLane>; WIDE_SLOTS],
+    /// So many frames are written through the page cache although they could go past it: guests write to the file
+    /// themselves.
+    not_past: AtomicU64,
+    /// Held while a frame takes a position.
     positions: Mutex<()>,
     /// Granules in frames that count, also those that were written again since.
     appended: AtomicU64,
@@ -68,15 +88,20 @@ struct Tended {
     gone: u64,
 }
 
-/// A frame in the making.
-struct Lane {
-    number: usize,
-    /// The place that it has and nobody wrote to.
-    place: Option<u64>,
-    entries: Vec<Entry>,
-    /// The header page, and the staged granules after it.
-    frame: Vec<u8>,
+/// Who writes a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Somebody for whom nobody waits.
+    Helper,
+    /// A guest, or a cut.
+    Waited,
 }
+
+/// The frame that it fills.
+type Lane = Option<Frame>;
+
+/// One that writes frames whose granules are not staged: the memory of their headers.
+type WideLane = Vec<u8>;
 
 /// Bytes of granules, one after the other, in parts of whole granules.
 pub(crate) type Parts<'a> = [&'a [u8]];
@@ -87,19 +112,15 @@ impl DiffLog {
         file: Arc<dyn File>,
         (lineage, generation, disk): (Lineage, Generation, &Name),
     ) -> Self {
-        let lane = |number| {
-            Mutex::new(Lane {
-                number,
-                place: None,
-                entries: Vec::new(),
-                frame: Vec::new(),
-            })
-        };
         // What an earlier process wrote, about.
         let appended = file.allocated().unwrap_or(0) / GRANULE;
         Self {
             identity: FrameIdentity::new(lineage, generation, disk),
-            lanes: std::array::from_fn(lane),
+            full_at: index(map.granule_count() / STAGED_SHARE).clamp(1, STAGED_MAX),
+            lanes: Default::default(),
+            buffers: Buffers::default(),
+            wide: Default::default(),
+            not_past: AtomicU64::new(0),
             positions: Mutex::new(()),
             appended: AtomicU64::new(appended),
             tended: Mutex::default(),
@@ -117,17 +138,17 @@ impl DiffLog {
         if granules.count() > FRAME_GRANULES {
             return self.append_in_pieces(granules, parts);
         }
-        let mut lane = self.lane_of(granules.start);
         if granules.count() > STAGED_AT_ONCE_MAX {
-            return self.write_frame(&mut lane, granules.start..granules.end, parts);
+            return self.write_wide(granules.start..granules.end, parts);
         }
-        if lane.entries.len() + index(granules.count()) > STAGED_MAX {
-            self.write_staged(&mut lane)?;
+        let mut lane = self.lane_of(granules.start);
+        if staged_in(&lane) + index(granules.count()) > STAGED_MAX {
+            self.pass_on(&mut lane);
         }
-        self.stage(&mut lane, granules, parts)?;
+        self.stage(self.frame_of(&mut lane)?, granules, parts)?;
         self.map.settle(granules, Settled::Data);
-        if lane.entries.len() == STAGED_MAX {
-            self.write_staged(&mut lane)?;
+        if staged_in(&lane) >= self.full_at {
+            self.pass_on(&mut lane);
         }
         Ok(())
     }
@@ -147,36 +168,70 @@ impl DiffLog {
 
     /// Appends granules in any order, few enough for a frame, as one frame, and settles them. They are stale.
     pub(crate) fn append_frame(&self, granules: &[u64], bytes: &[u8]) -> io::Result<()> {
-        let mut lane = self.lane_of(0);
-        self.write_frame(&mut lane, granules.iter().copied(), &[bytes])
+        self.write_wide(granules.iter().copied(), &[bytes])
+    }
+
+    /// Whether a frame waits for [`Self::write_full`].
+    pub(crate) fn has_full(&self) -> bool {
+        self.buffers.has_full()
+    }
+
+    /// Writes the frame that has waited longest. `None`: none waits.
+    pub(crate) fn write_full(&self) -> Option<io::Result<()>> {
+        self.write_next(By::Helper)
+    }
+
+    fn write_next(&self, by: By) -> Option<io::Result<()>> {
+        let (written, frame) = self.write_taken(self.buffers.take_full()?, by);
+        frame
+            .into_iter()
+            .for_each(|frame| self.buffers.put_free(frame));
+        Some(written)
     }
 
     /// Writes what is in memory only.
     pub(crate) fn write_all_staged(&self) -> io::Result<()> {
+        let failed = self.buffers.failed();
         self.lanes
             .iter()
-            .try_for_each(|lane| self.write_staged(&mut lane.lock()))
+            .for_each(|lane| self.pass_on(&mut lane.lock()));
+        let mut written = Ok(());
+        // As many as there are: guests may fill more meanwhile.
+        for one in std::iter::from_fn(|| self.write_next(By::Waited)).take(STAGED_SLOTS) {
+            written = written.and(one);
+        }
+        self.buffers.wait();
+        written?;
+        if self.buffers.failed() != failed {
+            return Err(io::Error::other(
+                "what was copied could not be written to the diff",
+            ));
+        }
+        Ok(())
     }
 
     /// The same, of a diff that nobody writes to any more.
     pub(crate) fn end(&self) -> io::Result<()> {
-        for lane in &self.lanes {
-            let mut lane = lane.lock();
-            self.write_staged(&mut lane)?;
-            lane.frame = Vec::new();
+        let written = self.write_all_staged();
+        self.buffers.end();
+        written?;
+        if self.map.stale_count() != 0 || self.map.lacks_staged() {
+            // A frame failed when the guests were about to go on to the next diff.
+            return Err(io::Error::other("the diff lacks what could not be written"));
         }
         Ok(())
     }
 
     /// Makes all that is in frames stale, and forgets them: they are lost, or most of what they hold is old.
     pub(crate) fn begin_anew(&self) {
+        // These first: who holds one may wait for the device, and the many small writes must not wait with it.
+        let _wide: Vec<_> = self.wide.iter().map(Mutex::lock).collect();
         let mut lanes: Vec<_> = self.lanes.iter().map(Mutex::lock).collect();
         self.map.mark_all_data();
-        // Crash: nothing is said to be in a frame, so none is needed.
-        for lane in &mut lanes {
-            lane.entries.clear();
-            lane.place = None;
-        }
+        // Crash: nothing is said to be in a frame, so none is needed. One that is being written has a
+        // place that does not count; if it fails, what it has is stale once more.
+        self.buffers
+            .forget(lanes.iter_mut().filter_map(|lane| lane.take()));
         self.map.forget_frames();
         self.appended.store(0, Ordering::Relaxed);
     }
@@ -211,7 +266,7 @@ impl DiffLog {
 
     /// Whether the file reaches as far as what an earlier process wrote.
     pub(crate) fn is_long_enough(&self) -> io::Result<bool> {
-        let held: Vec<_> = (0..LANES).filter_map(|n| self.map.position(n)).collect();
+        let held: Vec<_> = (0..SLOTS).filter_map(|n| self.map.position(n)).collect();
         let written = self.map.frames().rev().find(|at| !held.contains(at));
         let needed = written.map_or(0, |position| position * STRIDE + HEADER);
         Ok(self.file.len()? >= needed)
@@ -236,50 +291,98 @@ impl DiffLog {
         free.unwrap_or_else(|| self.lanes[first].lock())
     }
 
-    /// A place for the frame of a lane.
-    fn place_of(&self, lane: &mut Lane) -> io::Result<u64> {
-        if let Some(place) = lane.place {
-            return Ok(place);
+    /// A wide lane that is free, with its slot.
+    fn wide_lane(&self) -> (usize, MutexGuard<'_, WideLane>) {
+        let mut lanes = self.wide.iter().enumerate();
+        let (number, lane) = lanes
+            .find_map(|(number, lane)| Some((number, lane.try_lock()?)))
+            .unwrap_or_else(|| (0, self.wide[0].lock()));
+        (STAGED_SLOTS + number, lane)
+    }
+
+    /// The frame that a lane fills.
+    fn frame_of<'a>(&self, lane: &'a mut Lane) -> io::Result<&'a mut Frame> {
+        if lane.is_none() {
+            *lane = Some(self.new_frame()?);
         }
-        if let Some(tried) = self.map.position(lane.number) {
+        Ok(lane.as_mut().expect("it was just given one"))
+    }
+
+    fn new_frame(&self) -> io::Result<Frame> {
+        let writing = match self.buffers.take() {
+            Taken::Free(frame) => return Ok(frame),
+            Taken::Full(writing) => writing,
+        };
+        match self.write_taken(writing, By::Waited) {
+            (Ok(()), Some(frame)) => Ok(frame),
+            (written, frame) => {
+                frame
+                    .into_iter()
+                    .for_each(|frame| self.buffers.put_free(frame));
+                Err(written.err().unwrap_or_else(|| io::ErrorKind::Other.into()))
+            }
+        }
+    }
+
+    /// A lane's frame, if anything is in it, waits to be written.
+    fn pass_on(&self, lane: &mut Lane) {
+        if let Some(frame) = lane.take_if(|frame| !frame.entries.is_empty()) {
+            self.buffers.put_full(frame);
+        }
+    }
+
+    fn place_of(&self, frame: &mut Frame) -> io::Result<u64> {
+        if frame.place.is_none() {
+            frame.place = Some(self.take_place(frame.slot)?);
+        }
+        Ok(frame.place.expect("it was just given one"))
+    }
+
+    /// A place for the frame of a slot, which has none.
+    fn take_place(&self, slot: usize) -> io::Result<u64> {
+        if let Some(tried) = self.map.position(slot) {
             let mut page = vec![0; index(HEADER)];
             self.identity.encode(tried, &[], &mut page);
             self.file.write_all_at(&page, tried * STRIDE)?;
-            self.map.note_written(lane.number);
+            self.map.note_written(slot);
         }
         let _one = self.positions.lock();
-        let place = self.map.take_position(lane.number);
-        lane.place = Some(place);
-        Ok(place)
+        Ok(self.map.take_position(slot))
     }
 
-    fn stage(&self, lane: &mut Lane, granules: GranuleRange, parts: &Parts<'_>) -> io::Result<()> {
-        self.place_of(lane)?;
-        lane.make_ready();
+    fn stage(
+        &self,
+        frame: &mut Frame,
+        granules: GranuleRange,
+        parts: &Parts<'_>,
+    ) -> io::Result<()> {
+        self.place_of(frame)?;
+        frame.make_ready();
         for (entry, bytes) in self.entries(granules.start..granules.end, parts) {
-            let at = lane.entries.len();
-            self.map.stage(lane.number, at, entry.granule);
-            let offset = index(HEADER) + at * index(GRANULE);
-            lane.frame[offset..offset + index(GRANULE)].copy_from_slice(bytes);
-            lane.entries.push(entry);
+            let at = frame.entries.len();
+            self.map.stage(frame.slot, at, entry.granule);
+            frame.push(entry, bytes);
         }
         Ok(())
     }
 
-    /// The entries of granules, each with its bytes.
+    /// The entries of granules, each with its bytes, and unchecked.
     fn entries<'a>(
         &self,
         granules: impl Iterator<Item = u64>,
         parts: &'a Parts<'a>,
     ) -> impl Iterator<Item = (Entry, &'a [u8])> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let orders = self.map.next_orders(len as u64 / GRANULE);
+        let count = len as u64 / GRANULE;
+        // Also those of a frame that will fail: it takes space until the log is begun anew.
+        self.appended.fetch_add(count, Ordering::Relaxed);
+        let orders = self.map.next_orders(count);
         let pages = parts
             .iter()
             .flat_map(|part| part.chunks_exact(index(GRANULE)));
         let both = granules.zip(orders..).zip(pages);
         both.map(|((granule, order), bytes)| {
-            let check = crc32c::crc32c(bytes);
+            let check = 0;
             let entry = Entry {
                 granule,
                 order,
@@ -289,94 +392,90 @@ impl DiffLog {
         })
     }
 
-    fn write_staged(&self, lane: &mut Lane) -> io::Result<()> {
-        if lane.entries.is_empty() {
-            return Ok(());
-        }
-        let written = self.write_header(lane, lane.entries.len());
-        self.note_frame(lane, written)
-    }
-
-    /// Writes a frame of what is staged and of `granules`, and settles these.
-    fn write_frame(
+    /// Writes a frame of `granules`, and settles them.
+    fn write_wide(
         &self,
-        lane: &mut Lane,
         granules: impl Iterator<Item = u64> + Clone,
         parts: &Parts<'_>,
     ) -> io::Result<()> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let count = len / index(GRANULE);
-        if lane.entries.len() + count > index(FRAME_GRANULES) {
-            self.write_staged(lane)?;
-        }
-        lane.make_ready();
-        let place = self.place_of(lane)?;
-        let staged = lane.entries.len();
-        let mut offset = place * STRIDE + HEADER + staged as u64 * GRANULE;
-        let written = parts.iter().try_for_each(|part| {
+        self.not_past.store(NOT_PAST, Ordering::Relaxed);
+        let (slot, mut header) = self.wide_lane();
+        // If it fails its place stays the slot's, and its granules stay stale.
+        let place = self.take_place(slot)?;
+        let mut offset = place * STRIDE + HEADER;
+        for part in parts {
             self.file.write_all_at(part, offset)?;
             offset += part.len() as u64;
-            io::Result::Ok(())
-        });
-        let entries = self.entries(granules.clone(), parts);
-        lane.entries.extend(entries.map(|(entry, _)| entry));
-        let written = written.and_then(|()| self.write_header(lane, staged));
-        if let Err(error) = written {
-            lane.entries.truncate(staged);
-            return self.note_frame(lane, Err(error));
         }
-        self.note_frame(lane, Ok(()))?;
+        let entries = self.entries(granules.clone(), parts);
+        let entries = entries.map(|(entry, bytes)| Entry {
+            check: crc32c::crc32c(bytes),
+            ..entry
+        });
+        header.resize(index(HEADER), 0);
+        self.identity
+            .encode(place, &entries.collect::<Vec<_>>(), &mut header);
+        self.file.write_all_at(&header, place * STRIDE)?;
+        self.map.note_written(slot);
         for run in runs_of(granules) {
             self.map.settle(run, Settled::Data);
         }
         Ok(())
     }
 
-    /// Writes the header of all entries, and the granules of those that are staged.
-    fn write_header(&self, lane: &mut Lane, staged: usize) -> io::Result<()> {
-        let place = self.place_of(lane)?;
-        let header = &mut lane.frame[..index(HEADER)];
-        self.identity.encode(place, &lane.entries, header);
-        let len = index(HEADER) + staged * index(GRANULE);
-        self.file.write_all_at(&lane.frame[..len], place * STRIDE)
+    /// Writes a frame that a lane filled. What it has is stale again if that fails. The frame comes back if the
+    /// ledger names nothing of it any more.
+    fn write_taken(&self, mut writing: Writing<'_>, by: By) -> (io::Result<()>, Option<Frame>) {
+        let frame = writing.frame();
+        let written = self.write_staged(frame, by);
+        if written.is_ok() {
+            self.map.note_written(frame.slot);
+        } else {
+            let mut granules = frame.entries.iter().map(|entry| entry.granule);
+            let marked = granules.try_for_each(|start| {
+                self.map.mark(GranuleRange {
+                    start,
+                    end: start + 1,
+                })
+            });
+            if marked.is_err() {
+                return (marked, None);
+            }
+            self.map.unstage(frame.slot);
+        }
+        frame.place = None;
+        frame.entries.clear();
+        let frame = writing.end(written.is_ok());
+        (written, Some(frame))
     }
 
-    /// A frame is written, or its staged granules are stale again.
-    fn note_frame(&self, lane: &mut Lane, written: io::Result<()>) -> io::Result<()> {
-        lane.place = None;
-        let entries = std::mem::take(&mut lane.entries);
-        // Also of a frame that failed: it takes space until the log is begun anew.
-        self.appended
-            .fetch_add(entries.len() as u64, Ordering::Relaxed);
-        let noted = match &written {
-            Ok(()) => {
-                self.map.note_written(lane.number);
-                Ok(())
+    fn write_staged(&self, frame: &mut Frame, by: By) -> io::Result<()> {
+        let place = self.place_of(frame)?;
+        let bytes = frame.seal(self.identity, place);
+        let is_much = place.saturating_sub(self.map.frames().start) > CACHED_FRAMES;
+        // A write past the cache keeps others from the file until the device has it.
+        let may_go_past = match by {
+            By::Waited => {
+                self.not_past.store(NOT_PAST, Ordering::Relaxed);
+                false
             }
-            Err(_) => {
-                let mut granules = entries.iter().map(|entry| entry.granule);
-                let marked = granules.try_for_each(|start| {
-                    self.map.mark(GranuleRange {
-                        start,
-                        end: start + 1,
-                    })
-                });
-                self.map.unstage(lane.number);
-                marked
+            By::Helper => {
+                let one_less = |frames: u64| frames.checked_sub(1);
+                (self.not_past)
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+                    .is_err()
             }
         };
-        lane.entries = entries;
-        lane.entries.clear();
-        noted.and(written)
+        if is_much && may_go_past {
+            self.file.write_past_cache(bytes, place * STRIDE)
+        } else {
+            self.file.write_all_at(bytes, place * STRIDE)
+        }
     }
 }
 
-impl Lane {
-    fn make_ready(&mut self) {
-        if self.frame.is_empty() {
-            self.frame = vec![0; index(HEADER) + STAGED_MAX * index(GRANULE)];
-        }
-    }
+fn staged_in(lane: &Lane) -> usize {
+    lane.as_ref().map_or(0, |frame| frame.entries.len())
 }
 
 /// Neighbours among granules, as ranges.

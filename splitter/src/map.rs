@@ -34,8 +34,9 @@ use crate::runs::{GranuleState, StateRun};
 use crate::{Generation, Lineage};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"STDNMAP1");
-/// 1 had a word each for dirty, stale and zero, and one that was empty; 2 knew nothing of frames.
-const VERSION: u64 = 3;
+/// 1 had a word each for dirty, stale and zero, and one that was empty; 2 knew nothing of frames; 3 had
+/// four slots for them.
+const VERSION: u64 = 4;
 
 const PAGE: u64 = 4096;
 const PAGE_WORDS: u64 = PAGE / 8;
@@ -65,7 +66,7 @@ mod word {
     pub(super) const FIRST_FRAME: usize = 24;
     pub(super) const END_FRAME: usize = 25;
     /// See `ledger.rs`.
-    pub(super) const LANES: usize = 64;
+    pub(super) const SLOTS: usize = 64;
 }
 
 /// Which map a file must be.
@@ -604,7 +605,7 @@ mod fuzz;
 mod ledger;
 mod prepare;
 
-pub(crate) use ledger::{LANES, STAGED_MAX};
+pub(crate) use ledger::{SLOTS, STAGED_MAX, STAGED_SLOTS, WIDE_SLOTS};
 pub(crate) use prepare::pages_of_each;
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use crate::live::{LAST_WRITE_PRECISION, Live};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
 use crate::uses::Uses;
+use crate::writer::WriterCall;
 use crate::{Generation, Lineage, OpenError, files};
 
 /// How a group came to be open.
@@ -548,11 +549,13 @@ fn assemble(
     lock: Box<dyn std::any::Any + Send + Sync>,
 ) -> Group {
     let identities = specs.iter().map(|spec| spec.identity.clone()).collect();
+    let writer = Arc::new(WriterCall::default());
     let track = |(spec, diff): (DiskSpec, OpenDiff)| {
         Arc::new(TrackedDisk::new(
             spec.name,
             spec.production,
             diff,
+            Arc::clone(&writer),
             Arc::clone(&around.clock),
         ))
     };
@@ -570,6 +573,7 @@ fn assemble(
         disks,
         identities,
         tracking,
+        writer,
         logs_kept: AtomicUsize::new(0),
         merging: Mutex::new(()),
         _lock: lock,

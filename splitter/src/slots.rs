@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::error::damaged;
 use crate::files;
 use crate::frame::{FRAME_GRANULES, FrameIdentity, HEADER, STRIDE};
-use crate::map::{DirtyMap, LANES};
+use crate::map::{DirtyMap, SLOTS};
 use crate::runs::GranuleState;
 
 /// Granules of a window: 4 GiB of data; 64 MiB of memory, 128 for a moment.
@@ -180,7 +180,7 @@ impl Slots {
     fn look_up(&self, from: u64) -> io::Result<Window> {
         let granules = self.window_from(from);
         let mut slots = Vec::new();
-        let unwritten: BTreeSet<u64> = (0..LANES).filter_map(|n| self.map.position(n)).collect();
+        let unwritten: BTreeSet<u64> = (0..SLOTS).filter_map(|n| self.map.position(n)).collect();
         let mut page = vec![0; index(HEADER)];
         for position in self.map.frames() {
             if position.is_multiple_of(AHEAD_HEADERS) {

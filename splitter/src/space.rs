@@ -56,7 +56,8 @@ impl Group {
             figures.marks_lost |= diff.live.is_lost();
             figures.map_bytes += diff.map.allocated()?;
             figures.diff_bytes += diff.log.file().allocated()?;
-            figures.stale_bytes += diff.map.stale_count() * block::GRANULE;
+            let stale = diff.map.stale_count().saturating_mul(block::GRANULE);
+            figures.stale_bytes = figures.stale_bytes.saturating_add(stale);
         }
         Ok(Some(figures))
     }

@@ -16,6 +16,7 @@ use crate::diff::{HealError, OpenDiff};
 use crate::door::Door;
 use crate::pace::Pace;
 use crate::stripes::Stripes;
+use crate::writer::WriterCall;
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
 const ZERO_BYTES_MAX: u64 = 256 << 20;
@@ -30,6 +31,7 @@ pub struct TrackedDisk {
     /// Writes are only marked; see `map_only.rs`.
     pub(crate) copies_paused: AtomicBool,
     pub(crate) pace: Pace,
+    writer: Arc<WriterCall>,
     clock: Arc<dyn Clock>,
     trouble: Mutex<Option<String>>,
 }
@@ -39,6 +41,7 @@ impl TrackedDisk {
         name: Name,
         production: Arc<dyn BlockDevice>,
         diff: OpenDiff,
+        writer: Arc<WriterCall>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (gate, stripes, trouble) = (RwLock::new(diff), Stripes::new(), Mutex::new(None));
@@ -50,6 +53,7 @@ impl TrackedDisk {
             stripes,
             copies_paused: AtomicBool::new(false),
             pace: Pace::default(),
+            writer,
             clock,
             trouble,
         }
@@ -134,6 +138,9 @@ impl TrackedDisk {
         let _copying = self.pace.visit();
         if let Err(error) = copy(&diff) {
             self.note_trouble(&error.to_string());
+        }
+        if diff.log.has_full() {
+            self.writer.call();
         }
         Ok(())
     }

@@ -37,6 +37,11 @@ impl Uses {
         Arc::new(Self(Mutex::new(State::Unfinished)))
     }
 
+    /// Of one that lacks bytes, and is about to be given up.
+    pub(crate) fn broken() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State::Broken)))
+    }
+
     pub(crate) fn share(self: &Arc<Self>) -> Option<Claim> {
         let mut state = self.0.lock();
         let State::Shared(count) = &mut *state else {

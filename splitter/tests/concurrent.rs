@@ -37,6 +37,7 @@ fn overlapping_writes_reach_production_and_diff_in_one_order() {
     let disk = Arc::clone(&bench.group().disks()[0]);
     // Many short rounds: what one write leaves wrong, a later one to the same granules would mend.
     for round in 0..ROUNDS {
+        let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let writers: Vec<_> = (0..THREADS as u64)
                 .map(|at| {
@@ -44,10 +45,13 @@ fn overlapping_writes_reach_production_and_diff_in_one_order() {
                     scope.spawn(move || overlap(&*disk, seed + round * 100 + at))
                 })
                 .collect();
+            let stop = StopOnDrop(&done);
+            scope.spawn(|| bring_frames(bench.group(), &done));
             while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
                 cut(bench.group());
                 ship_all(bench.group(), &mut images);
             }
+            drop(stop);
         });
         cut(bench.group());
         ship_all(bench.group(), &mut images);
@@ -129,12 +133,21 @@ fn a_cut_of_a_group_is_one_instant() {
             });
         }
         let _stop = StopOnDrop(&stop);
+        scope.spawn(|| bring_frames(bench.group(), &stop));
         for _ in 0..500 {
             cut(bench.group());
             ship_all(bench.group(), &mut images);
             (0..THREADS).for_each(|thread| check(&images, thread));
         }
     });
+}
+
+/// What the agent's threads do beside the guests.
+fn bring_frames(group: &Group, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        group.write_frames(Duration::from_millis(1));
+        group.tend_logs().unwrap();
+    }
 }
 
 /// On a busy machine a write may take longer than a cut waits: then there is no cut.

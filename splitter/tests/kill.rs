@@ -111,6 +111,11 @@ fn child() {
                 }
             });
         }
+        scope.spawn(|| {
+            loop {
+                group.write_frames(Duration::from_millis(1));
+            }
+        });
         println!("writing");
         loop {
             match group.cut(CutNote::default()) {

@@ -9,6 +9,7 @@ mod common;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::{GRANULE, index};
 use common::{Bench, Image};
@@ -79,7 +80,8 @@ fn step(bench: &mut Bench, seed: u64) {
         0..=59 => bench.write(),
         60..=69 => bench.zero(),
         70..=74 => bench.trim(),
-        75..=83 => bench.cut_and_check(seed),
+        75..=82 => bench.cut_and_check(seed),
+        83 => bench.group().write_frames(Duration::ZERO),
         84 if bench.rng.random_bool(0.5) => bench.toggle_copies(),
         84 => drop(bench.group().tend_logs()),
         85..=86 => bench.flush(),
@@ -109,8 +111,8 @@ fn end(bench: &mut Bench, seed: u64) {
 
 #[test]
 fn a_kill_costs_a_reread_of_what_was_in_flight_only() {
-    let mut bench = Bench::new(5, &[1024 * 4096]);
-    for _ in 0..200 {
+    let mut bench = Bench::new(5, &[16384 * 4096]);
+    for _ in 0..2000 {
         bench.write();
     }
     let dirty = bench.group().figures().dirty_bytes;
@@ -122,9 +124,11 @@ fn a_kill_costs_a_reread_of_what_was_in_flight_only() {
     let How::Resumed { stale_bytes } = how else {
         panic!("{how:?}")
     };
-    // What four lanes may have staged, and what was in flight.
+    // What five frames may have staged, and what was in flight.
+    let limit = (5 * 84 + 16) << 12;
+    assert!(dirty > 4 * limit, "{dirty} bytes say little");
     assert!(
-        stale_bytes <= (4 * 32 + 16) << 12,
+        stale_bytes <= limit,
         "{stale_bytes} of {dirty} dirty bytes are read again"
     );
     bench.cut_and_check(5);

@@ -16,9 +16,11 @@ wanted=("$@")
 missed=() count=0
 echo "mutants: STANDIN_SEED=$STANDIN_SEED, at most $STANDIN_HISTORIES histories each"
 
-# mutant NAME FILE PERL-SUBSTITUTION [TEST-BINARY FILTER]
+# mutant NAME FILE PERL-SUBSTITUTION [TEST-BINARY FILTER]   (the binary `lib`: the unit tests)
 mutant() {
   local name=$1 file=splitter/src/$2 change=$3 binary=${4:-model} filter=${5:-every_cut} said
+  local tests=(--test "$binary")
+  [ "$binary" != lib ] || tests=(--lib)
   [ "${#wanted[@]}" = 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return
   count=$((count + 1))
   cp "$file" "$copy/original"
@@ -28,11 +30,11 @@ mutant() {
     missed+=("$name")
     return
   fi
-  if ! cargo test --quiet --locked -p splitter --test "$binary" --no-run >"$copy/log" 2>&1; then
+  if ! cargo test --quiet --locked -p splitter "${tests[@]}" --no-run >"$copy/log" 2>&1; then
     tail -n 20 "$copy/log"
     echo "mutants: $name does not compile" >&2
     missed+=("$name")
-  elif timeout 1800 cargo test --quiet --locked -p splitter --test "$binary" "$filter" >"$copy/log" 2>&1; then
+  elif timeout 1800 cargo test --quiet --locked -p splitter "${tests[@]}" "$filter" >"$copy/log" 2>&1; then
     echo "mutants: $name was MISSED"
     missed+=("$name")
   else
@@ -87,18 +89,21 @@ mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.abs
 mutant merge-believes-what-is-stale coalesce.rs 's/matches!\(state, GranuleState::Clean \| GranuleState::Stale\)/matches!(state, GranuleState::Clean)/'
 mutant merge-punches-before-it-copies coalesce.rs 's/        self\.put_granules\(\)\?;\n(        self\.done\n            \.drain\(\.\.\)\n            \.try_for_each\(\|granules\| self\.from\.1\.punch\(granules\)\))/$1?;\n        self.put_granules()/'
 # --- frames of a diff
-mutant settled-before-the-frame log.rs 's/        let staged = lane\.entries\.len\(\);\n        let mut offset/        let staged = lane.entries.len();\n        for run in runs_of(granules.clone()) {\n            self.map.settle(run, Settled::Data);\n        }\n        let mut offset/; s/        self\.note_frame\(lane, Ok\(\(\)\)\)\?;\n        for run in runs_of\(granules\) \{\n            self\.map\.settle\(run, Settled::Data\);\n        \}\n        Ok\(\(\)\)/        self.note_frame(lane, Ok(()))/'
+mutant settled-before-the-frame log.rs 's/(        let mut offset = place \* STRIDE \+ HEADER;)/        for run in runs_of(granules.clone()) {\n            self.map.settle(run, Settled::Data);\n        }\n$1/; s/        self\.map\.note_written\(slot\);\n        for run in runs_of\(granules\) \{\n            self\.map\.settle\(run, Settled::Data\);\n        \}/        self.map.note_written(slot);/'
 mutant edges-not-completed diff.rs 's/let first = edge\(touched\.start, inside\.start\)\?;/let first = vec![0; index((inside.start - touched.start) * GRANULE)];/'
 mutant damaged-granules-believed slots.rs 's/if crc32c::crc32c\(granule\) != slot\.check/if crc32c::crc32c(granule) != slot.check \&\& granule.is_empty()/'
 mutant lost-frames-overlooked slots.rs 's/for entry in self\.identity\.decode\(position, &page\)\? \{/let Ok(entries) = self.identity.decode(position, \&page) else {\n                continue;\n            };\n            for entry in entries {/'
 mutant older-granules-taken slots.rs 's/std::cmp::Reverse\(slot\.order\)/slot.order/'
 mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(GranuleRange \{\n\s*start: granule,\n\s*end: granule \+ 1,\n\s*\}\)\?;/let _ = granule;/'
-mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' kill a_killed_process
+mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' staged a_cut_that_was_killed
 mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/if let Err\(source\) = diff\.log\.end\(\)/if let Err(source) = { let _ = diff; io::Result::Ok(()) }/' concurrent a_cut_of_a_group
-mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_header\(lane, lane\.entries\.len\(\)\);/        self.map.note_written(lane.number);\n        let written = self.write_header(lane, lane.entries.len());/'
+mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_staged\(frame, by\);/        let _ = self.place_of(frame);\n        self.map.note_written(frame.slot);\n        let written = self.write_staged(frame, by);/'
 mutant granules-of-a-failed-frame-trusted log.rs 's/let marked = granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\);/let marked = granules.try_for_each(|_| io::Result::Ok(()));/'
+mutant waiting-frames-forgotten-by-the-end log.rs 's/        for one in std::iter::from_fn\(\|\| self\.write_next\(By::Waited\)\)\.take\(STAGED_SLOTS\) \{\n            written = written\.and\(one\);\n        \}/        written = written.and(io::Result::Ok(()));/' staged a_cut_that_was_killed
+mutant frames-in-writing-not-waited-for log.rs 's/        self\.buffers\.wait\(\);\n//' concurrent overlapping
+mutant frame-that-failed-beside-the-end-overlooked log.rs 's/if self\.map\.stale_count\(\) != 0/if self.map.stale_count() == u64::MAX/; s/if self\.buffers\.failed\(\) != failed/if false/' lib a_frame_that_fails_after
 mutant begun-anew-without-making-stale log.rs 's/        self\.map\.mark_all_data\(\);\n//'
-mutant place-of-a-failed-frame-used-again log.rs 's/            let mut page = vec!\[0; index\(HEADER\)\];\n            self\.identity\.encode\(tried, &\[\], &mut page\);\n            self\.file\.write_all_at\(&page, tried \* STRIDE\)\?;\n            self\.map\.note_written\(lane\.number\);/            lane.place = Some(tried);\n            return Ok(tried);/'
+mutant place-of-a-failed-frame-used-again log.rs 's/            let mut page = vec!\[0; index\(HEADER\)\];\n            self\.identity\.encode\(tried, &\[\], &mut page\);\n            self\.file\.write_all_at\(&page, tried \* STRIDE\)\?;\n            self\.map\.note_written\(slot\);/            return Ok(tried);/'
 # --- what only threads show
 mutant lock-removed stripes.rs 's/granules\.start % STRIPES/std::process::id() as u64 * 0 + { use std::sync::atomic::*; static N: AtomicU64 = AtomicU64::new(0); N.fetch_add(1, Ordering::Relaxed) % STRIPES }/; s/Held::Many \{\n            _guards: ascending\(granules\)\n                \.map\(\|stripe\| self\.lock_one\(stripe\)\)\n                \.collect\(\),/Held::Many {\n            _guards: Vec::new(),/' concurrent overlapping
 mutant swap-disk-by-disk group.rs 's/let old = seal_and_swap\(gates, live, opening, next, at\);/drop(gates);\n            let each = self.disks.iter().zip(next).map(|(disk, next)| Ok(seal_and_swap(vec![close(disk)?], live, opening, vec![next], at)));\n            let old = each.collect::<Result<Vec<_>, CutError>>()?.into_iter().flatten().collect();/' concurrent a_cut_of_a_group

@@ -31,7 +31,7 @@ fn a_log_that_is_mostly_old_is_begun_anew_and_not_while_a_cut_needs_it() {
 /// On a full device nothing else would free what a log holds that nobody needs: no cut could be made any more.
 #[test]
 fn on_a_full_device_a_log_that_is_a_little_old_is_begun_anew_too() {
-    let (mut bench, base) = written_again(40);
+    let (mut bench, base) = written_again(30);
     bench.group().tend_logs().unwrap();
     assert_eq!(bench.group().disks()[0].stale_bytes(), 0);
     bench.group().pause_copies();

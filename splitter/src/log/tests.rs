@@ -120,7 +120,7 @@ fn a_log_that_is_mostly_old_is_noticed_and_begun_anew() {
     }
     assert_eq!(bench.log.file.allocated().unwrap(), 0);
     bench.write(3, 1, 9).unwrap();
-    bench.log.end().unwrap();
+    bench.log.write_all_staged().unwrap();
     assert_eq!(bench.read(3).unwrap(), 9);
 }
 
@@ -137,8 +137,9 @@ fn what_could_not_be_written_is_stale_and_its_place_holds_nothing() {
     assert_eq!(bench.state(40), GranuleState::Stale);
     bench.world.set_fault(None);
     bench.write(2, 1, 3).unwrap();
-    bench.log.end().unwrap();
-    assert_eq!(bench.log.map.frames(), 0..2);
+    bench.log.write_all_staged().unwrap();
+    bench.log.end().unwrap_err();
+    assert_eq!(bench.log.map.frames(), 0..3);
     assert_eq!(bench.read(2).unwrap(), 3);
     assert!(!bench.log.map.lacks_staged());
 }
@@ -160,7 +161,76 @@ fn what_was_staged_is_stale_after_a_kill() {
     };
     assert_eq!(next.read(63).unwrap(), 1);
     next.write(70, 1, 2).unwrap();
-    next.log.end().unwrap();
+    next.log.write_all_staged().unwrap();
     assert_eq!(next.log.map.frames(), 0..3);
     assert_eq!(next.read(70).unwrap(), 2);
+}
+
+/// Frames that wait are memory: whoever fills more of them than there may be writes one.
+#[test]
+fn full_frames_wait_until_memory_for_them_ends() {
+    let bench = Bench::new();
+    let granules = |frames: usize| (0..(frames * STAGED_MAX) as u64).map(|n| n * NEIGHBOURS * 4);
+    for granule in granules(STAGED_SLOTS - 1) {
+        bench.write(granule, 1, 1).unwrap();
+    }
+    assert_eq!(bench.log.file.len().unwrap(), 0);
+    assert!(bench.log.has_full());
+    for granule in granules(STAGED_SLOTS + 3) {
+        bench.write(granule, 1, 2).unwrap();
+    }
+    assert!(bench.log.file.len().unwrap() > 0);
+    bench.log.write_full().unwrap().unwrap();
+    bench.log.end().unwrap();
+    assert!(bench.log.write_full().is_none());
+    assert!(granules(STAGED_SLOTS + 3).all(|granule| bench.read(granule).unwrap() == 2));
+}
+
+#[test]
+fn frames_that_wait_or_are_written_by_another_do_not_count_once_the_log_is_begun_anew() {
+    let bench = Bench::new();
+    for granule in 0..3 * STAGED_MAX as u64 {
+        bench.write(granule * 256, 1, 1).unwrap();
+    }
+    let writing = bench.log.buffers.take_full().unwrap();
+    bench.log.begin_anew();
+    assert!(!bench.log.has_full());
+    bench.write(0, 1, 2).unwrap();
+    let (written, frame) = bench.log.write_taken(writing, By::Helper);
+    written.unwrap();
+    bench.log.buffers.put_free(frame.unwrap());
+    bench.log.write_all_staged().unwrap();
+    assert_eq!(bench.read(0).unwrap(), 2);
+    assert_eq!(bench.state(256), GranuleState::Stale);
+    assert_eq!(bench.log.map.frames(), 3..4);
+}
+
+/// What a frame that fails after all is well again had, is stale: a cut that did not ask would take it for copied.
+#[test]
+fn a_frame_that_fails_after_the_guests_went_on_is_noticed_by_the_end() {
+    let bench = Bench::new();
+    for n in 0..STAGED_MAX as u64 {
+        bench.write(n % NEIGHBOURS, 1, 1).unwrap();
+    }
+    let fails = |name: &str| name.ends_with(".diff").then_some(ErrorKind::StorageFull);
+    bench.world.set_fault(Some(Arc::new(fails)));
+    bench.log.write_full().unwrap().unwrap_err();
+    bench.world.set_fault(None);
+    assert_eq!(bench.state(0), GranuleState::Stale);
+    bench.log.end().unwrap_err();
+}
+
+/// A thread that panicked with a frame would have left every later cut waiting for it; and a cut must not
+/// believe what the frame had.
+#[test]
+fn a_frame_that_its_writer_dropped_fails_the_cut_and_hangs_none() {
+    let bench = Bench::new();
+    for n in 0..STAGED_MAX as u64 {
+        bench.write(n % NEIGHBOURS, 1, 1).unwrap();
+    }
+    drop(bench.log.buffers.take_full().unwrap());
+    bench.write(500, 1, 1).unwrap();
+    bench.log.write_all_staged().unwrap();
+    assert!(bench.log.map.lacks_staged());
+    bench.log.end().unwrap_err();
 }

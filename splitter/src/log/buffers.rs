@@ -1,0 +1,240 @@
+//! The frames of a log that are in memory: a lane fills one, then it waits to be written, is written, and is free
+//! again.
+//!
+//! | killed while it | then what it has |
+//! |---|---|
+//! | is filled, waits, or is written | is stale: the map's ledger names it until the frame is written |
+//!
+//! Who fills frames faster than they are written writes one himself: a guest's write is held up by its own
+//! share of the device's time, and memory stays bounded.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use block::{GRANULE, index};
+use parking_lot::{Condvar, Mutex};
+
+use crate::frame::{Entry, FrameIdentity, HEADER};
+use crate::map::{STAGED_MAX, STAGED_SLOTS};
+
+/// What writing past the page cache wants memory to be a multiple of.
+const PAGE: u64 = 4096;
+const BYTES: usize = offset_of(STAGED_MAX);
+
+/// A frame in the making. Its slot is the ledger's: what it has in memory is named there.
+pub(super) struct Frame {
+    pub(super) slot: usize,
+    /// The place that it has and nobody wrote to.
+    pub(super) place: Option<u64>,
+    pub(super) entries: Vec<Entry>,
+    memory: Vec<u8>,
+    /// Where `bytes` begin in it: at a page.
+    begin: usize,
+}
+
+impl Frame {
+    fn new(slot: usize) -> Self {
+        Self {
+            slot,
+            place: None,
+            entries: Vec::new(),
+            memory: Vec::new(),
+            begin: 0,
+        }
+    }
+
+    /// Memory comes with the first granule.
+    pub(super) fn make_ready(&mut self) {
+        if self.memory.is_empty() {
+            self.memory = vec![0; index(PAGE) + BYTES];
+            self.begin = self.memory.as_ptr().align_offset(index(PAGE));
+        }
+    }
+
+    /// The header page, and room for granules after it.
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.begin..][..BYTES]
+    }
+
+    /// Adds a granule.
+    pub(super) fn push(&mut self, entry: Entry, bytes: &[u8]) {
+        let offset = offset_of(self.entries.len());
+        self.bytes()[offset..offset + index(GRANULE)].copy_from_slice(bytes);
+        self.entries.push(entry);
+    }
+
+    /// The frame as it is written to `place`.
+    pub(super) fn seal(&mut self, identity: FrameIdentity, place: u64) -> &[u8] {
+        let mut entries = std::mem::take(&mut self.entries);
+        let bytes = self.bytes();
+        let (header, granules) = bytes.split_at_mut(index(HEADER));
+        for (entry, granule) in entries
+            .iter_mut()
+            .zip(granules.chunks_exact(index(GRANULE)))
+        {
+            entry.check = crc32c::crc32c(granule);
+        }
+        identity.encode(place, &entries, header);
+        let len = offset_of(entries.len());
+        self.entries = entries;
+        &self.bytes()[..len]
+    }
+}
+
+/// Where a granule begins in the bytes of its frame.
+const fn offset_of(at: usize) -> usize {
+    index(HEADER) + at * index(GRANULE)
+}
+
+#[derive(Default)]
+pub(super) struct Buffers {
+    inner: Mutex<Inner>,
+    /// A frame was written, is full, or is free.
+    changed: Condvar,
+    /// As many as wait.
+    waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Oldest first.
+    full: VecDeque<Frame>,
+    /// The last one that was used is used next: its memory is at hand.
+    free: Vec<Frame>,
+    made: usize,
+    /// Frames that somebody took to write, and those that were written or failed.
+    begun: u64,
+    ended: u64,
+    failed: u64,
+}
+
+/// A frame for a lane, or one that must be written first.
+pub(super) enum Taken<'a> {
+    Free(Frame),
+    Full(Writing<'a>),
+}
+
+/// A frame that its holder writes. Dropped without a word, as in a panic, it counts as failed, and its slot is used
+/// no more: the ledger goes on naming what it had.
+pub(super) struct Writing<'a> {
+    buffers: &'a Buffers,
+    frame: Option<Frame>,
+}
+
+impl Writing<'_> {
+    pub(super) fn frame(&mut self) -> &mut Frame {
+        self.frame.as_mut().expect("only the end takes it")
+    }
+
+    /// The frame, of whose granules the ledger names none any more.
+    pub(super) fn end(mut self, written: bool) -> Frame {
+        let frame = self.frame.take().expect("only the end takes it");
+        self.buffers.note_ended(written);
+        frame
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if self.frame.is_some() {
+            self.buffers.note_ended(false);
+        }
+    }
+}
+
+impl Buffers {
+    /// A frame to fill. Waits only if all there may be are being written by others.
+    pub(super) fn take(&self) -> Taken<'_> {
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(frame) = inner.free.pop() {
+                return Taken::Free(frame);
+            }
+            if inner.made < STAGED_SLOTS {
+                inner.made += 1;
+                return Taken::Free(Frame::new(inner.made - 1));
+            }
+            if let Some(frame) = self.pop_full(&mut inner) {
+                return Taken::Full(self.writing(frame));
+            }
+            self.changed.wait(&mut inner);
+        }
+    }
+
+    pub(super) fn put_full(&self, frame: Frame) {
+        let mut inner = self.inner.lock();
+        inner.full.push_back(frame);
+        self.waiting.store(inner.full.len(), Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// The oldest frame that waits; its taker writes it, and gives it back.
+    pub(super) fn take_full(&self) -> Option<Writing<'_>> {
+        let frame = self.pop_full(&mut self.inner.lock())?;
+        Some(self.writing(frame))
+    }
+
+    fn writing(&self, frame: Frame) -> Writing<'_> {
+        let (buffers, frame) = (self, Some(frame));
+        Writing { buffers, frame }
+    }
+
+    pub(super) fn has_full(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) != 0
+    }
+
+    fn pop_full(&self, inner: &mut Inner) -> Option<Frame> {
+        let frame = inner.full.pop_front()?;
+        inner.begun += 1;
+        self.waiting.store(inner.full.len(), Ordering::Release);
+        Some(frame)
+    }
+
+    fn note_ended(&self, written: bool) {
+        let mut inner = self.inner.lock();
+        inner.ended += 1;
+        inner.failed += u64::from(!written);
+        self.changed.notify_all();
+    }
+
+    /// A frame that has nothing is free.
+    pub(super) fn put_free(&self, frame: Frame) {
+        self.inner.lock().free.push(frame);
+        self.changed.notify_all();
+    }
+
+    /// Frames that could not be written, so far.
+    pub(super) fn failed(&self) -> u64 {
+        self.inner.lock().failed
+    }
+
+    /// Waits until as many frames were written as had been begun when it was called: these, if nobody begins
+    /// another meanwhile.
+    pub(super) fn wait(&self) {
+        let mut inner = self.inner.lock();
+        let begun = inner.begun;
+        while inner.ended < begun {
+            self.changed.wait(&mut inner);
+        }
+    }
+
+    /// What waits, and what `filled` have, does not count any more.
+    pub(super) fn forget(&self, filled: impl IntoIterator<Item = Frame>) {
+        let mut inner = self.inner.lock();
+        let waiting = std::mem::take(&mut inner.full);
+        self.waiting.store(0, Ordering::Release);
+        for mut frame in waiting.into_iter().chain(filled) {
+            frame.entries.clear();
+            frame.place = None;
+            inner.free.push(frame);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Frees their memory: nobody will fill a frame any more.
+    pub(super) fn end(&self) {
+        let mut inner = self.inner.lock();
+        let free = inner.free.iter_mut();
+        free.for_each(|frame| frame.memory = Vec::new());
+    }
+}
