@@ -68,8 +68,8 @@ pub(crate) struct DiffLog {
     lanes: [Mutex<Lane>; LANES],
     buffers: Buffers,
     wide: [Mutex<WideLane>; WIDE_SLOTS],
-    /// So many frames are written through the page cache although they could go past it: guests write to the file
-    /// themselves.
+    /// So many frames are written through the page cache although they could go past it: guests, or a cut, write
+    /// to the file themselves.
     not_past: AtomicU64,
     /// Held while a frame takes a position.
     positions: Mutex<()>,
@@ -182,11 +182,8 @@ impl DiffLog {
     }
 
     fn write_next(&self, by: By) -> Option<io::Result<()>> {
-        let (written, frame) = self.write_taken(self.buffers.take_full()?, by);
-        frame
-            .into_iter()
-            .for_each(|frame| self.buffers.put_free(frame));
-        Some(written)
+        let written = self.write_taken(self.buffers.take_full()?, by);
+        Some(written.map(|frame| self.buffers.put_free(frame)))
     }
 
     /// Writes what is in memory only.
@@ -309,18 +306,9 @@ impl DiffLog {
     }
 
     fn new_frame(&self) -> io::Result<Frame> {
-        let writing = match self.buffers.take() {
-            Taken::Free(frame) => return Ok(frame),
-            Taken::Full(writing) => writing,
-        };
-        match self.write_taken(writing, By::Waited) {
-            (Ok(()), Some(frame)) => Ok(frame),
-            (written, frame) => {
-                frame
-                    .into_iter()
-                    .for_each(|frame| self.buffers.put_free(frame));
-                Err(written.err().unwrap_or_else(|| io::ErrorKind::Other.into()))
-            }
+        match self.buffers.take() {
+            Taken::Free(frame) => Ok(frame),
+            Taken::Full(writing) => self.write_taken(writing, By::Waited),
         }
     }
 
@@ -423,30 +411,34 @@ impl DiffLog {
         Ok(())
     }
 
-    /// Writes a frame that a lane filled. What it has is stale again if that fails. The frame comes back if the
-    /// ledger names nothing of it any more.
-    fn write_taken(&self, mut writing: Writing<'_>, by: By) -> (io::Result<()>, Option<Frame>) {
+    /// Writes a frame that a lane filled; it comes back with nothing in it. If that fails, what it had is stale again,
+    /// and it is free.
+    fn write_taken(&self, mut writing: Writing<'_>, by: By) -> io::Result<Frame> {
         let frame = writing.frame();
         let written = self.write_staged(frame, by);
         if written.is_ok() {
             self.map.note_written(frame.slot);
         } else {
             let mut granules = frame.entries.iter().map(|entry| entry.granule);
-            let marked = granules.try_for_each(|start| {
+            // Where it cannot be said that they are stale, the ledger goes on naming them.
+            granules.try_for_each(|start| {
                 self.map.mark(GranuleRange {
                     start,
                     end: start + 1,
                 })
-            });
-            if marked.is_err() {
-                return (marked, None);
-            }
+            })?;
             self.map.unstage(frame.slot);
         }
         frame.place = None;
         frame.entries.clear();
         let frame = writing.end(written.is_ok());
-        (written, Some(frame))
+        match written {
+            Ok(()) => Ok(frame),
+            Err(error) => {
+                self.buffers.put_free(frame);
+                Err(error)
+            }
+        }
     }
 
     fn write_staged(&self, frame: &mut Frame, by: By) -> io::Result<()> {

@@ -98,7 +98,7 @@ mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(Granul
 mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' staged a_cut_that_was_killed
 mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/if let Err\(source\) = diff\.log\.end\(\)/if let Err(source) = { let _ = diff; io::Result::Ok(()) }/' concurrent a_cut_of_a_group
 mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_staged\(frame, by\);/        let _ = self.place_of(frame);\n        self.map.note_written(frame.slot);\n        let written = self.write_staged(frame, by);/'
-mutant granules-of-a-failed-frame-trusted log.rs 's/let marked = granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\);/let marked = granules.try_for_each(|_| io::Result::Ok(()));/'
+mutant granules-of-a-failed-frame-trusted log.rs 's/            granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\)\?;/            let _ = granules.next();/'
 mutant waiting-frames-forgotten-by-the-end log.rs 's/        for one in std::iter::from_fn\(\|\| self\.write_next\(By::Waited\)\)\.take\(STAGED_SLOTS\) \{\n            written = written\.and\(one\);\n        \}/        written = written.and(io::Result::Ok(()));/' staged a_cut_that_was_killed
 mutant frames-in-writing-not-waited-for log.rs 's/        self\.buffers\.wait\(\);\n//' concurrent overlapping
 mutant frame-that-failed-beside-the-end-overlooked log.rs 's/if self\.map\.stale_count\(\) != 0/if self.map.stale_count() == u64::MAX/; s/if self\.buffers\.failed\(\) != failed/if false/' lib a_frame_that_fails_after

@@ -196,9 +196,8 @@ fn frames_that_wait_or_are_written_by_another_do_not_count_once_the_log_is_begun
     bench.log.begin_anew();
     assert!(!bench.log.has_full());
     bench.write(0, 1, 2).unwrap();
-    let (written, frame) = bench.log.write_taken(writing, By::Helper);
-    written.unwrap();
-    bench.log.buffers.put_free(frame.unwrap());
+    let frame = bench.log.write_taken(writing, By::Helper).unwrap();
+    bench.log.buffers.put_free(frame);
     bench.log.write_all_staged().unwrap();
     assert_eq!(bench.read(0).unwrap(), 2);
     assert_eq!(bench.state(256), GranuleState::Stale);
