@@ -487,7 +487,17 @@ impl Bench {
             }
             Err(CutError::Distrusted) => self.relearn(),
             Err(CutError::MapOnly) => assert!(self.group().copies_are_paused()),
-            Err(CutError::Degraded { .. } | CutError::Io { .. } | CutError::Production { .. }) => {}
+            Err(
+                error @ (CutError::Degraded { .. }
+                | CutError::Io { .. }
+                | CutError::Production { .. }),
+            ) => {
+                let excused = self.fault || self.writeback_failed || self.world.crashed();
+                assert!(
+                    excused,
+                    "seed {seed}: a cut failed though nothing did: {error}"
+                );
+            }
             Err(other) => panic!("seed {seed}: {other}"),
         }
     }
