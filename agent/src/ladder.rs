@@ -334,7 +334,7 @@ fn has_room(engine: &Engine) -> Result<(), (Cause, String)> {
             "the diff device was slow a moment ago".into(),
         ));
     }
-    if pace.slow_under_way > 0 {
+    if pace.slow_under_way + pace.device_slow > 0 {
         return Err((
             Cause::DiffLatency,
             "a write to the diff device hangs".into(),

@@ -231,7 +231,7 @@ mod tests {
             slow,
             slow_under_way,
             hanging,
-            lost_writeback: 0,
+            ..PaceFigures::default()
         };
         assert!(!judge.is_too_slow(figures(1_000, 0, 0, 0)));
         assert!(!judge.is_too_slow(figures(2_000, 9, 0, 0)), "9 of 1000");

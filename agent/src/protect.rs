@@ -261,14 +261,14 @@ impl Running {
         let report = self.server.drain(DRAIN);
         info!(group = %engine.name, connections = report.connections, aborted = report.aborted, "exports closed");
         join(self.cutter, "cutter");
-        join(self.watch, "watch");
         join(self.tender, "tender");
-        join(self.frame_writer, "frame writer");
         self.audit
             .into_iter()
             .for_each(|audit| join(audit, "audit"));
         let cut = last_cut(&engine);
         engine.set_stop(Stop::Draining);
+        join(self.watch, "watch");
+        join(self.frame_writer, "frame writer");
         join(self.stage_two, "stage two");
         engine.set_stop(Stop::Now);
         let shared = engine.shared.lock();

@@ -15,7 +15,7 @@ use crate::pressure::LatencyJudge;
 /// How often space and memory are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Watches until the exports close.
+/// Watches until the exports are closed.
 pub(crate) fn run(engine: &Engine) {
     let limit = engine.limits.diff_latency.map(|limit| limit.time());
     // A visit is slow once so many whole turns have passed.
@@ -23,8 +23,8 @@ pub(crate) fn run(engine: &Engine) {
     let turn = limit.map_or(LOOK_EVERY, |limit| (limit / turns).min(LOOK_EVERY));
     let (mut judge, mut looked) = (LatencyJudge::default(), Duration::ZERO);
     loop {
-        let stop = engine.wait(Some(turn), Stop::No, |_| false).stop;
-        if stop != Stop::No {
+        let stop = engine.wait(Some(turn), Stop::Closing, |_| false).stop;
+        if stop > Stop::Closing {
             return;
         }
         engine.beat();
@@ -38,6 +38,10 @@ pub(crate) fn run(engine: &Engine) {
         {
             let why = format!("guests' writes waited more than {limit:?} for it");
             ladder::step_down(engine, Rung::MapOnly, Cause::DiffLatency, &why);
+        }
+        if pace.device_hanging > 0 {
+            // Guests may go on for long; a cut does not.
+            engine.note_cause(Cause::DiffLatency);
         }
         let now = engine.now();
         if now.saturating_sub(looked) >= LOOK_EVERY {

@@ -25,9 +25,8 @@ use std::sync::atomic::Ordering;
 use block::{GRANULE, GranuleRange, UnixNanos, index};
 
 use crate::error::damaged;
-use crate::frame::FRAME_GRANULES;
 use crate::log::DiffLog;
-use crate::map::{DirtyMap, Settled};
+use crate::map::{DirtyMap, STAGED_MAX, Settled};
 use crate::runs::{GranuleState, StateRun};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::slots::Slots;
@@ -239,14 +238,14 @@ impl Move<'_> {
             matches!(state, GranuleState::Clean | GranuleState::Stale)
         };
         let start = (from..end).find(lacks)?;
-        let end = (start..end.min(start + FRAME_GRANULES))
+        let end = (start..end.min(start + STAGED_MAX as u64))
             .find(|g| !lacks(g))
-            .unwrap_or(end.min(start + FRAME_GRANULES));
+            .unwrap_or(end.min(start + STAGED_MAX as u64));
         Some(GranuleRange { start, end })
     }
 
     fn take(&mut self, granules: GranuleRange) -> io::Result<()> {
-        if self.granules.len() as u64 + granules.count() > FRAME_GRANULES {
+        if self.granules.len() as u64 + granules.count() > STAGED_MAX as u64 {
             self.put_granules()?;
         }
         let old_len = self.bytes.len();

@@ -12,7 +12,7 @@ use crate::files;
 use crate::group::Surroundings;
 use crate::intent::DiskIntent;
 use crate::live::Live;
-use crate::log::DiffLog;
+use crate::log::{AppendError, DiffLog, For};
 use crate::map::{DirtyMap, MapIdentity, Settled};
 use crate::{Generation, Lineage};
 
@@ -33,6 +33,17 @@ pub(crate) struct OpenDiff {
 pub(crate) enum HealError {
     Production(block::Error),
     Diff(io::Error),
+    /// No frame was free.
+    NoFrame,
+}
+
+impl From<AppendError> for HealError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::NoFrame => Self::NoFrame,
+            AppendError::Io(error) => Self::Diff(error),
+        }
+    }
 }
 
 impl OpenDiff {
@@ -108,14 +119,14 @@ impl OpenDiff {
     pub(crate) fn copy_write(
         &self,
         production: &dyn BlockDevice,
-        data: &[u8],
-        offset: u64,
+        (data, offset): (&[u8], u64),
+        whose: For<'_>,
     ) -> Result<(), HealError> {
         let range = ByteRange::of_buf(offset, data);
         let touched = range.granules_touched();
         let inside = range.granules_covered();
         if inside.is_empty() {
-            return self.heal(production, touched);
+            return self.heal(production, touched, whose);
         }
         // Also where the disk ends: what lies past its end is zero.
         let edge = |start, end| self.read_production(production, GranuleRange { start, end });
@@ -123,9 +134,8 @@ impl OpenDiff {
         let last = edge(inside.end, touched.end)?;
         let bytes = inside.start * GRANULE - offset..inside.end * GRANULE - offset;
         let middle = &data[index(bytes.start)..index(bytes.end)];
-        self.log
-            .append(touched, &[&first, middle, &last])
-            .map_err(HealError::Diff)
+        self.log.append(touched, &[&first, middle, &last], whose)?;
+        Ok(())
     }
 
     /// Notes a range that production holds as zeroes; edges are completed from production.
@@ -133,11 +143,12 @@ impl OpenDiff {
         &self,
         production: &dyn BlockDevice,
         range: ByteRange,
+        whose: For<'_>,
     ) -> Result<(), HealError> {
         let touched = range.granules_touched();
         let whole = self.covered(range);
         if whole.is_empty() {
-            return self.heal(production, touched);
+            return self.heal(production, touched, whose);
         }
         self.map.settle(whole, Settled::Zero);
         self.heal(
@@ -146,6 +157,7 @@ impl OpenDiff {
                 start: touched.start,
                 end: whole.start,
             },
+            whose,
         )?;
         self.heal(
             production,
@@ -153,6 +165,7 @@ impl OpenDiff {
                 start: whole.end,
                 end: touched.end,
             },
+            whose,
         )
     }
 
@@ -161,6 +174,7 @@ impl OpenDiff {
         &self,
         production: &dyn BlockDevice,
         granules: GranuleRange,
+        whose: For<'_>,
     ) -> Result<(), HealError> {
         let step = HEAL_BYTES_MAX / GRANULE;
         let mut start = granules.start;
@@ -169,7 +183,7 @@ impl OpenDiff {
                 start,
                 end: (start + step).min(granules.end),
             };
-            self.heal_piece(production, piece)?;
+            self.heal_piece(production, piece, whose)?;
             start = piece.end;
         }
         Ok(())
@@ -179,13 +193,15 @@ impl OpenDiff {
         &self,
         production: &dyn BlockDevice,
         piece: GranuleRange,
+        whose: For<'_>,
     ) -> Result<(), HealError> {
         let bytes = self.read_production(production, piece)?;
         if bytes.iter().all(|byte| *byte == 0) {
             self.map.settle(piece, Settled::Zero);
             return Ok(());
         }
-        self.log.append(piece, &[&bytes]).map_err(HealError::Diff)
+        self.log.append(piece, &[&bytes], whose)?;
+        Ok(())
     }
 
     /// Whole granules; what lies past a short last granule is zero.

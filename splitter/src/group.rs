@@ -220,6 +220,7 @@ impl Group {
         // Nobody writes to them any more, and nobody waits.
         let mut failed = None;
         for (diff, disk) in swapped.old.iter().zip(&self.disks) {
+            let _at_device = self.writer.device.visit();
             if let Err(source) = diff.log.end() {
                 failed = Some((disk, source));
             }
@@ -409,7 +410,9 @@ impl Group {
         // One by one: this is no cut, and a disk that hangs must not hold up the others. What is
         // written to a disk before its turn is read by the seed.
         for (disk, diff) in self.disks.iter().zip(diffs) {
-            *disk.gate.write() = diff;
+            let old = std::mem::replace(&mut *disk.gate.write(), diff);
+            // Its files are closed: with the gate open.
+            drop(old);
         }
         self.establish(lineage).inspect_err(|_| {
             // Nobody may cut what nobody would find again.
@@ -569,7 +572,7 @@ impl Group {
         self.disks.iter().try_for_each(|disk| {
             // Outside the gate: it waits for the device.
             let log = Arc::clone(&disk.gate.read().log);
-            let _copying = disk.pace.visit();
+            let _at_device = self.writer.device.visit();
             let written = log.write_all_staged();
             written.map_err(|source| CutError::Degraded {
                 disk: disk.name.clone(),
@@ -667,8 +670,8 @@ fn seal_and_swap(
         .collect()
 }
 
-/// Granules that are marked at once, with their stripes held.
-const ABSORB_GRANULES_MAX: u64 = 8192;
+/// Granules that are marked at once, with their stripes held: whoever holds one of them may wait for a frame.
+const ABSORB_GRANULES_MAX: u64 = 64;
 
 impl TrackedDisk {
     /// Marks in the open map all that a sealed one marks.
@@ -692,5 +695,9 @@ pub(crate) fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
     match error {
         HealError::Production(source) => CutError::Production { disk, source },
         HealError::Diff(source) => CutError::Degraded { disk, source },
+        HealError::NoFrame => CutError::Degraded {
+            disk,
+            source: io::Error::other(error.to_string()),
+        },
     }
 }

@@ -2,22 +2,27 @@
 
 use std::fmt;
 
-use block::{ByteRange, DirtyExtent, GRANULE, GranuleRange};
+use block::{ByteRange, DirtyExtent, GranuleRange};
 
-use crate::diff::{HEAL_BYTES_MAX, HealError};
+use crate::diff::HealError;
 use crate::map::DirtyMap;
 use crate::runs::GranuleState;
 
-/// The next stale granules at or after `from`, few enough to hold the guest off briefly.
-pub(crate) fn next_stale(map: &DirtyMap, from: u64) -> Option<GranuleRange> {
+/// Granules that a walk takes at once.
+const WALK_GRANULES: u64 = 64;
+
+/// The next stale granules at or after `from`, `count_max` at most, and few.
+pub(crate) fn next_stale(map: &DirtyMap, from: u64, count_max: u64) -> Option<GranuleRange> {
     if map.stale_count() == 0 {
         return None;
     }
     let mut at = from;
     loop {
-        let run = map.next_run(at, HEAL_BYTES_MAX / GRANULE)?;
+        let run = map.next_run(at, WALK_GRANULES)?;
         if run.state == GranuleState::Stale {
-            return Some(run.granules);
+            let GranuleRange { start, end } = run.granules;
+            let end = end.min(start + count_max.min(WALK_GRANULES));
+            return Some(GranuleRange { start, end });
         }
         at = run.granules.end;
     }
@@ -74,6 +79,7 @@ impl fmt::Display for HealError {
         match self {
             HealError::Production(error) => write!(f, "production cannot be read again: {error}"),
             HealError::Diff(error) => write!(f, "the diff cannot be written: {error}"),
+            HealError::NoFrame => write!(f, "the device of the diff does not keep up"),
         }
     }
 }

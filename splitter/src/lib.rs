@@ -52,6 +52,7 @@ mod space;
 mod stripes;
 mod tend;
 mod tracked;
+mod trouble;
 mod uses;
 mod writer;
 
@@ -68,6 +69,7 @@ pub use space::SpaceFigures;
 pub use tend::LogsKept;
 pub use tracked::TrackedDisk;
 pub use uses::Claim;
+pub use writer::FrameWriter;
 
 /// Parsers of files that a crash or a stranger may have damaged, for fuzzing.
 #[cfg(feature = "fuzzing")]

@@ -2,11 +2,14 @@
 //! random write costs a copy in memory and its share of one write of many.
 //!
 //! ```text
-//!  few granules --> lane: staged in memory -- 84 of them --> a full frame waits --> one write
-//!  many granules --> wide lane --------------------------------------------------> one write
+//!  granules --> lane: staged in memory -- 84 of them --> a full frame waits --> one write
 //! ```
 //!
-//! Full frames are written by whoever calls [`DiffLog::write_full`], beside the guests' writes; see `buffers.rs`.
+//! Full frames are written by whoever calls [`DiffLog::write_full`], beside the guests' writes, and by cuts, heals and
+//! merges; see `buffers.rs`. Who fills frames faster waits for one, or does without, as he says.
+//!
+//! Rule: where somebody else writes frames, no guest's write calls the operating system for the file: whatever
+//! holds that up, the device or the lock of the file, must not hold up a guest.
 //!
 //! | killed while | then |
 //! |---|---|
@@ -24,40 +27,39 @@
 //! granule are held.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use block::{ByteRange, File, GRANULE, GranuleRange, Name, index};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::files;
 use crate::frame::{Entry, FRAME_GRANULES, FrameIdentity, HEADER, STRIDE};
-use crate::map::{DirtyMap, SLOTS, STAGED_MAX, STAGED_SLOTS, Settled, WIDE_SLOTS};
+use crate::map::{DirtyMap, SLOTS, STAGED_MAX, Settled};
 use crate::{Generation, Lineage};
 
 use buffers::{Buffers, Frame, Taken, Writing};
 
+pub(crate) use buffers::WithoutFrame;
+
 mod buffers;
 
-/// Frames that are filled at once.
+/// Frames that guests' writes fill at once.
 const LANES: usize = 2;
 
-/// Granules of one write that are staged; more are written at once.
-const STAGED_AT_ONCE_MAX: u64 = 32;
 /// Of a small disk no more is staged for one frame than one granule in so many, so that a kill costs little of it.
 const STAGED_SHARE: u64 = 16;
 /// Neighbours go to one lane, so that a sequential stream lies in sequence.
 const NEIGHBOURS: u64 = 64;
 /// Granules that a log may hold beyond twice what counts: 64 MiB, or as many as the disk has.
 const OLD_MAX: u64 = 16_384;
-/// Frames that go through the page cache after somebody waited for the file.
-const NOT_PAST: u64 = 16;
 /// Frames whose space is freed at once: 16 MiB.
 const FREED_FRAMES: u64 = 32;
 /// Frames that stay in the page cache, beside what was written in two turns: 16 to 64 MiB.
 const CACHED_FRAMES: u64 = 128;
 
-const _: () = assert!(STAGED_MAX as u64 + STAGED_AT_ONCE_MAX <= FRAME_GRANULES);
+const _: () = assert!(STAGED_MAX as u64 <= FRAME_GRANULES);
 
 pub(crate) struct DiffLog {
     map: Arc<DirtyMap>,
@@ -66,13 +68,13 @@ pub(crate) struct DiffLog {
     /// Staged granules that fill a frame.
     full_at: usize,
     lanes: [Mutex<Lane>; LANES],
+    /// For what is read again: it would get no frame beside guests who fill them faster than they are written.
+    heal_lane: Mutex<Lane>,
     buffers: Buffers,
-    wide: [Mutex<WideLane>; WIDE_SLOTS],
-    /// So many frames are written through the page cache although they could go past it: guests, or a cut, write
-    /// to the file themselves.
-    not_past: AtomicU64,
     /// Held while a frame takes a position.
     positions: Mutex<()>,
+    /// Somebody called for the one who writes frames.
+    called: AtomicBool,
     /// Granules in frames that count, also those that were written again since.
     appended: AtomicU64,
     tended: Mutex<Tended>,
@@ -88,20 +90,39 @@ struct Tended {
     gone: u64,
 }
 
-/// Who writes a frame.
+/// How a frame is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// Somebody for whom nobody waits.
-    Helper,
-    /// A guest, or a cut.
-    Waited,
+enum Cache {
+    Through,
+    /// Once the log is long.
+    Past,
 }
 
 /// The frame that it fills.
 type Lane = Option<Frame>;
 
-/// One that writes frames whose granules are not staged: the memory of their headers.
-type WideLane = Vec<u8>;
+/// For whom granules are appended.
+#[derive(Clone, Copy)]
+pub(crate) enum For<'a> {
+    /// A guest's write; what to do where no frame is free.
+    Guest(&'a dyn Fn() -> WithoutFrame),
+    /// A heal, after [`DiffLog::make_room`].
+    Heal,
+}
+
+/// Why granules were not appended. Those that were not are stale.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// No frame was free, and the caller did without.
+    NoFrame,
+    Io(io::Error),
+}
+
+impl From<io::Error> for AppendError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
 
 /// Bytes of granules, one after the other, in parts of whole granules.
 pub(crate) type Parts<'a> = [&'a [u8]];
@@ -118,10 +139,10 @@ impl DiffLog {
             identity: FrameIdentity::new(lineage, generation, disk),
             full_at: index(map.granule_count() / STAGED_SHARE).clamp(1, STAGED_MAX),
             lanes: Default::default(),
-            buffers: Buffers::default(),
-            wide: Default::default(),
-            not_past: AtomicU64::new(0),
+            heal_lane: Mutex::default(),
+            buffers: Buffers::new((0..SLOTS).map(|slot| map.position(slot))),
             positions: Mutex::new(()),
+            called: AtomicBool::new(false),
             appended: AtomicU64::new(appended),
             tended: Mutex::default(),
             map,
@@ -134,41 +155,84 @@ impl DiffLog {
     }
 
     /// Appends granules side by side, and settles them. Their stripes are held, and they are stale.
-    pub(crate) fn append(&self, granules: GranuleRange, parts: &Parts<'_>) -> io::Result<()> {
-        if granules.count() > FRAME_GRANULES {
-            return self.append_in_pieces(granules, parts);
-        }
-        if granules.count() > STAGED_AT_ONCE_MAX {
-            return self.write_wide(granules.start..granules.end, parts);
-        }
-        let mut lane = self.lane_of(granules.start);
-        if staged_in(&lane) + index(granules.count()) > STAGED_MAX {
-            self.pass_on(&mut lane);
-        }
-        self.stage(self.frame_of(&mut lane)?, granules, parts)?;
-        self.map.settle(granules, Settled::Data);
-        if staged_in(&lane) >= self.full_at {
-            self.pass_on(&mut lane);
-        }
-        Ok(())
-    }
-
-    fn append_in_pieces(&self, granules: GranuleRange, parts: &Parts<'_>) -> io::Result<()> {
-        let mut start = granules.start;
-        let pieces = parts
+    pub(crate) fn append(
+        &self,
+        granules: GranuleRange,
+        parts: &Parts<'_>,
+        whose: For<'_>,
+    ) -> Result<(), AppendError> {
+        let mut pages = parts
             .iter()
-            .flat_map(|part| part.chunks(index(FRAME_GRANULES * GRANULE)));
-        for piece in pieces {
-            let end = start + piece.len() as u64 / GRANULE;
-            self.append(GranuleRange { start, end }, &[piece])?;
+            .flat_map(|part| part.chunks_exact(index(GRANULE)));
+        let (mut lane, without): (_, &dyn Fn() -> WithoutFrame) = match whose {
+            For::Guest(without) => (self.lane_of(granules.start), without),
+            For::Heal => (self.heal_lane.lock(), &|| WithoutFrame::GiveUp),
+        };
+        let mut start = granules.start;
+        while start < granules.end {
+            let frame = self.frame_of(&mut lane, without)?;
+            let room = (self.full_at - frame.entries.len()) as u64;
+            let end = granules.end.min(start + room);
+            self.stage(frame, start..end, &mut pages);
+            self.map.settle(GranuleRange { start, end }, Settled::Data);
             start = end;
+            if frame.entries.len() == self.full_at {
+                self.pass_on(&mut lane);
+            }
         }
         Ok(())
     }
 
-    /// Appends granules in any order, few enough for a frame, as one frame, and settles them. They are stale.
+    /// Appends granules in any order, few enough for a frame, as one frame; settles them once it is written. They
+    /// are stale.
     pub(crate) fn append_frame(&self, granules: &[u64], bytes: &[u8]) -> io::Result<()> {
-        self.write_wide(granules.iter().copied(), &[bytes])
+        let mut frame = self.frame_or_write()?;
+        self.place_of(&mut frame);
+        let pages = bytes.chunks_exact(index(GRANULE));
+        let all = granules.iter().copied();
+        for (entry, bytes) in self.entries(all.clone(), granules.len() as u64, pages) {
+            frame.push(entry, bytes);
+        }
+        let written = self.write_begun(self.buffers.begin(frame), Cache::Through)?;
+        for run in runs_of(all) {
+            self.map.settle(run, Settled::Data);
+        }
+        self.buffers.put_free(written);
+        Ok(())
+    }
+
+    /// Whether a frame is free; somebody else may take it.
+    pub(crate) fn has_free(&self) -> bool {
+        self.buffers.has_free()
+    }
+
+    /// Notes whether the one who writes frames is called; returns whether he was.
+    pub(crate) fn note_called(&self, called: bool) -> bool {
+        self.called.swap(called, Ordering::AcqRel)
+    }
+
+    /// Gives back what [`Self::make_room`] took and nobody used.
+    pub(crate) fn end_heal(&self) {
+        let mut lane = self.heal_lane.lock();
+        if let Some(frame) = lane.take_if(|frame| frame.entries.is_empty()) {
+            self.buffers.put_free(frame);
+        }
+    }
+
+    /// Sees to it that a heal has a frame; waits for the device. Returns how many granules it takes.
+    pub(crate) fn make_room(&self) -> io::Result<u64> {
+        loop {
+            if let Some(frame) = &*self.heal_lane.lock() {
+                return Ok((self.full_at - frame.entries.len()) as u64);
+            }
+            // Without the lane: who begins a log anew takes all of them, and guests wait for that.
+            let frame = self.frame_or_write()?;
+            let mut lane = self.heal_lane.lock();
+            match *lane {
+                None => *lane = Some(frame),
+                Some(_) => self.buffers.put_free(frame),
+            }
+        }
     }
 
     /// Whether a frame waits for [`Self::write_full`].
@@ -178,25 +242,23 @@ impl DiffLog {
 
     /// Writes the frame that has waited longest. `None`: none waits.
     pub(crate) fn write_full(&self) -> Option<io::Result<()>> {
-        self.write_next(By::Helper)
+        self.write_next(Cache::Past)
     }
 
-    fn write_next(&self, by: By) -> Option<io::Result<()>> {
-        let written = self.write_taken(self.buffers.take_full()?, by);
+    fn write_next(&self, cache: Cache) -> Option<io::Result<()>> {
+        let written = self.write_begun(self.buffers.take_full()?, cache);
         Some(written.map(|frame| self.buffers.put_free(frame)))
     }
 
     /// Writes what is in memory only.
     pub(crate) fn write_all_staged(&self) -> io::Result<()> {
         let failed = self.buffers.failed();
-        self.lanes
-            .iter()
+        self.all_lanes()
             .for_each(|lane| self.pass_on(&mut lane.lock()));
-        let mut written = Ok(());
         // As many as there are: guests may fill more meanwhile.
-        for one in std::iter::from_fn(|| self.write_next(By::Waited)).take(STAGED_SLOTS) {
-            written = written.and(one);
-        }
+        let written: io::Result<()> = std::iter::from_fn(|| self.write_next(Cache::Through))
+            .take(SLOTS)
+            .collect();
         self.buffers.wait();
         written?;
         if self.buffers.failed() != failed {
@@ -221,15 +283,13 @@ impl DiffLog {
 
     /// Makes all that is in frames stale, and forgets them: they are lost, or most of what they hold is old.
     pub(crate) fn begin_anew(&self) {
-        // These first: who holds one may wait for the device, and the many small writes must not wait with it.
-        let _wide: Vec<_> = self.wide.iter().map(Mutex::lock).collect();
-        let mut lanes: Vec<_> = self.lanes.iter().map(Mutex::lock).collect();
+        let mut lanes: Vec<_> = self.all_lanes().map(Mutex::lock).collect();
         self.map.mark_all_data();
         // Crash: nothing is said to be in a frame, so none is needed. One that is being written has a
         // place that does not count; if it fails, what it has is stale once more.
+        self.map.forget_frames();
         self.buffers
             .forget(lanes.iter_mut().filter_map(|lane| lane.take()));
-        self.map.forget_frames();
         self.appended.store(0, Ordering::Relaxed);
     }
 
@@ -281,6 +341,10 @@ impl DiffLog {
         self.appended.load(Ordering::Relaxed) > self.map.written_count()
     }
 
+    fn all_lanes(&self) -> impl Iterator<Item = &Mutex<Lane>> {
+        self.lanes.iter().chain([&self.heal_lane])
+    }
+
     /// The lane of a granule, or one that is free.
     fn lane_of(&self, granule: u64) -> MutexGuard<'_, Lane> {
         let first = index(granule / NEIGHBOURS % LANES as u64);
@@ -288,27 +352,31 @@ impl DiffLog {
         free.unwrap_or_else(|| self.lanes[first].lock())
     }
 
-    /// A wide lane that is free, with its slot.
-    fn wide_lane(&self) -> (usize, MutexGuard<'_, WideLane>) {
-        let mut lanes = self.wide.iter().enumerate();
-        let (number, lane) = lanes
-            .find_map(|(number, lane)| Some((number, lane.try_lock()?)))
-            .unwrap_or_else(|| (0, self.wide[0].lock()));
-        (STAGED_SLOTS + number, lane)
-    }
-
-    /// The frame that a lane fills.
-    fn frame_of<'a>(&self, lane: &'a mut Lane) -> io::Result<&'a mut Frame> {
+    /// The frame that a lane fills; it has room.
+    fn frame_of<'a>(
+        &self,
+        lane: &'a mut Lane,
+        without: &dyn Fn() -> WithoutFrame,
+    ) -> Result<&'a mut Frame, AppendError> {
         if lane.is_none() {
-            *lane = Some(self.new_frame()?);
+            *lane = Some(self.ready(self.buffers.take(without)?)?);
         }
         Ok(lane.as_mut().expect("it was just given one"))
     }
 
-    fn new_frame(&self) -> io::Result<Frame> {
-        match self.buffers.take() {
+    /// A frame to fill, for which others may have to be written.
+    fn frame_or_write(&self) -> io::Result<Frame> {
+        match self.buffers.take(&|| WithoutFrame::Write) {
+            Ok(taken) => self.ready(taken),
+            Err(AppendError::Io(error)) => Err(error),
+            Err(AppendError::NoFrame) => unreachable!("it waits until it has one"),
+        }
+    }
+
+    fn ready(&self, taken: Taken<'_>) -> io::Result<Frame> {
+        match taken {
             Taken::Free(frame) => Ok(frame),
-            Taken::Full(writing) => self.write_taken(writing, By::Waited),
+            Taken::Full(writing) => self.write_begun(writing, Cache::Through),
         }
     }
 
@@ -319,55 +387,40 @@ impl DiffLog {
         }
     }
 
-    fn place_of(&self, frame: &mut Frame) -> io::Result<u64> {
-        if frame.place.is_none() {
-            frame.place = Some(self.take_place(frame.slot)?);
-        }
-        Ok(frame.place.expect("it was just given one"))
+    /// The place of a frame, which may have none yet.
+    fn place_of(&self, frame: &mut Frame) -> u64 {
+        *frame.place.get_or_insert_with(|| {
+            let _one = self.positions.lock();
+            self.map.take_position(frame.slot)
+        })
     }
 
-    /// A place for the frame of a slot, which has none.
-    fn take_place(&self, slot: usize) -> io::Result<u64> {
-        if let Some(tried) = self.map.position(slot) {
-            let mut page = vec![0; index(HEADER)];
-            self.identity.encode(tried, &[], &mut page);
-            self.file.write_all_at(&page, tried * STRIDE)?;
-            self.map.note_written(slot);
-        }
-        let _one = self.positions.lock();
-        Ok(self.map.take_position(slot))
-    }
-
-    fn stage(
+    fn stage<'a>(
         &self,
         frame: &mut Frame,
-        granules: GranuleRange,
-        parts: &Parts<'_>,
-    ) -> io::Result<()> {
-        self.place_of(frame)?;
-        frame.make_ready();
-        for (entry, bytes) in self.entries(granules.start..granules.end, parts) {
+        granules: Range<u64>,
+        pages: &mut impl Iterator<Item = &'a [u8]>,
+    ) {
+        self.place_of(frame);
+        let (before, count) = (frame.entries.len(), granules.end - granules.start);
+        for (entry, bytes) in self.entries(granules, count, pages) {
             let at = frame.entries.len();
             self.map.stage(frame.slot, at, entry.granule);
             frame.push(entry, bytes);
         }
-        Ok(())
+        assert_eq!((frame.entries.len() - before) as u64, count);
     }
 
-    /// The entries of granules, each with its bytes, and unchecked.
+    /// The entries of so many granules, each with its bytes, and unchecked.
     fn entries<'a>(
         &self,
         granules: impl Iterator<Item = u64>,
-        parts: &'a Parts<'a>,
+        count: u64,
+        pages: impl Iterator<Item = &'a [u8]>,
     ) -> impl Iterator<Item = (Entry, &'a [u8])> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let count = len as u64 / GRANULE;
         // Also those of a frame that will fail: it takes space until the log is begun anew.
         self.appended.fetch_add(count, Ordering::Relaxed);
         let orders = self.map.next_orders(count);
-        let pages = parts
-            .iter()
-            .flat_map(|part| part.chunks_exact(index(GRANULE)));
         let both = granules.zip(orders..).zip(pages);
         both.map(|((granule, order), bytes)| {
             let check = 0;
@@ -380,44 +433,14 @@ impl DiffLog {
         })
     }
 
-    /// Writes a frame of `granules`, and settles them.
-    fn write_wide(
-        &self,
-        granules: impl Iterator<Item = u64> + Clone,
-        parts: &Parts<'_>,
-    ) -> io::Result<()> {
-        self.not_past.store(NOT_PAST, Ordering::Relaxed);
-        let (slot, mut header) = self.wide_lane();
-        // If it fails its place stays the slot's, and its granules stay stale.
-        let place = self.take_place(slot)?;
-        let mut offset = place * STRIDE + HEADER;
-        for part in parts {
-            self.file.write_all_at(part, offset)?;
-            offset += part.len() as u64;
-        }
-        let entries = self.entries(granules.clone(), parts);
-        let entries = entries.map(|(entry, bytes)| Entry {
-            check: crc32c::crc32c(bytes),
-            ..entry
-        });
-        header.resize(index(HEADER), 0);
-        self.identity
-            .encode(place, &entries.collect::<Vec<_>>(), &mut header);
-        self.file.write_all_at(&header, place * STRIDE)?;
-        self.map.note_written(slot);
-        for run in runs_of(granules) {
-            self.map.settle(run, Settled::Data);
-        }
-        Ok(())
-    }
-
-    /// Writes a frame that a lane filled; it comes back with nothing in it. If that fails, what it had is stale again,
-    /// and it is free.
-    fn write_taken(&self, mut writing: Writing<'_>, by: By) -> io::Result<Frame> {
+    /// Writes a frame; it comes back with nothing in it. If that fails, what it had is stale again, and it waits
+    /// once more, to be written without granules: its place may hold part of it.
+    fn write_begun(&self, mut writing: Writing<'_>, cache: Cache) -> io::Result<Frame> {
         let frame = writing.frame();
-        let written = self.write_staged(frame, by);
+        let written = self.write_frame(frame, cache);
         if written.is_ok() {
             self.map.note_written(frame.slot);
+            frame.place = None;
         } else {
             let mut granules = frame.entries.iter().map(|entry| entry.granule);
             // Where it cannot be said that they are stale, the ledger goes on naming them.
@@ -429,45 +452,26 @@ impl DiffLog {
             })?;
             self.map.unstage(frame.slot);
         }
-        frame.place = None;
         frame.entries.clear();
-        let frame = writing.end(written.is_ok());
+        let frame = writing.end(&written);
         match written {
             Ok(()) => Ok(frame),
             Err(error) => {
-                self.buffers.put_free(frame);
+                self.buffers.put_full(frame);
                 Err(error)
             }
         }
     }
 
-    fn write_staged(&self, frame: &mut Frame, by: By) -> io::Result<()> {
-        let place = self.place_of(frame)?;
+    fn write_frame(&self, frame: &mut Frame, cache: Cache) -> io::Result<()> {
+        let place = self.place_of(frame);
         let bytes = frame.seal(self.identity, place);
         let is_much = place.saturating_sub(self.map.frames().start) > CACHED_FRAMES;
-        // A write past the cache keeps others from the file until the device has it.
-        let may_go_past = match by {
-            By::Waited => {
-                self.not_past.store(NOT_PAST, Ordering::Relaxed);
-                false
-            }
-            By::Helper => {
-                let one_less = |frames: u64| frames.checked_sub(1);
-                (self.not_past)
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-                    .is_err()
-            }
-        };
-        if is_much && may_go_past {
-            self.file.write_past_cache(bytes, place * STRIDE)
-        } else {
-            self.file.write_all_at(bytes, place * STRIDE)
+        match cache {
+            Cache::Past if is_much => self.file.write_past_cache(bytes, place * STRIDE),
+            _ => self.file.write_all_at(bytes, place * STRIDE),
         }
     }
-}
-
-fn staged_in(lane: &Lane) -> usize {
-    lane.as_ref().map_or(0, |frame| frame.entries.len())
 }
 
 /// Neighbours among granules, as ranges.

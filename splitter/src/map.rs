@@ -35,8 +35,8 @@ use crate::{Generation, Lineage};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"STDNMAP1");
 /// 1 had a word each for dirty, stale and zero, and one that was empty; 2 knew nothing of frames; 3 had
-/// four slots for them.
-const VERSION: u64 = 4;
+/// four slots for them, and 4 had four more for frames that were not staged.
+const VERSION: u64 = 5;
 
 const PAGE: u64 = 4096;
 const PAGE_WORDS: u64 = PAGE / 8;
@@ -605,7 +605,7 @@ mod fuzz;
 mod ledger;
 mod prepare;
 
-pub(crate) use ledger::{SLOTS, STAGED_MAX, STAGED_SLOTS, WIDE_SLOTS};
+pub(crate) use ledger::{SLOTS, STAGED_MAX};
 pub(crate) use prepare::pages_of_each;
 
 #[cfg(test)]

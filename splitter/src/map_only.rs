@@ -15,7 +15,7 @@ use crate::{CutError, Group, TrackedDisk, files};
 const PROBE_BYTES: usize = 64 << 10;
 
 impl Group {
-    /// Writes are only marked from here on. Copies that are under way end as they may; no cut can be
+    /// Writes are only marked from here on. Copies that wait for a frame are given up; no cut can be
     /// made.
     pub fn pause_copies(&self) {
         self.set_paused(true);

@@ -48,6 +48,10 @@ pub struct PaceFigures {
     pub slow_under_way: u64,
     /// Those that have taken four times as long.
     pub hanging: u64,
+    /// Writes of frames that have been at the device for longer than a visit that is slow.
+    pub device_slow: u64,
+    /// Those that have been there for four times as long. Guests need not wait for them.
+    pub device_hanging: u64,
     /// Times that an open diff was found to have lost bytes on their way to its disk.
     pub lost_writeback: u64,
 }
@@ -73,6 +77,8 @@ impl Pace {
             slow: self.slow.load(Ordering::Relaxed),
             slow_under_way: since(SLOW_TURNS).sum(),
             hanging: since(HANGING_TURNS).sum(),
+            device_slow: 0,
+            device_hanging: 0,
             lost_writeback: self.lost_writeback.load(Ordering::Relaxed),
         }
     }
@@ -114,13 +120,20 @@ impl Group {
     /// Makes a turn, and says how guests' writes fare at the diff device. Called at even intervals, by one
     /// thread; while nobody calls it, nothing is slow. Takes no lock.
     pub fn turn(&self) -> PaceFigures {
+        let device = self.writer.device.turn();
+        let all = PaceFigures {
+            device_slow: device.slow_under_way,
+            device_hanging: device.hanging,
+            ..PaceFigures::default()
+        };
         let figures = self.disks.iter().map(|disk| disk.pace.turn());
-        figures.fold(PaceFigures::default(), |all, disk| PaceFigures {
+        figures.fold(all, |all, disk| PaceFigures {
             ended: all.ended + disk.ended,
             slow: all.slow + disk.slow,
             slow_under_way: all.slow_under_way + disk.slow_under_way,
             hanging: all.hanging + disk.hanging,
             lost_writeback: all.lost_writeback + disk.lost_writeback,
+            ..all
         })
     }
 }

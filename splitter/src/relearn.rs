@@ -48,12 +48,14 @@ impl Group {
             .map_err(self.map_error())?;
         self.drain_each()?;
         let _doors = ClosedDoors::of(&self.disks);
+        // Their files are closed after the gates are open.
+        let mut old = Vec::new();
         let mut gates = self.close_gates()?;
         // Nothing is in flight: the log has the regions of all that was written.
         for ((gate, diff), marked) in gates.iter_mut().zip(diffs).zip(marked) {
             mark_regions(&diff, &marked).map_err(self.map_error())?;
             diff.map.lower_since(tracking.intent.trimmed_through());
-            **gate = diff;
+            old.push(std::mem::replace(&mut **gate, diff));
         }
         if tracking.live.is_forsaken() {
             return Err(CutError::Distrusted);

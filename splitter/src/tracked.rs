@@ -10,12 +10,15 @@ use block::{
     BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
     Fua, GRANULE, GranuleRange, Hole, Name, Op, Result, Speed, ZeroOptions,
 };
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::diff::{HealError, OpenDiff};
 use crate::door::Door;
+use crate::log::{For, WithoutFrame};
 use crate::pace::Pace;
+use crate::runs::GranuleState;
 use crate::stripes::Stripes;
+use crate::trouble::Trouble;
 use crate::writer::WriterCall;
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
@@ -33,7 +36,7 @@ pub struct TrackedDisk {
     pub(crate) pace: Pace,
     writer: Arc<WriterCall>,
     clock: Arc<dyn Clock>,
-    trouble: Mutex<Option<String>>,
+    trouble: Arc<Trouble>,
 }
 
 impl TrackedDisk {
@@ -44,8 +47,9 @@ impl TrackedDisk {
         writer: Arc<WriterCall>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (gate, stripes, trouble) = (RwLock::new(diff), Stripes::new(), Mutex::new(None));
+        let (gate, stripes) = (RwLock::new(diff), Stripes::new());
         Self {
+            trouble: Arc::new(Trouble::new(name.clone())),
             name,
             production,
             gate,
@@ -55,7 +59,6 @@ impl TrackedDisk {
             pace: Pace::default(),
             writer,
             clock,
-            trouble,
         }
     }
 
@@ -81,14 +84,14 @@ impl TrackedDisk {
     /// Why copies are missing, in words for a person; `None` while all is well.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
+        self.trouble.why()
     }
 
     /// Whether a granule was written in the open generation. A copy of the disk that runs beside
     /// the guest may skip it: the diff brings it.
     #[must_use]
     pub fn is_dirty(&self, granule: u64) -> bool {
-        self.gate.read().map.state(granule) != crate::runs::GranuleState::Clean
+        self.gate.read().map.state(granule) != GranuleState::Clean
     }
 
     pub(crate) fn copies_are_paused(&self) -> bool {
@@ -105,7 +108,7 @@ impl TrackedDisk {
         range: ByteRange,
         request: impl FnOnce(&dyn BlockDevice) -> Result<()>,
         answered: impl FnOnce(),
-        copy: impl FnOnce(&OpenDiff) -> std::result::Result<(), HealError>,
+        copy: impl FnOnce(&OpenDiff, For<'_>) -> std::result::Result<(), HealError>,
     ) -> Result<()> {
         let touched = range.granules_touched();
         let diff = self.admit(touched);
@@ -128,21 +131,36 @@ impl TrackedDisk {
         }
         // A request that fails may have changed part of its range: it stays stale.
         noted(&*self.production)?;
-        // While a cut waits for us the copy comes first: whoever takes an answer may take our processor.
-        if !self.door.is_closed() {
+        // While a cut waits for us the copy comes first, unless it has to wait itself: whoever takes an answer
+        // may take our processor.
+        if !self.door.is_closed() || !diff.log.has_free() {
             answered();
         }
         if self.copies_are_paused() {
             return Ok(());
         }
         let _copying = self.pace.visit();
-        if let Err(error) = copy(&diff) {
-            self.note_trouble(&error.to_string());
+        match copy(&diff, For::Guest(&|| self.without_frame(&diff))) {
+            Err(HealError::NoFrame) if self.copies_are_paused() => {}
+            Err(error) => self.note_trouble(&error.to_string()),
+            Ok(()) => {}
         }
         if diff.log.has_full() {
-            self.writer.call();
+            self.writer.call(&diff.log, &self.trouble);
         }
         Ok(())
+    }
+
+    /// For a guest's write whose copy finds no frame free: it waits as long as copies are made at all.
+    fn without_frame(&self, diff: &OpenDiff) -> WithoutFrame {
+        if self.copies_are_paused() || diff.live.is_lost() {
+            return WithoutFrame::GiveUp;
+        }
+        self.writer.call(&diff.log, &self.trouble);
+        match self.writer.is_there() {
+            true => WithoutFrame::Wait,
+            false => WithoutFrame::Write,
+        }
     }
 
     /// Enters the gate once the intent log has the regions of `touched`. A log that cannot be
@@ -196,7 +214,7 @@ impl TrackedDisk {
             range,
             |production| production.write_at(data, offset, Fua::No),
             answered,
-            |diff| diff.copy_write(&*self.production, data, offset),
+            |diff, whose| diff.copy_write(&*self.production, (data, offset), whose),
         )
     }
 
@@ -205,7 +223,7 @@ impl TrackedDisk {
             range,
             |production| production.write_zeroes(range, options),
             || (),
-            |diff| diff.copy_zeroes(&*self.production, range),
+            |diff, whose| diff.copy_zeroes(&*self.production, range, whose),
         )
     }
 
@@ -226,40 +244,64 @@ impl TrackedDisk {
                 return Ok(healed);
             }
             let diff = self.gate.read();
-            let Some(run) = crate::heal::next_stale(&diff.map, at) else {
+            let Some(run) = crate::heal::next_stale(&diff.map, at, u64::MAX) else {
                 break;
             };
-            at = run.end;
+            at = run.start;
+            // Outside the gate, and without stripes: it waits for the device.
+            let log = Arc::clone(&diff.log);
+            drop(diff);
+            let at_device = self.writer.device.visit();
+            let room = log.make_room().map_err(HealError::Diff)?;
+            drop(at_device);
+            let diff = self.gate.read();
+            let Some(run) = crate::heal::next_stale(&diff.map, at, room) else {
+                break;
+            };
             // Held: a write is in flight that will settle it, or hangs; neither is worth a wait.
             let Some(_held) = self.stripes.try_lock(run) else {
+                at = run.end;
                 continue;
             };
-            // The write that made it stale may have settled it since we looked.
-            let mut still = run.start;
-            while let Some(stale) = crate::heal::next_stale(&diff.map, still)
-                && stale.start < run.end
-            {
-                let piece = GranuleRange {
-                    end: stale.end.min(run.end),
-                    ..stale
-                };
-                diff.heal(&*self.production, piece)?;
-                healed += piece.count() * GRANULE;
-                still = piece.end;
+            match self.heal_run(&diff, run) {
+                // The log was begun anew, or there is another: from where it stands.
+                Err(HealError::NoFrame) => at = run.start,
+                Err(error) => return Err(error),
+                Ok(read) => {
+                    healed += read;
+                    at = run.end;
+                }
+            }
+            if diff.log.has_full() {
+                self.writer.call(&diff.log, &self.trouble);
             }
         }
+        self.gate.read().log.end_heal();
         if self.gate.read().map.stale_count() == 0 {
-            *self.trouble.lock() = None;
+            self.trouble.clear();
         }
         Ok(healed)
     }
 
-    pub(crate) fn note_trouble(&self, why: &str) {
-        let mut trouble = self.trouble.lock();
-        if trouble.is_none() {
-            tracing::warn!(disk = %self.name, why, "a guest's write could not be copied");
-            *trouble = Some(why.to_owned());
+    /// Re-reads what is stale of granules whose stripes are held: the write that made them stale may have settled
+    /// some since they were found. Returns the bytes.
+    fn heal_run(&self, diff: &OpenDiff, run: GranuleRange) -> std::result::Result<u64, HealError> {
+        let (mut still, mut read) = (run.start, 0);
+        // All of them are dirty: none of these looks goes further.
+        while still < run.end
+            && let Some(next) = diff.map.next_run(still, run.end - still)
+        {
+            if next.state == GranuleState::Stale {
+                diff.heal(&*self.production, next.granules, For::Heal)?;
+                read += next.granules.count() * GRANULE;
+            }
+            still = next.granules.end;
         }
+        Ok(read)
+    }
+
+    pub(crate) fn note_trouble(&self, why: &str) {
+        self.trouble.note(why);
     }
 }
 

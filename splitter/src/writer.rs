@@ -2,63 +2,138 @@
 //! in memory, and not for the file system of the diffs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::Group;
-use crate::tracked::TrackedDisk;
+use crate::log::DiffLog;
+use crate::pace::Pace;
+use crate::trouble::Trouble;
+
+/// After a frame could not be written: nobody waits for one meanwhile.
+const FAILED_PAUSE: Duration = Duration::from_millis(10);
 
 /// How those who fill frames call the one who writes them.
+///
+/// Rule: the log comes with the call, as the gate is not asked for it. A guest who waits for a frame holds that,
+/// a cut may wait for the guest, and who comes after the cut waits for it.
 #[derive(Default)]
 pub(crate) struct WriterCall {
-    called: Mutex<bool>,
+    /// Writers that there are.
+    count: AtomicUsize,
+    called: Mutex<Vec<Called>>,
     changed: Condvar,
+    /// Never notified.
+    quiet: Condvar,
+    /// Visits of all who bring frames to the device: the writer, cuts and heals.
+    pub(crate) device: Pace,
+}
+
+/// A log that has full frames.
+struct Called {
+    log: Arc<DiffLog>,
+    trouble: Arc<Trouble>,
 }
 
 impl WriterCall {
-    pub(crate) fn call(&self) {
-        let mut called = self.called.lock();
-        if !std::mem::replace(&mut *called, true) {
+    /// What goes wrong with its frames is `trouble`.
+    pub(crate) fn call(&self, log: &Arc<DiffLog>, trouble: &Arc<Trouble>) {
+        if self.is_there() && !log.note_called(true) {
+            let (log, trouble) = (Arc::clone(log), Arc::clone(trouble));
+            self.called.lock().push(Called { log, trouble });
             self.changed.notify_one();
         }
+    }
+
+    fn take_called(&self) -> Vec<Called> {
+        let called = std::mem::take(&mut *self.called.lock());
+        // Before their frames are looked at: whoever fills one after that calls again.
+        for Called { log, .. } in &called {
+            log.note_called(false);
+        }
+        called
+    }
+
+    /// Does nothing for a while, whoever calls.
+    fn pause(&self) {
+        self.quiet.wait_for(&mut self.called.lock(), FAILED_PAUSE);
+    }
+
+    /// Whether somebody writes frames.
+    pub(crate) fn is_there(&self) -> bool {
+        self.count.load(Ordering::Acquire) != 0
     }
 
     /// Waits for a call, `patience` at most.
     fn wait(&self, patience: Duration) {
         let mut called = self.called.lock();
-        if !*called {
+        if called.is_empty() {
             self.changed.wait_for(&mut called, patience);
         }
-        *called = false;
+    }
+}
+
+/// Writes the frames of a group's open diffs. While it lives, guests' writes leave that to it: they wait for it
+/// rather than for the device of the diffs, and go on without a copy once copies are paused. Without one they
+/// write frames themselves.
+pub struct FrameWriter<'a>(&'a Group);
+
+impl Drop for FrameWriter<'_> {
+    fn drop(&mut self) {
+        if self.0.writer.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.writer.take_called();
+        }
+    }
+}
+
+impl FrameWriter<'_> {
+    /// Writes the frames that are full; waits for some at first, `patience` at most. To be called again and again.
+    /// It waits for the device of the diffs.
+    pub fn write(&self, patience: Duration) {
+        let Self(group) = self;
+        let writer = &*group.writer;
+        writer.wait(patience);
+        let mut logs: Vec<Called> = Vec::new();
+        loop {
+            for called in writer.take_called() {
+                if !logs
+                    .iter()
+                    .any(|other| Arc::ptr_eq(&other.log, &called.log))
+                {
+                    logs.push(called);
+                }
+            }
+            // One of each in turn: a busy disk must not keep the frames of the others waiting.
+            let mut failed = false;
+            logs.retain(|Called { log, trouble }| {
+                let _at_device = writer.device.visit();
+                match log.write_full() {
+                    Some(Ok(())) => true,
+                    Some(Err(error)) => {
+                        trouble.note(&error.to_string());
+                        failed = true;
+                        false
+                    }
+                    None => false,
+                }
+            });
+            if failed {
+                writer.pause();
+            }
+            if logs.is_empty() {
+                return;
+            }
+        }
     }
 }
 
 impl Group {
-    /// Writes the frames of open diffs that are full; waits for some at first, `patience` at most. For a thread
-    /// of its own, which calls it again and again: without one the guests' writes do it. It waits
-    /// for the device of the diffs.
-    pub fn write_frames(&self, patience: Duration) {
-        self.writer.wait(patience);
-        // One of each in turn: a busy disk must not keep the frames of the others waiting.
-        while self.disks.iter().filter(|disk| disk.write_frame()).count() != 0 {}
-    }
-}
-
-impl TrackedDisk {
-    /// Whether one waited. What fails is stale, and is trouble that is shown; the cut meets it as well.
-    fn write_frame(&self) -> bool {
-        // Without the gate: a cut must not wait for the device.
-        let log = Arc::clone(&self.gate.read().log);
-        if !log.has_full() {
-            return false;
-        }
-        // It takes as long as a guest's write would take that did it itself.
-        let _copying = self.pace.visit();
-        let written = log.write_full();
-        if let Some(Err(error)) = &written {
-            self.note_trouble(&error.to_string());
-        }
-        written.is_some()
+    /// The one who writes frames, for a thread of its own.
+    #[must_use]
+    pub fn frame_writer(&self) -> FrameWriter<'_> {
+        self.writer.count.fetch_add(1, Ordering::AcqRel);
+        FrameWriter(self)
     }
 }

@@ -142,12 +142,21 @@ fn a_cut_of_a_group_is_one_instant() {
     });
 }
 
-/// What the agent's threads do beside the guests.
+/// What the agent's threads do beside the guests. Two of them: who begins a log anew waits for guests who wait for
+/// frames.
 fn bring_frames(group: &Group, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        group.write_frames(Duration::from_millis(1));
-        group.tend_logs().unwrap();
-    }
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let writer = group.frame_writer();
+            while !stop.load(Ordering::Relaxed) {
+                writer.write(Duration::from_millis(1));
+            }
+        });
+        while !stop.load(Ordering::Relaxed) {
+            group.tend_logs().unwrap();
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    });
 }
 
 /// On a busy machine a write may take longer than a cut waits: then there is no cut.

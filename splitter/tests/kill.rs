@@ -112,8 +112,9 @@ fn child() {
             });
         }
         scope.spawn(|| {
+            let writer = group.frame_writer();
             loop {
-                group.write_frames(Duration::from_millis(1));
+                writer.write(Duration::from_millis(1));
             }
         });
         println!("writing");

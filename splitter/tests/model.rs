@@ -81,7 +81,7 @@ fn step(bench: &mut Bench, seed: u64) {
         60..=69 => bench.zero(),
         70..=74 => bench.trim(),
         75..=82 => bench.cut_and_check(seed),
-        83 => bench.group().write_frames(Duration::ZERO),
+        83 => bench.group().frame_writer().write(Duration::ZERO),
         84 if bench.rng.random_bool(0.5) => bench.toggle_copies(),
         84 => drop(bench.group().tend_logs()),
         85..=86 => bench.flush(),

@@ -89,7 +89,7 @@ mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.abs
 mutant merge-believes-what-is-stale coalesce.rs 's/matches!\(state, GranuleState::Clean \| GranuleState::Stale\)/matches!(state, GranuleState::Clean)/'
 mutant merge-punches-before-it-copies coalesce.rs 's/        self\.put_granules\(\)\?;\n(        self\.done\n            \.drain\(\.\.\)\n            \.try_for_each\(\|granules\| self\.from\.1\.punch\(granules\)\))/$1?;\n        self.put_granules()/'
 # --- frames of a diff
-mutant settled-before-the-frame log.rs 's/(        let mut offset = place \* STRIDE \+ HEADER;)/        for run in runs_of(granules.clone()) {\n            self.map.settle(run, Settled::Data);\n        }\n$1/; s/        self\.map\.note_written\(slot\);\n        for run in runs_of\(granules\) \{\n            self\.map\.settle\(run, Settled::Data\);\n        \}/        self.map.note_written(slot);/'
+mutant settled-before-the-frame log.rs 's/(        let written = self\.write_begun\(self\.buffers\.begin\(frame\), Cache::Through\)\?;\n)(        for run in runs_of\(all\) \{\n.*?\n        \}\n)/$2$1/s'
 mutant edges-not-completed diff.rs 's/let first = edge\(touched\.start, inside\.start\)\?;/let first = vec![0; index((inside.start - touched.start) * GRANULE)];/'
 mutant damaged-granules-believed slots.rs 's/if crc32c::crc32c\(granule\) != slot\.check/if crc32c::crc32c(granule) != slot.check \&\& granule.is_empty()/'
 mutant lost-frames-overlooked slots.rs 's/for entry in self\.identity\.decode\(position, &page\)\? \{/let Ok(entries) = self.identity.decode(position, \&page) else {\n                continue;\n            };\n            for entry in entries {/'
@@ -97,13 +97,20 @@ mutant older-granules-taken slots.rs 's/std::cmp::Reverse\(slot\.order\)/slot.or
 mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(GranuleRange \{\n\s*start: granule,\n\s*end: granule \+ 1,\n\s*\}\)\?;/let _ = granule;/'
 mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' staged a_cut_that_was_killed
 mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/if let Err\(source\) = diff\.log\.end\(\)/if let Err(source) = { let _ = diff; io::Result::Ok(()) }/' concurrent a_cut_of_a_group
-mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_staged\(frame, by\);/        let _ = self.place_of(frame);\n        self.map.note_written(frame.slot);\n        let written = self.write_staged(frame, by);/'
+mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_frame\(frame, cache\);/        let _ = self.place_of(frame);\n        self.map.note_written(frame.slot);\n        let written = self.write_frame(frame, cache);/'
 mutant granules-of-a-failed-frame-trusted log.rs 's/            granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\)\?;/            let _ = granules.next();/'
-mutant waiting-frames-forgotten-by-the-end log.rs 's/        for one in std::iter::from_fn\(\|\| self\.write_next\(By::Waited\)\)\.take\(STAGED_SLOTS\) \{\n            written = written\.and\(one\);\n        \}/        written = written.and(io::Result::Ok(()));/' staged a_cut_that_was_killed
+mutant waiting-frames-forgotten-by-the-end log.rs 's/            \.take\(SLOTS\)\n            \.collect\(\);/            .take(0)\n            .collect();/' staged a_cut_that_was_killed
 mutant frames-in-writing-not-waited-for log.rs 's/        self\.buffers\.wait\(\);\n//' concurrent overlapping
 mutant frame-that-failed-beside-the-end-overlooked log.rs 's/if self\.map\.stale_count\(\) != 0/if self.map.stale_count() == u64::MAX/; s/if self\.buffers\.failed\(\) != failed/if false/' lib a_frame_that_fails_after
 mutant begun-anew-without-making-stale log.rs 's/        self\.map\.mark_all_data\(\);\n//'
-mutant place-of-a-failed-frame-used-again log.rs 's/            let mut page = vec!\[0; index\(HEADER\)\];\n            self\.identity\.encode\(tried, &\[\], &mut page\);\n            self\.file\.write_all_at\(&page, tried \* STRIDE\)\?;\n            self\.map\.note_written\(slot\);/            return Ok(tried);/'
+mutant place-of-a-failed-frame-used-again log.rs 's/                self\.buffers\.put_full\(frame\);\n                Err\(error\)/                self.buffers.put_free(frame);\n                Err(error)/'
+mutant place-of-a-failed-frame-forgotten log.rs 's/        let frame = writing\.end\(&written\);/        let mut frame = writing.end(&written);\n        frame.place = None;/; s/                self\.buffers\.put_full\(frame\);\n                Err\(error\)/                self.buffers.put_free(frame);\n                Err(error)/'
+mutant places-of-a-killed-process-forgotten log.rs 's/map\.position\(slot\)\)\)/map.position(slot).filter(|_| false)))/'
+mutant guests-write-frames tracked.rs 's/true => WithoutFrame::Wait/true => WithoutFrame::Write/' frames a_guest_waits
+mutant heal-lane-kept-by-a-log-begun-anew log.rs 's/let mut lanes: Vec<_> = self\.all_lanes\(\)/let mut lanes: Vec<_> = self.lanes.iter()/'
+mutant heal-lane-forgotten-by-the-end log.rs 's/        self\.all_lanes\(\)\n/        self.lanes.iter()\n/'
+mutant waiting-guest-deaf-to-a-lost-lineage tracked.rs 's/ \|\| diff\.live\.is_lost\(\) \{\n            return WithoutFrame/ {\n            return WithoutFrame/' frames begin
+mutant heal-without-a-lane-of-its-own log.rs 's/For::Heal => \(self\.heal_lane\.lock\(\)/For::Heal => (self.lane_of(granules.start)/' lib a_heal_has_a_frame
 # --- what only threads show
 mutant lock-removed stripes.rs 's/granules\.start % STRIPES/std::process::id() as u64 * 0 + { use std::sync::atomic::*; static N: AtomicU64 = AtomicU64::new(0); N.fetch_add(1, Ordering::Relaxed) % STRIPES }/; s/Held::Many \{\n            _guards: ascending\(granules\)\n                \.map\(\|stripe\| self\.lock_one\(stripe\)\)\n                \.collect\(\),/Held::Many {\n            _guards: Vec::new(),/' concurrent overlapping
 mutant swap-disk-by-disk group.rs 's/let old = seal_and_swap\(gates, live, opening, next, at\);/drop(gates);\n            let each = self.disks.iter().zip(next).map(|(disk, next)| Ok(seal_and_swap(vec![close(disk)?], live, opening, vec![next], at)));\n            let old = each.collect::<Result<Vec<_>, CutError>>()?.into_iter().flatten().collect();/' concurrent a_cut_of_a_group

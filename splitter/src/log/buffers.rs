@@ -5,26 +5,31 @@
 //! |---|---|
 //! | is filled, waits, or is written | is stale: the map's ledger names it until the frame is written |
 //!
-//! Who fills frames faster than they are written writes one himself: a guest's write is held up by its own
-//! share of the device's time, and memory stays bounded.
+//! One that could not be written waits again, without granules: its place may hold part of it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use block::{GRANULE, index};
 use parking_lot::{Condvar, Mutex};
 
 use crate::frame::{Entry, FrameIdentity, HEADER};
-use crate::map::{STAGED_MAX, STAGED_SLOTS};
+use crate::map::STAGED_MAX;
+
+use super::AppendError;
 
 /// What writing past the page cache wants memory to be a multiple of.
 const PAGE: u64 = 4096;
 const BYTES: usize = offset_of(STAGED_MAX);
+/// How long who waits for a frame does not ask whether to go on.
+const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// A frame in the making. Its slot is the ledger's: what it has in memory is named there.
 pub(super) struct Frame {
     pub(super) slot: usize,
-    /// The place that it has and nobody wrote to.
+    /// The place that it has and nobody wrote to, or not all of it.
     pub(super) place: Option<u64>,
     pub(super) entries: Vec<Entry>,
     memory: Vec<u8>,
@@ -33,26 +38,22 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    fn new(slot: usize) -> Self {
+    fn new(slot: usize, place: Option<u64>) -> Self {
         Self {
             slot,
-            place: None,
+            place,
             entries: Vec::new(),
             memory: Vec::new(),
             begin: 0,
         }
     }
 
-    /// Memory comes with the first granule.
-    pub(super) fn make_ready(&mut self) {
+    /// The header page, and room for granules after it. Memory comes with the first use.
+    fn bytes(&mut self) -> &mut [u8] {
         if self.memory.is_empty() {
             self.memory = vec![0; index(PAGE) + BYTES];
             self.begin = self.memory.as_ptr().align_offset(index(PAGE));
         }
-    }
-
-    /// The header page, and room for granules after it.
-    fn bytes(&mut self) -> &mut [u8] {
         &mut self.memory[self.begin..][..BYTES]
     }
 
@@ -86,7 +87,17 @@ const fn offset_of(at: usize) -> usize {
     index(HEADER) + at * index(GRANULE)
 }
 
-#[derive(Default)]
+/// What to do where no frame is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithoutFrame {
+    /// Wait for the thread that writes them, and ask again; not while what it writes fails.
+    Wait,
+    /// Write one.
+    Write,
+    /// Do without.
+    GiveUp,
+}
+
 pub(super) struct Buffers {
     inner: Mutex<Inner>,
     /// A frame was written, is full, or is free.
@@ -95,17 +106,30 @@ pub(super) struct Buffers {
     waiting: AtomicUsize,
 }
 
-#[derive(Default)]
 struct Inner {
     /// Oldest first.
     full: VecDeque<Frame>,
     /// The last one that was used is used next: its memory is at hand.
     free: Vec<Frame>,
-    made: usize,
     /// Frames that somebody took to write, and those that were written or failed.
     begun: u64,
     ended: u64,
     failed: u64,
+    /// Why the last that ended failed.
+    failing: Option<Failure>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    kind: io::ErrorKind,
+    why: String,
+}
+
+impl Failure {
+    fn new(error: &io::Error) -> Self {
+        let (kind, why) = (error.kind(), error.to_string());
+        Self { kind, why }
+    }
 }
 
 /// A frame for a lane, or one that must be written first.
@@ -127,9 +151,10 @@ impl Writing<'_> {
     }
 
     /// The frame, of whose granules the ledger names none any more.
-    pub(super) fn end(mut self, written: bool) -> Frame {
+    pub(super) fn end(mut self, written: &io::Result<()>) -> Frame {
         let frame = self.frame.take().expect("only the end takes it");
-        self.buffers.note_ended(written);
+        let failure = written.as_ref().err().map(Failure::new);
+        self.buffers.note_ended(failure);
         frame
     }
 }
@@ -137,27 +162,57 @@ impl Writing<'_> {
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         if self.frame.is_some() {
-            self.buffers.note_ended(false);
+            let dropped = io::Error::other("the thread that wrote to the diff has ended");
+            self.buffers.note_ended(Some(Failure::new(&dropped)));
         }
     }
 }
 
 impl Buffers {
-    /// A frame to fill. Waits only if all there may be are being written by others.
-    pub(super) fn take(&self) -> Taken<'_> {
+    /// One frame for each slot, with the place that an earlier process left it.
+    pub(super) fn new(places: impl Iterator<Item = Option<u64>>) -> Self {
+        let frames = places.enumerate();
+        let (full, free): (Vec<_>, _) = frames
+            .map(|(slot, place)| Frame::new(slot, place))
+            .partition(|frame| frame.place.is_some());
+        Self {
+            waiting: AtomicUsize::new(full.len()),
+            inner: Mutex::new(Inner {
+                full: full.into(),
+                free,
+                begun: 0,
+                ended: 0,
+                failed: 0,
+                failing: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// A frame to fill; `without` is asked where none is free.
+    pub(super) fn take(
+        &self,
+        without: &dyn Fn() -> WithoutFrame,
+    ) -> Result<Taken<'_>, AppendError> {
         let mut inner = self.inner.lock();
         loop {
             if let Some(frame) = inner.free.pop() {
-                return Taken::Free(frame);
+                return Ok(Taken::Free(frame));
             }
-            if inner.made < STAGED_SLOTS {
-                inner.made += 1;
-                return Taken::Free(Frame::new(inner.made - 1));
+            match without() {
+                WithoutFrame::GiveUp => return Err(AppendError::NoFrame),
+                WithoutFrame::Wait => {
+                    if let Some(Failure { kind, why }) = inner.failing.clone() {
+                        return Err(io::Error::new(kind, why).into());
+                    }
+                }
+                WithoutFrame::Write => {
+                    if let Some(frame) = self.pop_full(&mut inner) {
+                        return Ok(Taken::Full(self.writing(frame)));
+                    }
+                }
             }
-            if let Some(frame) = self.pop_full(&mut inner) {
-                return Taken::Full(self.writing(frame));
-            }
-            self.changed.wait(&mut inner);
+            self.changed.wait_for(&mut inner, ASK_EVERY);
         }
     }
 
@@ -170,8 +225,15 @@ impl Buffers {
 
     /// The oldest frame that waits; its taker writes it, and gives it back.
     pub(super) fn take_full(&self) -> Option<Writing<'_>> {
-        let frame = self.pop_full(&mut self.inner.lock())?;
+        let mut inner = self.inner.lock();
+        let frame = self.pop_full(&mut inner)?;
         Some(self.writing(frame))
+    }
+
+    /// A frame that nobody else knew of, to be written by its holder.
+    pub(super) fn begin(&self, frame: Frame) -> Writing<'_> {
+        self.inner.lock().begun += 1;
+        self.writing(frame)
     }
 
     fn writing(&self, frame: Frame) -> Writing<'_> {
@@ -183,6 +245,10 @@ impl Buffers {
         self.waiting.load(Ordering::Acquire) != 0
     }
 
+    pub(super) fn has_free(&self) -> bool {
+        !self.inner.lock().free.is_empty()
+    }
+
     fn pop_full(&self, inner: &mut Inner) -> Option<Frame> {
         let frame = inner.full.pop_front()?;
         inner.begun += 1;
@@ -190,10 +256,11 @@ impl Buffers {
         Some(frame)
     }
 
-    fn note_ended(&self, written: bool) {
+    fn note_ended(&self, failure: Option<Failure>) {
         let mut inner = self.inner.lock();
         inner.ended += 1;
-        inner.failed += u64::from(!written);
+        inner.failed += u64::from(failure.is_some());
+        inner.failing = failure;
         self.changed.notify_all();
     }
 
@@ -221,6 +288,7 @@ impl Buffers {
     /// What waits, and what `filled` have, does not count any more.
     pub(super) fn forget(&self, filled: impl IntoIterator<Item = Frame>) {
         let mut inner = self.inner.lock();
+        inner.failing = None;
         let waiting = std::mem::take(&mut inner.full);
         self.waiting.store(0, Ordering::Release);
         for mut frame in waiting.into_iter().chain(filled) {

@@ -34,14 +34,25 @@ impl Bench {
     }
 
     /// As a guest's write does.
-    fn write(&self, start: u64, count: u64, byte: u8) -> io::Result<()> {
+    fn write(&self, start: u64, count: u64, byte: u8) -> Result<(), AppendError> {
+        self.write_as(start, count, byte, WithoutFrame::Write)
+    }
+
+    fn write_as(
+        &self,
+        start: u64,
+        count: u64,
+        byte: u8,
+        without: WithoutFrame,
+    ) -> Result<(), AppendError> {
         let granules = GranuleRange {
             start,
             end: start + count,
         };
         self.log.map.mark(granules)?;
         let bytes = vec![byte; index(count * GRANULE)];
-        self.log.append(granules, &[&bytes])
+        self.log
+            .append(granules, &[&bytes], For::Guest(&|| without))
     }
 
     fn read(&self, granule: u64) -> io::Result<u8> {
@@ -61,6 +72,11 @@ impl Bench {
         Ok(bytes[0])
     }
 
+    fn fail_diffs(&self) {
+        let fails = |name: &str| name.ends_with(".diff").then_some(ErrorKind::StorageFull);
+        self.world.set_fault(Some(Arc::new(fails)));
+    }
+
     fn state(&self, granule: u64) -> GranuleState {
         self.log.map.state(granule)
     }
@@ -70,7 +86,7 @@ impl Bench {
 fn of_all_that_was_written_the_newest_counts_whatever_frame_it_is_in() {
     let bench = Bench::new();
     bench.write(7, 1, 1).unwrap();
-    // A run that goes into the same frame, then one of its own, then single granules of other lanes.
+    // Runs that go into the same frame and into the next ones, then single granules of other lanes.
     bench.write(0, 20, 2).unwrap();
     bench.write(0, 64, 3).unwrap();
     for granule in [7, 64, 128, 192, 9] {
@@ -92,6 +108,7 @@ fn of_all_that_was_written_the_newest_counts_whatever_frame_it_is_in() {
 fn what_was_lost_is_not_replaced_by_what_was_there_before() {
     let bench = Bench::new();
     bench.write(0, 64, 1).unwrap();
+    bench.log.write_all_staged().unwrap();
     bench.log.file.sync_data().unwrap();
     bench.write(0, 64, 2).unwrap();
     bench.log.end().unwrap();
@@ -128,20 +145,75 @@ fn a_log_that_is_mostly_old_is_noticed_and_begun_anew() {
 fn what_could_not_be_written_is_stale_and_its_place_holds_nothing() {
     let bench = Bench::new();
     bench.write(1, 1, 1).unwrap();
-    let fails = |name: &str| name.ends_with(".diff").then_some(ErrorKind::StorageFull);
-    bench.world.set_fault(Some(Arc::new(fails)));
+    bench.fail_diffs();
     assert_eq!(bench.state(1), GranuleState::Data);
     bench.log.write_all_staged().unwrap_err();
     assert_eq!(bench.state(1), GranuleState::Stale);
-    bench.write(0, 64, 2).unwrap_err();
-    assert_eq!(bench.state(40), GranuleState::Stale);
+    // Nor is it written now: its place is still to hold nothing.
+    bench.log.write_all_staged().unwrap_err();
     bench.world.set_fault(None);
     bench.write(2, 1, 3).unwrap();
     bench.log.write_all_staged().unwrap();
     bench.log.end().unwrap_err();
-    assert_eq!(bench.log.map.frames(), 0..3);
+    assert_eq!(bench.log.map.frames(), 0..2);
     assert_eq!(bench.read(2).unwrap(), 3);
     assert!(!bench.log.map.lacks_staged());
+}
+
+/// Where the device fails nobody waits for a frame: there will be none.
+#[test]
+fn whoever_finds_all_frames_failed_is_told_why() {
+    let bench = Bench::new();
+    bench.fail_diffs();
+    let mut writes = 0..GRANULES;
+    let error = loop {
+        let granule = writes.next().expect("there is an end to frames");
+        if let Err(error) = bench.write_as(granule, 1, 1, WithoutFrame::Wait) {
+            break error;
+        }
+        if bench.log.has_full() {
+            bench.log.write_full().unwrap().unwrap_err();
+        }
+    };
+    assert!(
+        matches!(&error, AppendError::Io(e) if e.kind() == ErrorKind::StorageFull),
+        "{error:?}"
+    );
+    bench.world.set_fault(None);
+    bench.log.write_full().unwrap().unwrap();
+    bench.write_as(0, 1, 2, WithoutFrame::Wait).unwrap();
+    bench.log.write_all_staged().unwrap();
+    assert_eq!(bench.read(0).unwrap(), 2);
+}
+
+/// A guest does not write frames, and a heal does not take from those who wait: each goes on.
+#[test]
+fn a_heal_has_a_frame_where_guests_have_none() {
+    let bench = Bench::new();
+    assert_eq!(bench.log.make_room().unwrap(), STAGED_MAX as u64);
+    let without = (0..)
+        .map(|n| bench.write_as(n, 1, 1, WithoutFrame::GiveUp))
+        .find_map(Result::err);
+    assert!(matches!(without, Some(AppendError::NoFrame)));
+    assert_eq!(bench.log.file.len().unwrap(), 0);
+    let one = GranuleRange { start: 9, end: 10 };
+    bench.log.map.mark(one).unwrap();
+    let bytes = vec![7; index(GRANULE)];
+    bench.log.append(one, &[&bytes], For::Heal).unwrap();
+    assert_eq!(bench.log.make_room().unwrap(), STAGED_MAX as u64 - 1);
+    bench.log.write_all_staged().unwrap();
+    assert_eq!(bench.read(9).unwrap(), 7);
+}
+
+#[test]
+fn a_heal_that_finds_no_frame_writes_one_and_keeps_it() {
+    let bench = Bench::new();
+    while bench.write_as(1, 1, 1, WithoutFrame::GiveUp).is_ok() {}
+    assert_eq!(bench.log.make_room().unwrap(), STAGED_MAX as u64);
+    assert!(bench.log.file.len().unwrap() > 0);
+    bench.write_as(2, 1, 1, WithoutFrame::GiveUp).unwrap_err();
+    bench.log.end_heal();
+    bench.write_as(2, 1, 1, WithoutFrame::GiveUp).unwrap();
 }
 
 #[test]
@@ -149,6 +221,7 @@ fn what_was_staged_is_stale_after_a_kill() {
     let Bench { world, log } = Bench::new();
     let bench = Bench { world, log };
     bench.write(0, 64, 1).unwrap();
+    bench.log.write_all_staged().unwrap();
     bench.write(70, 3, 1).unwrap();
     assert!(bench.log.map.lacks_staged());
     bench.log.map.take_over().unwrap();
@@ -171,19 +244,19 @@ fn what_was_staged_is_stale_after_a_kill() {
 fn full_frames_wait_until_memory_for_them_ends() {
     let bench = Bench::new();
     let granules = |frames: usize| (0..(frames * STAGED_MAX) as u64).map(|n| n * NEIGHBOURS * 4);
-    for granule in granules(STAGED_SLOTS - 1) {
+    for granule in granules(SLOTS - 1) {
         bench.write(granule, 1, 1).unwrap();
     }
     assert_eq!(bench.log.file.len().unwrap(), 0);
     assert!(bench.log.has_full());
-    for granule in granules(STAGED_SLOTS + 3) {
+    for granule in granules(SLOTS + 3) {
         bench.write(granule, 1, 2).unwrap();
     }
     assert!(bench.log.file.len().unwrap() > 0);
     bench.log.write_full().unwrap().unwrap();
     bench.log.end().unwrap();
     assert!(bench.log.write_full().is_none());
-    assert!(granules(STAGED_SLOTS + 3).all(|granule| bench.read(granule).unwrap() == 2));
+    assert!(granules(SLOTS + 3).all(|granule| bench.read(granule).unwrap() == 2));
 }
 
 #[test]
@@ -196,12 +269,33 @@ fn frames_that_wait_or_are_written_by_another_do_not_count_once_the_log_is_begun
     bench.log.begin_anew();
     assert!(!bench.log.has_full());
     bench.write(0, 1, 2).unwrap();
-    let frame = bench.log.write_taken(writing, By::Helper).unwrap();
+    let frame = bench.log.write_begun(writing, Cache::Past).unwrap();
     bench.log.buffers.put_free(frame);
     bench.log.write_all_staged().unwrap();
     assert_eq!(bench.read(0).unwrap(), 2);
     assert_eq!(bench.state(256), GranuleState::Stale);
     assert_eq!(bench.log.map.frames(), 3..4);
+}
+
+/// It was copied once more by the time the write of the frame before failed.
+#[test]
+fn a_frame_that_fails_once_the_log_is_begun_anew_takes_nothing_that_counts_with_it() {
+    let bench = Bench::new();
+    for n in 0..STAGED_MAX as u64 {
+        bench.write(n % NEIGHBOURS, 1, 1).unwrap();
+    }
+    let writing = bench.log.buffers.take_full().unwrap();
+    bench.log.begin_anew();
+    bench.write(0, 2, 2).unwrap();
+    bench.fail_diffs();
+    assert!(bench.log.write_begun(writing, Cache::Past).is_err());
+    bench.world.set_fault(None);
+    assert_eq!(bench.state(0), GranuleState::Stale);
+    bench.write(0, 1, 3).unwrap();
+    bench.log.write_all_staged().unwrap();
+    assert_eq!(bench.read(0).unwrap(), 3);
+    assert_eq!(bench.log.map.stale_count(), NEIGHBOURS - 1);
+    assert_eq!(bench.log.map.frames().start, 1);
 }
 
 /// What a frame that fails after all is well again had, is stale: a cut that did not ask would take it for copied.
@@ -211,8 +305,7 @@ fn a_frame_that_fails_after_the_guests_went_on_is_noticed_by_the_end() {
     for n in 0..STAGED_MAX as u64 {
         bench.write(n % NEIGHBOURS, 1, 1).unwrap();
     }
-    let fails = |name: &str| name.ends_with(".diff").then_some(ErrorKind::StorageFull);
-    bench.world.set_fault(Some(Arc::new(fails)));
+    bench.fail_diffs();
     bench.log.write_full().unwrap().unwrap_err();
     bench.world.set_fault(None);
     assert_eq!(bench.state(0), GranuleState::Stale);

@@ -16,26 +16,22 @@ use block::{GranuleRange, index};
 use super::{DirtyMap, word};
 use crate::error::damaged;
 
-/// Frames whose granules are in memory: filled, waiting, or being written.
-pub(crate) const STAGED_SLOTS: usize = 5;
-/// Frames that are written without having been filled before; their slots come after the others.
-pub(crate) const WIDE_SLOTS: usize = 4;
-pub(crate) const SLOTS: usize = STAGED_SLOTS + WIDE_SLOTS;
+/// Frames that are in memory: filled, waiting, or being written.
+pub(crate) const SLOTS: usize = 5;
 /// Granules that are staged for a frame.
 pub(crate) const STAGED_MAX: usize = 84;
 
 /// Frames of a diff, in 512 PiB: no file is so large.
 const FRAMES_MAX: u64 = 1 << 40;
 
-/// Words of a slot: its position + 1, or 0; how many entries count; granules. A wide one has its position only.
+/// Words of a slot: its position + 1, or 0; how many entries count; granules.
 const SLOT_WORDS: usize = 86;
 const POSITION: usize = 0;
 const COUNT: usize = 1;
 const ENTRIES: usize = 2;
 
 const _: () = assert!(ENTRIES + STAGED_MAX <= SLOT_WORDS);
-const _: () =
-    assert!((word::SLOTS + STAGED_SLOTS * SLOT_WORDS + WIDE_SLOTS) as u64 <= super::PAGE_WORDS);
+const _: () = assert!((word::SLOTS + SLOTS * SLOT_WORDS) as u64 <= super::PAGE_WORDS);
 
 impl DirtyMap {
     /// When it is opened: counts positions that slots hold; fails if there are more than a file can have.
@@ -65,7 +61,7 @@ impl DirtyMap {
 
     /// The position that a slot holds.
     pub(crate) fn position(&self, slot: usize) -> Option<u64> {
-        self.position_word(slot)
+        self.slot_word(slot, POSITION)
             .load(Ordering::Acquire)
             .checked_sub(1)
     }
@@ -75,7 +71,7 @@ impl DirtyMap {
     pub(crate) fn take_position(&self, slot: usize) -> u64 {
         let position = self.frames().end;
         self.unstage(slot);
-        self.position_word(slot)
+        self.slot_word(slot, POSITION)
             .store(position + 1, Ordering::Release);
         self.words.words()[word::END_FRAME].store(position + 1, Ordering::Release);
         position
@@ -91,20 +87,18 @@ impl DirtyMap {
 
     /// Notes that the frame of a slot is written.
     pub(crate) fn note_written(&self, slot: usize) {
-        self.position_word(slot).store(0, Ordering::Release);
+        self.slot_word(slot, POSITION).store(0, Ordering::Release);
         self.unstage(slot);
     }
 
     /// Notes that a slot has nothing in memory; its position stays.
     pub(crate) fn unstage(&self, slot: usize) {
-        if slot < STAGED_SLOTS {
-            self.slot_word(slot, COUNT).store(0, Ordering::Release);
-        }
+        self.slot_word(slot, COUNT).store(0, Ordering::Release);
     }
 
     /// The granules that a slot has in memory only.
     pub(crate) fn staged(&self, slot: usize) -> Vec<u64> {
-        if slot >= STAGED_SLOTS || self.position(slot).is_none() {
+        if self.position(slot).is_none() {
             return Vec::new();
         }
         let count = self.slot_word(slot, COUNT).load(Ordering::Acquire);
@@ -141,13 +135,6 @@ impl DirtyMap {
         self.words.words()[word::FIRST_FRAME].store(end, Ordering::Release);
         for slot in 0..SLOTS {
             self.note_written(slot);
-        }
-    }
-
-    fn position_word(&self, slot: usize) -> &AtomicU64 {
-        match slot.checked_sub(STAGED_SLOTS) {
-            None => self.slot_word(slot, POSITION),
-            Some(wide) => &self.words.words()[word::SLOTS + STAGED_SLOTS * SLOT_WORDS + wide],
         }
     }
 
