@@ -214,7 +214,9 @@ impl Group {
         if tracking.intent.allow(opening).is_err() {
             return Err(CutError::Distrusted);
         }
+        let at_device = self.writer.device.visit();
         let next = self.create_diffs(lineage, opening, &tracking.live, &tracking.intent)?;
+        drop(at_device);
         self.prepare_maps(&next)?;
         let swapped = self.swap(&tracking.live, opening, next)?;
         // Nobody writes to them any more, and nobody waits.

@@ -48,9 +48,9 @@ pub struct PaceFigures {
     pub slow_under_way: u64,
     /// Those that have taken four times as long.
     pub hanging: u64,
-    /// Writes of frames that have been at the device for longer than a visit that is slow.
+    /// Of the writer, cuts and heals: those that have been at the device for as long as a visit that is slow.
     pub device_slow: u64,
-    /// Those that have been there for four times as long. Guests need not wait for them.
+    /// Those that have been there for four times as long. No guest need be waiting.
     pub device_hanging: u64,
     /// Times that an open diff was found to have lost bytes on their way to its disk.
     pub lost_writeback: u64,

@@ -27,7 +27,7 @@ pub(crate) struct WriterCall {
     changed: Condvar,
     /// Never notified.
     quiet: Condvar,
-    /// Visits of all who bring frames to the device: the writer, cuts and heals.
+    /// Visits of those at the device whom no guest waits for, or not for long: the writer, cuts and heals.
     pub(crate) device: Pace,
 }
 
