@@ -9,14 +9,17 @@ use std::time::Duration;
 use rustix::thread::set_current_timer_slack;
 use tracing::debug;
 
+use crate::Error;
 use crate::api::Cause;
-use crate::engine::{Engine, SCHEDULED_TRIES, Stop};
+use crate::engine::{Engine, SCHEDULED_TRIES, Shared, Stop};
 use crate::ladder;
 use crate::schedule::Ticks;
 use crate::trouble::Step;
 
 /// Merges at one cut, where space is short: they take time, and the cut is late by it.
 const MERGES_MAX: usize = 4;
+/// How often one is looked at that cannot be listed yet: a write that began before it is slow.
+const END_EVERY: Duration = Duration::from_millis(50);
 /// Until a first cut that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The kernel may wake this thread so much too late; it would be 50 us otherwise.
@@ -32,18 +35,28 @@ pub(crate) fn run(engine: &Engine) {
         engine.fails(Step::Cut, &error.into());
     }
     let mut ticks = Ticks::of(engine.every, engine.now());
+    let mut waiting = Waiting::default();
     loop {
         let due = ticks.map(|ticks| ticks.due());
-        let limit = due.map(|due| due.saturating_sub(engine.now()));
-        let shared = engine.wait(limit, Stop::No, |shared| shared.first_cut_due());
+        let mut limit = due.map(|due| due.saturating_sub(engine.now()));
+        let waits = engine.shared.lock().cut_waits();
+        if waits {
+            limit = Some(limit.map_or(END_EVERY, |limit| limit.min(END_EVERY)));
+        }
+        let ready = |shared: &Shared| shared.first_cut_due() || shared.cut_waits() != waits;
+        let shared = engine.wait(limit, Stop::No, ready);
         let (stop, seeded, first) = (shared.stop, shared.seeded, shared.first_cut_due());
         drop(shared);
         if stop != Stop::No {
             return;
         }
+        match waits {
+            true => waiting.look(engine),
+            false => waiting = Waiting::default(),
+        }
         let due = due.filter(|due| engine.now() >= *due);
         let wanted = first || (seeded && due.is_some());
-        let failed = wanted && !cut(engine, due) && due.is_some();
+        let failed = wanted && !cut(engine, due, &mut waiting) && due.is_some();
         let passed = ticks
             .as_mut()
             .map_or(0, |ticks| ticks.advance(engine.now()));
@@ -53,8 +66,38 @@ pub(crate) fn run(engine: &Engine) {
     }
 }
 
+/// A cut that is made and not listed, as a guest's write takes long.
+#[derive(Default)]
+struct Waiting {
+    /// When it was due, if the schedule asked for it.
+    due: Option<Duration>,
+    /// It was said that it takes long.
+    told: bool,
+}
+
+impl Waiting {
+    fn look(&mut self, engine: &Engine) {
+        match engine.end_cut() {
+            Ok(Some(made)) => {
+                if let Some(due) = self.due.take() {
+                    engine.note_lateness(&made, due);
+                }
+            }
+            Ok(None) => {}
+            Err(Error::Cut(error)) if error.waits() => {
+                if !self.told && engine.note_waiting(&error) {
+                    self.told = true;
+                    engine.fails(Step::Cut, &error.into());
+                }
+            }
+            Err(error) => engine.fails(Step::Cut, &error),
+        }
+    }
+}
+
 /// One cut; a failure is waited out. `false` if none was made.
-fn cut(engine: &Engine, due: Option<Duration>) -> bool {
+fn cut(engine: &Engine, due: Option<Duration>, waiting: &mut Waiting) -> bool {
+    let asked = engine.now();
     let made = match make_room(engine) {
         Ok(true) => engine.cut(Default::default(), SCHEDULED_TRIES).map(Some),
         Ok(false) => Ok(None),
@@ -66,6 +109,18 @@ fn cut(engine: &Engine, due: Option<Duration>) -> bool {
                 engine.note_lateness(&made, due);
             }
             made.is_some()
+        }
+        // Not one that tracking waits for, to begin anew.
+        Err(Error::Cut(error)) if error.waits() && engine.shared.lock().cut_waits() => {
+            let ours = engine
+                .cut_waits_for()
+                .is_some_and(|time| engine.now().saturating_sub(time) >= asked);
+            if ours {
+                *waiting = Waiting { due, told: false };
+            } else if engine.note_waiting(&error) {
+                engine.fails(Step::Cut, &error.into());
+            }
+            ours
         }
         Err(error) => {
             engine.fails(Step::Cut, &error);

@@ -128,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) ticks_skipped: u64,
     /// The seed is complete, and no cut has followed.
     first_cut_due: bool,
+    /// A cut was made that cannot be listed yet.
+    cut_waits: bool,
     /// Counts cuts, so that stage two notices one.
     pub(crate) cuts: u64,
     lineage: Lineage,
@@ -167,6 +169,7 @@ impl Engine {
             lateness: Recent::default(),
             ticks_skipped: 0,
             first_cut_due: false,
+            cut_waits: false,
             cuts: 0,
             lineage: group.lineage(),
             fates: VecDeque::new(),
@@ -337,6 +340,9 @@ impl Engine {
         warn!(group = %self.name, generation = %from, why, "cuts are given up; the next point is exact");
         self.ladder.doubt();
         let folded = self.group.fold_from(damaged);
+        let kept = self.group.sealed();
+        let is_gone = |s: &Arc<SealedGeneration>| !kept.iter().any(|kept| Arc::ptr_eq(kept, s));
+        let lost: Vec<_> = lost.into_iter().filter(is_gone).collect();
         let mut shared = self.shared.lock();
         for sealed in lost
             .iter()
@@ -524,7 +530,12 @@ impl Engine {
 impl Shared {
     /// Whether the first cut after a seed is to be made.
     pub(crate) fn first_cut_due(&self) -> bool {
-        self.seeded && self.first_cut_due
+        self.seeded && self.first_cut_due && !self.cut_waits
+    }
+
+    /// Whether a cut was made that cannot be listed yet.
+    pub(crate) fn cut_waits(&self) -> bool {
+        self.cut_waits
     }
 
     fn fate(&self, lineage: Lineage, generation: Generation) -> Option<Fate> {

@@ -57,8 +57,8 @@ pub enum Error {
     /// Tracking cannot start.
     #[error(transparent)]
     Group(#[from] splitter::OpenError),
-    /// A cut was not made.
-    #[error("no cut was made: {0}")]
+    /// A cut was not made, or waits to be listed.
+    #[error("{}: {_0}", if .0.waits() { "the cut is not complete yet" } else { "no cut was made" })]
     Cut(#[from] splitter::CutError),
     /// The store failed.
     #[error("cannot {doing} (target `{target}`)")]
@@ -220,6 +220,7 @@ impl Error {
             | Self::PointLost { .. } => Kind::Retry,
             Self::Cut(
                 splitter::CutError::Busy { .. }
+                | splitter::CutError::Incomplete { .. }
                 | splitter::CutError::MapOnly
                 | splitter::CutError::Distrusted,
             ) => Kind::Retry,
@@ -251,7 +252,10 @@ impl Error {
             }
             Self::PointLost { .. } => "the next cut is exact; cut again",
             Self::Fenced { .. } => "find out who writes to it; this one must not any more",
-            Self::Cut(splitter::CutError::MapOnly) => {
+            Self::Cut(splitter::CutError::Busy { .. }) => {
+                "it becomes a point by itself once that write has ended; see why the disk is slow"
+            }
+            Self::Cut(splitter::CutError::MapOnly | splitter::CutError::Incomplete { .. }) => {
                 "`standin status` says why; cuts go on by themselves once the diffs take writes again"
             }
             Self::Gone { .. } => {

@@ -196,7 +196,7 @@ pub(crate) fn after_failure(engine: &Engine, error: &CutError) {
             let cause = cause_of(engine, source);
             step_down(engine, Rung::MapOnly, cause, &source.to_string());
         }
-        CutError::Io { .. } => engine.ladder.doubt(),
+        CutError::Io { .. } | CutError::Overwritten { .. } => engine.ladder.doubt(),
         _ => {}
     }
 }
@@ -313,6 +313,7 @@ pub(crate) fn look_at_room(engine: &Engine) {
 fn has_room_or_makes_it(engine: &Engine) -> Result<(), (Cause, String)> {
     match has_room(engine) {
         Err((Cause::DiffSpace, _)) => {
+            engine.give_up_waiting();
             if let Err(CutError::Degraded { source, .. }) = engine.group.renew_logs() {
                 return Err((cause_of(engine, &source), source.to_string()));
             }

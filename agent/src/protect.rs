@@ -275,7 +275,7 @@ impl Running {
         let (newest, fenced) = (shared.newest.clone(), shared.fenced);
         let trouble = shared.troubles.first(engine.now());
         drop(shared);
-        let left = engine.group.sealed().len();
+        let left = engine.group.sealed().len() + usize::from(engine.group.ending().is_some());
         let target = engine.target.clone();
         self.control.stop();
         close(engine, &self.productions);

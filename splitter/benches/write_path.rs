@@ -1,4 +1,4 @@
-//! What tracking costs a guest's write, and how long a cut closes the gates.
+//! What tracking costs a guest's write, and how long a cut takes to change generations.
 //!
 //! `cargo bench -p splitter` runs the same random writes on the raw file and on the same file
 //! tracked, in turn, in `$TMPDIR`, and prints both and the ratio; then cuts under full load.

@@ -33,18 +33,21 @@ impl Group {
         fence(Ordering::SeqCst);
         let mut touched = vec![false; index(granules.count())];
         let tracking = self.tracking.lock();
-        let open = self.disks[disk].gate.read();
+        let open = self.disks[disk].gate.enter();
         let known = tracking.lineage == lineage
             && Arc::ptr_eq(&open.live, &tracking.live)
             && cut < open.generation;
         let since = match tracking.sealed.first() {
             Some(oldest) => oldest.since,
-            None => open.map.since(),
+            None => self.since_of_open(&tracking),
         };
         if !known || since > cut {
             return None;
         }
         note_touched(&open.map, granules, &mut touched);
+        if let Some(older) = self.disks[disk].gate.older() {
+            note_touched(&older.map, granules, &mut touched);
+        }
         // After the map: who cannot mark says so before the write.
         fence(Ordering::SeqCst);
         if tracking.live.is_lost() {
@@ -98,12 +101,11 @@ fn untouched(granules: GranuleRange, touched: &[bool]) -> Vec<GranuleRange> {
 
 impl TrackedDisk {
     fn mark_stale(&self, granules: GranuleRange) {
-        let diff = self.admit(granules);
+        let (_held, diff) = self.admit(granules);
         if diff.live.is_lost() {
             // All that the intent log names is read again anyhow, or the disks are copied anew.
             return;
         }
-        let _held = self.stripes.lock(granules);
         if let Err(error) = diff.map.mark(granules) {
             diff.live.lose();
             self.note_trouble(&format!("the dirty map cannot be written: {error}"));

@@ -97,6 +97,9 @@ impl Group {
             return Ok(None);
         };
         let [older, newer] = [at, at + 1].map(|at| Arc::clone(&tracking.sealed[at]));
+        if !is_whole(&newer).map_err(self.diff_error("begin to merge diffs"))? {
+            return Ok(None);
+        }
         if !older.uses.take() {
             return Ok(None);
         }
@@ -142,6 +145,17 @@ impl Group {
             source,
         }
     }
+}
+
+/// Whether no granule is stale: it would be taken for one that a merge has not brought yet. Whoever ships such a diff
+/// gives it up.
+fn is_whole(sealed: &SealedGeneration) -> io::Result<bool> {
+    for disk in &sealed.disks {
+        if disk.open_map()?.stale_count() != 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn note_absorbed(older: &SealedGeneration, into: Generation) -> io::Result<()> {

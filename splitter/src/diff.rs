@@ -35,6 +35,8 @@ pub(crate) enum HealError {
     Diff(io::Error),
     /// No frame was free.
     NoFrame,
+    /// What it should have held was written over since the cut.
+    Overwritten,
 }
 
 impl From<AppendError> for HealError {
@@ -229,6 +231,12 @@ impl OpenDiff {
             end: if to_the_end { touched.end } else { covered.end },
             ..covered
         }
+    }
+
+    /// Whether all that it must hold is in its file. No guest may be writing to it.
+    pub(crate) fn is_complete(&self) -> bool {
+        // In this order: a frame that fails just now makes stale what it had, and only then it has nothing any more.
+        !self.map.lacks_staged() && self.map.stale_count() == 0
     }
 
     /// Bytes that diff and map occupy.

@@ -39,7 +39,7 @@ pub enum OpenError {
     },
 }
 
-/// A cut was not made. The open generation goes on, and the guest noticed nothing.
+/// A cut was not made, or [waits](Self::waits). The open generation goes on, and the guest noticed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CutError {
@@ -69,13 +69,30 @@ pub enum CutError {
         /// The cause.
         source: io::Error,
     },
-    /// A guest's write is still in flight: the cut gives way rather than hold up all others.
-    #[error("a write to disk {disk} did not end within {waited:?}; production is slow or hangs")]
+    /// A guest's write that began before the cut is still in flight. The cut is made, and listed by `Group::end_cut`
+    /// once that has ended. (By `fold_from`: nothing was done. By `relearn`: the history still counts as lost.)
+    #[error("a write to disk {disk} has not ended after {waited:?}; production is slow or hangs")]
     Busy {
         /// The disk.
         disk: Name,
-        /// How long the cut waited.
+        /// How long ago the cut was made, or how long it was waited for.
         waited: Duration,
+    },
+    /// The cut is made, and lacks bytes that cannot be copied while copies are paused. Listed by `Group::end_cut`, or lost
+    /// there, once they go on.
+    #[error("a cut waits for bytes of disk {disk}, and nothing is copied at the moment")]
+    Incomplete {
+        /// The disk.
+        disk: Name,
+    },
+    /// A write that began before the cut was not copied, and its blocks were written again before the cut was
+    /// complete: that cut is lost.
+    #[error(
+        "what a write to disk {disk} left uncopied was written over while a cut was made; the next cut is exact"
+    )]
+    Overwritten {
+        /// The disk.
+        disk: Name,
     },
     /// Copies are paused: what was written is marked, and nowhere but in production.
     #[error("writes are only marked, not copied, so there is nothing to cut")]
@@ -86,6 +103,14 @@ pub enum CutError {
     /// Writes may have gone unmarked: see `Group::relearn`, and, if that does not help, `restart_tracking`.
     #[error("writes went untracked; what may have changed must be read again")]
     Distrusted,
+}
+
+impl CutError {
+    /// Whether a cut is made, and waits to be listed by `Group::end_cut`.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Incomplete { .. })
+    }
 }
 
 /// A sealed diff that cannot become a point.

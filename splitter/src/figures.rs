@@ -46,7 +46,11 @@ impl Group {
             let tracking = self.tracking.lock();
             (tracking.live.open_generation(), tracking.sealed.clone())
         };
-        let open = |disk: &Arc<TrackedDisk>| disk.gate.read().allocated().unwrap_or(0);
+        let open = |disk: &Arc<TrackedDisk>| {
+            let older = disk.gate.try_older().map(|older| older.allocated());
+            let open = disk.gate.enter().allocated();
+            open.unwrap_or(0) + older.and_then(Result::ok).unwrap_or(0)
+        };
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.figures()).collect();
         let sealed_dirty: u64 = sealed.iter().map(|s| s.dirty_bytes()).sum();
         let sealed_bytes: u64 = sealed

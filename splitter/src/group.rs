@@ -2,15 +2,14 @@
 //!
 //! | while this runs | a guest's write | a cut | a ship | a heal |
 //! |---|---|---|---|---|
-//! | cut | waits at the gate for the swap | waits | goes on | goes on before, not during the swap |
+//! | cut | goes to the next generation | waits | goes on | goes on |
 //! | release, fold | goes on | waits | the diff read stays open | goes on |
 //! | merge | goes on | goes on | what is claimed is not merged | goes on |
 //! | restart of tracking | waits at the gate for the swap | waits | its diffs vanish | goes on |
 //!
-//! Crash: files of the next generation are made before the gates close; the one store of the open
-//! generation, with all gates held, is the cut. Before it the new files are debris, after it the
-//! old ones are sealed; once what they had in memory is written, before the cut is answered, they
-//! are complete.
+//! Crash: files of the next generation are made before the cut. Before the store of the open generation they are
+//! debris. After it the old ones are sealed; once all writes that went to them have ended and what they had in
+//! memory is written, before the cut is answered, they are complete.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -20,10 +19,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use block::{BlockDevice, Clock, Dir, GRANULE, Name, Stamp, UnixNanos};
-use parking_lot::{Mutex, RwLockWriteGuard};
+use parking_lot::Mutex;
 
 use crate::diff::{HealError, OpenDiff};
-use crate::door::ClosedDoors;
+use crate::gate::{Closed, Epoch};
 use crate::intent::IntentLog;
 use crate::lineage::{self, DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
@@ -36,10 +35,12 @@ use crate::{CutError, Generation, Lineage, files};
 
 /// Disks in a group.
 pub(crate) const DISKS_MAX: usize = if STAMPS_MAX < 64 { STAMPS_MAX } else { 64 };
-/// How often a cut heals and begins again, if writes fail meanwhile.
-const ATTEMPTS_MAX: usize = 8;
-/// How long a gate closes for a write in flight; then the cut gives way. A production device that
-/// hangs must not hold up guests, least of all those of the group's other disks.
+/// How long a cut waits for the writes that began before it; what else is asked of the group waits as well.
+pub(crate) const END_MAX: Duration = Duration::from_millis(100);
+/// How long a cut waits to see what writes in flight leave stale.
+const HELD_MAX: Duration = Duration::from_millis(100);
+/// How long a gate closes for a write in flight, where tracking goes back to the intent log. A production
+/// device that hangs must not hold up guests, least of all those of the group's other disks.
 const DRAIN_MAX: Duration = Duration::from_millis(100);
 
 /// A disk to protect.
@@ -100,9 +101,9 @@ pub struct Cut {
     pub generation: Generation,
     /// When.
     pub at: UnixNanos,
-    /// The same instant on the monotonic clock: when the gates began to close.
+    /// The same instant on the monotonic clock.
     pub began: Duration,
-    /// How long guests' writes waited at most.
+    /// How long the instant was: a write that began in it is in this generation or in the next. None waited for it.
     pub pause: Duration,
     /// Bytes written in the generation, in whole granules.
     pub dirty_bytes: u64,
@@ -118,8 +119,11 @@ pub struct Group {
     pub(crate) identities: Vec<String>,
     pub(crate) tracking: Mutex<Tracking>,
     pub(crate) writer: Arc<WriterCall>,
+    pub(crate) epoch: Arc<Epoch>,
     /// How many have asked that no log be begun anew.
     pub(crate) logs_kept: AtomicUsize,
+    /// Held while a log is begun anew.
+    pub(crate) renewing: Mutex<()>,
     /// Held through a merge of sealed generations: one at a time.
     pub(crate) merging: Mutex<()>,
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
@@ -133,6 +137,40 @@ pub(crate) struct Tracking {
     pub(crate) sealed: Vec<Arc<SealedGeneration>>,
     /// What a target is known to have.
     pub(crate) released: Generation,
+    /// A cut whose last writes have not ended.
+    pub(crate) ending: Option<Ending>,
+}
+
+/// What to do about bytes that a cut lacks when all its writes have ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lacking {
+    Complete,
+    /// The diff device is not to be touched: the cut waits.
+    LeaveAlone,
+    /// The cut is lost.
+    GiveUp,
+}
+
+/// A cut from the moment when writes began to go to the next generation, until those before have ended.
+pub(crate) struct Ending {
+    generation: Generation,
+    at: UnixNanos,
+    began: Duration,
+    pause: Duration,
+    note: CutNote,
+}
+
+impl Ending {
+    fn cut(&self, dirty_bytes: u64) -> Cut {
+        Cut {
+            generation: self.generation,
+            at: self.at,
+            began: self.began,
+            pause: self.pause,
+            dirty_bytes,
+            consistency: self.note.consistency,
+        }
+    }
 }
 
 impl Group {
@@ -162,7 +200,15 @@ impl Group {
         if let Some(oldest) = tracking.sealed.first() {
             return oldest.since;
         }
-        let since = self.disks.iter().map(|disk| disk.gate.read().map.since());
+        self.since_of_open(&tracking)
+    }
+
+    /// The same, of the open generation and the one whose writes are ending.
+    pub(crate) fn since_of_open(&self, _tracking: &Tracking) -> Generation {
+        let since = self.disks.iter().map(|disk| {
+            let older = disk.gate.older().map(|older| older.map.since());
+            older.unwrap_or_else(|| disk.gate.enter().map.since())
+        });
         since.min().unwrap_or_default()
     }
 
@@ -193,8 +239,9 @@ impl Group {
     /// Seals the open generation of all disks at one instant, and opens the next.
     ///
     /// # Errors
-    /// After every error no new cut is listed, and the open generation is complete again after a later heal.
-    /// `MapOnly` while copies are paused.
+    /// One that [waits](CutError::waits): it is made, and listed by [`Self::end_cut`]; until then there is no other. After
+    /// every other error there is no new cut, and the open generation is complete again after a later heal. `MapOnly`
+    /// while copies are paused.
     pub fn cut(&self, note: CutNote) -> Result<Cut, CutError> {
         if self.copies_are_paused() {
             return Err(CutError::MapOnly);
@@ -206,6 +253,9 @@ impl Group {
         self.heal()?;
         self.write_staged()?;
         let mut tracking = self.tracking.lock();
+        if tracking.ending.is_some() {
+            return Err(busy(&self.disks[0], Duration::ZERO));
+        }
         self.check_open(&tracking)?;
         let (lineage, sealing) = (tracking.lineage, tracking.live.open_generation());
         let opening = sealing.next();
@@ -218,52 +268,185 @@ impl Group {
         let next = self.create_diffs(lineage, opening, &tracking.live, &tracking.intent)?;
         drop(at_device);
         self.prepare_maps(&next)?;
-        let swapped = self.swap(&tracking.live, opening, next)?;
-        // Nobody writes to them any more, and nobody waits.
+        // All but what is being written just now: what is stale beyond that at the cut, and written again, costs it.
+        let until = self.around.clock.monotonic() + HELD_MAX;
+        for disk in &self.disks {
+            let healed = disk.heal_until(until);
+            healed.map_err(|error| heal_error(disk, error))?;
+        }
+        if self.copies_are_paused() {
+            return Err(CutError::MapOnly);
+        }
+        self.turn_over(&mut tracking, next, note)?;
+        let cut = self.end_in(&mut tracking, END_MAX)?;
+        Ok(cut.expect("it was begun"))
+    }
+
+    /// Lists a cut whose last writes had not ended when it was made, if they end within `patience`. `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// One that [waits](CutError::waits): it still does. Others as those of a cut: it is lost, and the next one is exact.
+    pub fn end_cut(&self, patience: Duration) -> Result<Option<Cut>, CutError> {
+        self.end_in(&mut self.tracking.lock(), patience)
+    }
+
+    /// Loses a cut that waits until copies go on: where there is no room for what it lacks. The next one is exact. One
+    /// that lacks nothing is listed.
+    ///
+    /// # Errors
+    /// `Busy`: it waits for a guest's write, and goes on doing so. `MapOnly`: it is lost. Others as those of a cut.
+    pub fn give_up_ending(&self) -> Result<Option<Cut>, CutError> {
+        self.end_with(&mut self.tracking.lock(), Duration::ZERO, Lacking::GiveUp)
+    }
+
+    /// A cut that was made and is not listed, as far as it is known.
+    #[must_use]
+    pub fn ending(&self) -> Option<Cut> {
+        let tracking = self.tracking.lock();
+        let ending = tracking.ending.as_ref()?;
+        let older = self.disks.iter().filter_map(|disk| disk.gate.older());
+        let dirty_count: u64 = older.map(|older| older.map.dirty_count()).sum();
+        Some(ending.cut(dirty_count * GRANULE))
+    }
+
+    /// The cut: from here on writes go to `next`.
+    fn turn_over(
+        &self,
+        tracking: &mut Tracking,
+        next: Vec<OpenDiff>,
+        note: CutNote,
+    ) -> Result<(), CutError> {
+        // All or none: what is there counts as the older diff until the flip.
+        for (mut side, diff) in self.close_others(END_MAX)?.into_iter().zip(next) {
+            *side = Some(diff);
+        }
+        let live = &tracking.live;
+        let generation = live.open_generation();
+        let began = self.around.clock.monotonic();
+        let at = self.around.clock.wall();
+        for disk in &self.disks {
+            disk.gate.enter().map.seal(at);
+        }
+        // Crash: before this store the next generation is debris. After it the old one is sealed, and writes go to
+        // it until the flip: killed in between it has them all, and lacks those that are stale.
+        live.set_open_generation(generation.next());
+        self.epoch.flip();
+        let pause = self.around.clock.monotonic().saturating_sub(began);
+        tracking.ending = Some(Ending {
+            generation,
+            at,
+            began,
+            pause,
+            note,
+        });
+        Ok(())
+    }
+
+    fn end_in(&self, tracking: &mut Tracking, patience: Duration) -> Result<Option<Cut>, CutError> {
+        let lacking = match self.copies_are_paused() {
+            true => Lacking::LeaveAlone,
+            false => Lacking::Complete,
+        };
+        self.end_with(tracking, patience, lacking)
+    }
+
+    fn end_with(
+        &self,
+        tracking: &mut Tracking,
+        patience: Duration,
+        lacking: Lacking,
+    ) -> Result<Option<Cut>, CutError> {
+        let Some(ending) = &tracking.ending else {
+            return Ok(None);
+        };
+        let mut sides = self.close_others(patience).map_err(|error| match error {
+            CutError::Busy { disk, .. } => {
+                let waited = self.around.clock.monotonic().saturating_sub(ending.began);
+                CutError::Busy { disk, waited }
+            }
+            other => other,
+        })?;
+        let lacks = |side: &Closed<'_>| side.as_ref().is_some_and(|diff| !diff.is_complete());
+        let incomplete = sides.iter().position(lacks);
+        if let Some(at) = incomplete
+            && lacking == Lacking::LeaveAlone
+        {
+            let disk = self.disks[at].name.clone();
+            return Err(CutError::Incomplete { disk });
+        }
+        let old: Vec<_> = sides.iter_mut().filter_map(|side| side.take()).collect();
+        drop(sides);
+        let Some(ending) = tracking.ending.take() else {
+            return Ok(None);
+        };
         let mut failed = None;
-        for (diff, disk) in swapped.old.iter().zip(&self.disks) {
-            let _at_device = self.writer.device.visit();
-            if let Err(source) = diff.log.end() {
-                failed = Some((disk, source));
+        for (diff, disk) in old.iter().zip(&self.disks) {
+            let completed = match lacking {
+                _ if incomplete.is_none() => Ok(()),
+                Lacking::Complete => self.complete(disk, diff),
+                Lacking::LeaveAlone | Lacking::GiveUp => Err(CutError::MapOnly),
+            };
+            if let Err(error) = completed {
+                failed = Some(error);
             }
         }
-        let since = swapped.old.iter().map(|diff| diff.map.since()).min();
+        // After the last look at production: where a write was not marked, what was read may be of later.
+        if tracking.live.is_lost() {
+            return Err(CutError::Distrusted);
+        }
+        let since = old.iter().map(|diff| diff.map.since()).min();
         let uses = match failed {
             None => Uses::free(),
             Some(_) => Uses::broken(),
         };
         let sealed = SealedGeneration {
-            lineage,
-            generation: sealing,
+            lineage: tracking.lineage,
+            generation: ending.generation,
             since: since.unwrap_or_default(),
-            at: swapped.at,
-            note,
-            disks: self.sealed_diffs(swapped.old, lineage, &uses),
+            at: ending.at,
+            note: ending.note.clone(),
+            disks: self.sealed_diffs(old, tracking.lineage, &uses),
             absorbing: None,
             uses,
         };
-        let (dirty_bytes, consistency) = (sealed.dirty_bytes(), sealed.note.consistency);
+        let cut = ending.cut(sealed.dirty_bytes());
         tracking.sealed.push(Arc::new(sealed));
-        if let Some((disk, source)) = failed {
+        if let Some(error) = failed {
             // It lacks what could not be written: the open generation takes it in.
-            self.fold(&mut tracking, sealing)?;
-            let disk = disk.name.clone();
-            return Err(CutError::Degraded { disk, source });
+            self.fold(tracking, ending.generation)?;
+            return Err(error);
         }
-        Ok(Cut {
-            generation: sealing,
-            at: swapped.at,
-            began: swapped.began,
-            pause: swapped.pause,
-            dirty_bytes,
-            consistency,
+        Ok(Some(cut))
+    }
+
+    /// The same, where it does not matter whether it is listed or lost: afterwards no cut waits.
+    fn end_if_it_can(&self, tracking: &mut Tracking) -> Result<(), CutError> {
+        let mut ended = self.end_in(tracking, END_MAX);
+        if let Err(CutError::Incomplete { .. }) = &ended {
+            ended = self.end_with(tracking, END_MAX, Lacking::GiveUp);
+        }
+        match ended {
+            Err(error @ (CutError::Busy { .. } | CutError::Distrusted)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings all that a diff must hold to its file. Nobody writes to it any more, and nobody waits.
+    fn complete(&self, disk: &TrackedDisk, diff: &OpenDiff) -> Result<(), CutError> {
+        disk.heal_older(diff)
+            .map_err(|error| heal_error(disk, error))?;
+        let _at_device = self.writer.device.visit();
+        diff.log.end().map_err(|source| CutError::Degraded {
+            disk: disk.name.clone(),
+            source,
         })
     }
 
     /// Whether the open generation can still be trusted, disk by disk.
     fn check_open(&self, tracking: &Tracking) -> Result<(), CutError> {
         for disk in &self.disks {
-            let diff = disk.gate.read();
+            let diff = disk.gate.enter();
             let lost = diff
                 .distrust_lost_writeback()
                 .map_err(|source| CutError::Degraded {
@@ -357,6 +540,8 @@ impl Group {
     }
 
     fn fold(&self, tracking: &mut Tracking, from: Generation) -> Result<(), CutError> {
+        // It builds on what is given up.
+        self.end_if_it_can(tracking)?;
         let first = tracking.sealed.partition_point(|s| s.generation < from);
         let Some(since) = tracking.sealed.get(first).map(|s| s.since) else {
             return Ok(());
@@ -371,7 +556,7 @@ impl Group {
             }
         }
         for disk in &self.disks {
-            disk.gate.read().map.lower_since(since);
+            disk.gate.enter().map.lower_since(since);
         }
         let folded: Vec<_> = tracking.sealed.drain(first..).collect();
         folded
@@ -408,13 +593,13 @@ impl Group {
             intent,
             sealed: Vec::new(),
             released: Generation::NONE,
+            ending: None,
         };
         // One by one: this is no cut, and a disk that hangs must not hold up the others. What is
         // written to a disk before its turn is read by the seed.
         for (disk, diff) in self.disks.iter().zip(diffs) {
-            let old = std::mem::replace(&mut *disk.gate.write(), diff);
-            // Its files are closed: with the gate open.
-            drop(old);
+            // Their files are closed with the gate open.
+            drop(disk.gate.replace(diff));
         }
         self.establish(lineage).inspect_err(|_| {
             // Nobody may cut what nobody would find again.
@@ -440,8 +625,13 @@ impl Group {
         for sealed in tracking.sealed.drain(..) {
             let _ = self.remove_files(&sealed);
         }
+        tracking.ending = None;
         for disk in &self.disks {
-            let diff = disk.gate.read();
+            if let Some(older) = disk.gate.older() {
+                older.live.lose();
+                let _ = older.discard();
+            }
+            let diff = disk.gate.enter();
             // A gate may hold a lineage that an earlier restart made and could not record.
             diff.live.lose();
             let _ = diff.discard();
@@ -454,10 +644,12 @@ impl Group {
     /// # Errors
     /// The first that a sync met; the next open then recovers as from a crash.
     pub fn close(self, stamps: &[Option<Stamp>]) -> io::Result<()> {
-        let tracking = self.tracking.lock();
+        let mut tracking = self.tracking.lock();
+        self.end_if_it_can(&mut tracking)
+            .map_err(io::Error::other)?;
         for disk in &self.disks {
             disk.flush_production().map_err(io::Error::other)?;
-            disk.gate.read().sync()?;
+            disk.gate.enter().sync()?;
         }
         for sealed in tracking.sealed.iter().flat_map(|sealed| sealed.all_disks()) {
             // One that is damaged is found by the ship, which then folds it.
@@ -524,7 +716,7 @@ impl Group {
     fn prepare_maps(&self, next: &[OpenDiff]) -> Result<(), CutError> {
         let mut both = self.disks.iter().zip(next);
         let pages = pages_of_each(self.disks.len());
-        both.try_for_each(|(disk, diff)| diff.map.prepare_like(&disk.gate.read().map, pages))
+        both.try_for_each(|(disk, diff)| diff.map.prepare_like(&disk.gate.enter().map, pages))
             .map_err(|source| CutError::Io {
                 what: "reserve the maps of a generation",
                 place: self.around.maps.describe(),
@@ -532,48 +724,11 @@ impl Group {
             })
     }
 
-    /// Closes all gates, and under them swaps in `next` once nothing is stale.
-    fn swap(
-        &self,
-        live: &Live,
-        opening: Generation,
-        next: Vec<OpenDiff>,
-    ) -> Result<Swapped, CutError> {
-        let mut hindrance = None;
-        for _ in 0..ATTEMPTS_MAX {
-            self.heal()?;
-            self.drain_each()?;
-            let start = self.around.clock.monotonic();
-            // Opened again after the gates, which are dropped before.
-            let _doors = ClosedDoors::of(&self.disks);
-            let gates = self.close_gates()?;
-            if live.is_lost() {
-                return Err(CutError::Distrusted);
-            }
-            if let Some(stale) = gates.iter().position(|gate| gate.map.stale_count() != 0) {
-                let source = io::Error::other("writes kept failing while it was being completed");
-                let disk = self.disks[stale].name.clone();
-                hindrance = Some(CutError::Degraded { disk, source });
-                continue;
-            }
-            let at = self.around.clock.wall();
-            let old = seal_and_swap(gates, live, opening, next, at);
-            let pause = self.around.clock.monotonic().saturating_sub(start);
-            return Ok(Swapped {
-                old,
-                at,
-                began: start,
-                pause,
-            });
-        }
-        Err(hindrance.expect("every attempt that did not return was hindered"))
-    }
-
     /// Brings most of what the open diffs have in memory to their files, before anybody waits.
     fn write_staged(&self) -> Result<(), CutError> {
         self.disks.iter().try_for_each(|disk| {
             // Outside the gate: it waits for the device.
-            let log = Arc::clone(&disk.gate.read().log);
+            let log = Arc::clone(&disk.gate.enter().log);
             let _at_device = self.writer.device.visit();
             let written = log.write_all_staged();
             written.map_err(|source| CutError::Degraded {
@@ -583,18 +738,32 @@ impl Group {
         })
     }
 
-    /// Sees each disk drained once, with the other gates open: one that hangs is found here, where
+    /// Sees each disk without writes once, with the other gates open: one that hangs is found here, where
     /// it holds up its own guest only.
     pub(crate) fn drain_each(&self) -> Result<(), CutError> {
         if let [_] = &self.disks[..] {
             return Ok(());
         }
-        self.disks.iter().try_for_each(|disk| close(disk).map(drop))
+        self.disks
+            .iter()
+            .try_for_each(|disk| close_open(disk).map(drop))
     }
 
-    /// All gates, alone.
-    pub(crate) fn close_gates(&self) -> Result<Vec<RwLockWriteGuard<'_, OpenDiff>>, CutError> {
-        self.disks.iter().map(|disk| close(disk)).collect()
+    /// All gates, alone: their sides where writes begin.
+    pub(crate) fn close_gates(&self) -> Result<Vec<Closed<'_>>, CutError> {
+        self.disks.iter().map(|disk| close_open(disk)).collect()
+    }
+
+    /// Their other sides, all within `patience`.
+    pub(crate) fn close_others(&self, patience: Duration) -> Result<Vec<Closed<'_>>, CutError> {
+        let until = self.around.clock.monotonic() + patience;
+        let mut closed = Vec::new();
+        for disk in &self.disks {
+            let left = until.saturating_sub(self.around.clock.monotonic());
+            let side = disk.gate.close_other(left);
+            closed.push(side.ok_or_else(|| busy(disk, patience))?);
+        }
+        Ok(closed)
     }
 
     fn sealed_diffs(
@@ -639,53 +808,29 @@ impl Group {
     }
 }
 
-/// What a swap left: the diffs that were open, when, and how long the gates were closed.
-struct Swapped {
-    old: Vec<OpenDiff>,
-    at: UnixNanos,
-    began: Duration,
-    pause: Duration,
+fn close_open(disk: &TrackedDisk) -> Result<Closed<'_>, CutError> {
+    let closed = disk.gate.close_open(DRAIN_MAX);
+    closed.ok_or_else(|| busy(disk, DRAIN_MAX))
 }
 
-fn close(disk: &TrackedDisk) -> Result<RwLockWriteGuard<'_, OpenDiff>, CutError> {
-    disk.gate
-        .try_write_for(DRAIN_MAX)
-        .ok_or_else(|| CutError::Busy {
-            disk: disk.name.clone(),
-            waited: DRAIN_MAX,
-        })
+fn busy(disk: &TrackedDisk, waited: Duration) -> CutError {
+    let disk = disk.name.clone();
+    CutError::Busy { disk, waited }
 }
 
-fn seal_and_swap(
-    mut gates: Vec<RwLockWriteGuard<'_, OpenDiff>>,
-    live: &Live,
-    opening: Generation,
-    next: Vec<OpenDiff>,
-    at: UnixNanos,
-) -> Vec<OpenDiff> {
-    gates.iter().for_each(|gate| gate.map.seal(at));
-    live.set_open_generation(opening);
-    gates
-        .iter_mut()
-        .zip(next)
-        .map(|(gate, diff)| std::mem::replace(&mut **gate, diff))
-        .collect()
-}
-
-/// Granules that are marked at once, with their stripes held: whoever holds one of them may wait for a frame.
-const ABSORB_GRANULES_MAX: u64 = 64;
+/// Granules that are marked at once.
+const ABSORB_GRANULES_MAX: u64 = 8192;
 
 impl TrackedDisk {
     /// Marks in the open map all that a sealed one marks.
     fn absorb(&self, sealed: &SealedDiff) -> io::Result<()> {
-        // The diff file may be the damaged part: only the map is needed.
+        // The diff file may be the damaged part: only the map is needed. And no stripes: whatever a write that is
+        // in flight settles is what production has.
         let map = sealed.open_map()?;
-        let diff = self.gate.read();
         let mut at = 0;
         map.check()?;
         while let Some(run) = map.next_run(at, ABSORB_GRANULES_MAX) {
-            let _held = self.stripes.lock(run.granules);
-            diff.map.mark(run.granules)?;
+            self.gate.enter().map.mark(run.granules)?;
             at = run.granules.end;
         }
         Ok(())
@@ -697,6 +842,7 @@ pub(crate) fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {
     match error {
         HealError::Production(source) => CutError::Production { disk, source },
         HealError::Diff(source) => CutError::Degraded { disk, source },
+        HealError::Overwritten => CutError::Overwritten { disk },
         HealError::NoFrame => CutError::Degraded {
             disk,
             source: io::Error::other(error.to_string()),

@@ -79,6 +79,9 @@ impl fmt::Display for HealError {
         match self {
             HealError::Production(error) => write!(f, "production cannot be read again: {error}"),
             HealError::Diff(error) => write!(f, "the diff cannot be written: {error}"),
+            HealError::Overwritten => {
+                write!(f, "what could not be copied was written over since the cut")
+            }
             HealError::NoFrame => write!(f, "the device of the diff does not keep up"),
         }
     }

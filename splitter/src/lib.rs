@@ -2,14 +2,14 @@
 //! generation. A cut seals the diffs of all disks of a group at one instant; no snapshot, no merge.
 //!
 //! ```text
-//!  guest write -> TrackedDisk -- gate (shared) -- stripe locks --+
+//!  guest write -> TrackedDisk -- stripe locks -- gate -----------+
 //!                                                                | 0 is the region in the intent log?
 //!                                                                | 1 mark: dirty + stale   (map)
 //!                                                                | 2 write production
 //!                                                                | 3 write the diff
 //!                                                                | 4 settle: stale off     (map)
 //!                                                                +-> answer
-//!  cut         -> all gates (exclusive): no write is in flight -> swap diffs -> gates open
+//!  cut         -> next diffs behind all gates -> flip the epoch -> wait for the writes before it
 //! ```
 //!
 //! Invariant: a granule that is dirty and not stale is, in the diff, what production holds. So a
@@ -27,11 +27,11 @@
 mod audit;
 mod coalesce;
 mod diff;
-mod door;
 mod error;
 mod figures;
 mod files;
 mod frame;
+mod gate;
 mod generation;
 mod group;
 mod heal;

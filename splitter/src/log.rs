@@ -201,11 +201,6 @@ impl DiffLog {
         Ok(())
     }
 
-    /// Whether a frame is free; somebody else may take it.
-    pub(crate) fn has_free(&self) -> bool {
-        self.buffers.has_free()
-    }
-
     /// Notes whether the one who writes frames is called; returns whether he was.
     pub(crate) fn note_called(&self, called: bool) -> bool {
         self.called.swap(called, Ordering::AcqRel)

@@ -34,7 +34,7 @@ impl Group {
     /// `Production`, `Degraded`.
     pub fn catch_up(&self, go_on: &dyn Fn() -> bool) -> Result<u64, CutError> {
         let caught_up = |disk: &Arc<TrackedDisk>| {
-            let healed = disk.heal_while(go_on);
+            let healed = disk.heal_while(go_on, &|| Duration::ZERO);
             healed.map_err(|error| heal_error(disk, error))
         };
         self.disks.iter().map(caught_up).sum()

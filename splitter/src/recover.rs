@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 
 use crate::coalesce::joined;
 use crate::diff::OpenDiff;
+use crate::gate::Epoch;
 use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
 use crate::held::maps_are_kept;
 use crate::intent::IntentLog;
@@ -549,13 +550,13 @@ fn assemble(
     lock: Box<dyn std::any::Any + Send + Sync>,
 ) -> Group {
     let identities = specs.iter().map(|spec| spec.identity.clone()).collect();
-    let writer = Arc::new(WriterCall::default());
+    let (writer, epoch) = (Arc::new(WriterCall::default()), Arc::<Epoch>::default());
     let track = |(spec, diff): (DiskSpec, OpenDiff)| {
         Arc::new(TrackedDisk::new(
             spec.name,
             spec.production,
             diff,
-            Arc::clone(&writer),
+            (&writer, &epoch),
             Arc::clone(&around.clock),
         ))
     };
@@ -566,6 +567,7 @@ fn assemble(
         intent: found.intent,
         sealed: found.sealed,
         released: found.released,
+        ending: None,
     });
     Group {
         name,
@@ -574,7 +576,9 @@ fn assemble(
         identities,
         tracking,
         writer,
+        epoch,
         logs_kept: AtomicUsize::new(0),
+        renewing: Mutex::new(()),
         merging: Mutex::new(()),
         _lock: lock,
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use block::{GRANULE, GranuleRange};
 
 use crate::diff::OpenDiff;
-use crate::door::ClosedDoors;
+use crate::group::END_MAX;
 use crate::tracked::TrackedDisk;
 use crate::{CutError, Group};
 
@@ -26,7 +26,7 @@ impl Group {
     pub fn relearn(&self, why: &str) -> Result<u64, CutError> {
         let mut tracking = self.tracking.lock();
         let of_one_lineage = |disk: &Arc<TrackedDisk>| {
-            let diff = disk.gate.read();
+            let diff = disk.gate.enter();
             Arc::ptr_eq(&diff.live, &tracking.live)
         };
         if tracking.live.is_forsaken() || !self.disks.iter().all(of_one_lineage) {
@@ -47,22 +47,22 @@ impl Group {
             .collect::<Result<_, _>>()
             .map_err(self.map_error())?;
         self.drain_each()?;
-        let _doors = ClosedDoors::of(&self.disks);
         // Their files are closed after the gates are open.
         let mut old = Vec::new();
-        let mut gates = self.close_gates()?;
+        let (mut older, mut gates) = (self.close_others(END_MAX)?, self.close_gates()?);
         // Nothing is in flight: the log has the regions of all that was written.
         for ((gate, diff), marked) in gates.iter_mut().zip(diffs).zip(marked) {
             mark_regions(&diff, &marked).map_err(self.map_error())?;
             diff.map.lower_since(tracking.intent.trimmed_through());
-            old.push(std::mem::replace(&mut **gate, diff));
+            old.push(gate.replace(diff));
         }
+        old.extend(older.iter_mut().map(|side| side.take()));
         if tracking.live.is_forsaken() {
             return Err(CutError::Distrusted);
         }
         tracking.live.set_open_generation(next);
         tracking.live.trust();
-        drop(gates);
+        drop((gates, older));
         crate::recover::remove_debris(&self.around, tracking.lineage, &[next])
             .map_err(self.state_error("remove the files of lost generations"))?;
         let stale = self.disks.iter().map(|disk| disk.stale_bytes());

@@ -2,14 +2,15 @@
 
 use std::io;
 
-use block::Space;
+use block::{GRANULE, Space};
 
 use crate::Group;
+use crate::diff::OpenDiff;
 
 /// What diffs and maps occupy, and what their file systems have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpaceFigures {
-    /// Sealed generations that no target has.
+    /// Sealed generations that no target has, with a cut that waits to be listed.
     pub sealed_count: usize,
     /// Bytes that all diffs occupy.
     pub diff_bytes: u64,
@@ -25,21 +26,32 @@ pub struct SpaceFigures {
     pub maps_on: Space,
 }
 
+impl SpaceFigures {
+    fn add(&mut self, diff: &OpenDiff) -> io::Result<()> {
+        self.marks_lost |= diff.live.is_lost();
+        self.map_bytes += diff.map.allocated()?;
+        self.diff_bytes += diff.log.file().allocated()?;
+        let stale = diff.map.stale_count().saturating_mul(GRANULE);
+        self.stale_bytes = self.stale_bytes.saturating_add(stale);
+        Ok(())
+    }
+}
+
 impl Group {
     /// What is occupied at the moment; `None` while a cut, a release or a restart of tracking is under way.
     ///
     /// # Errors
     /// The operating system's.
     pub fn space(&self) -> io::Result<Option<SpaceFigures>> {
-        let Some(sealed) = self
+        let Some((sealed, waits)) = self
             .tracking
             .try_lock()
-            .map(|tracking| tracking.sealed.clone())
+            .map(|tracking| (tracking.sealed.clone(), tracking.ending.is_some()))
         else {
             return Ok(None);
         };
         let mut figures = SpaceFigures {
-            sealed_count: sealed.len(),
+            sealed_count: sealed.len() + usize::from(waits),
             diffs_on: self.around.diffs.space()?,
             maps_on: self.around.maps.space()?,
             ..SpaceFigures::default()
@@ -50,14 +62,14 @@ impl Group {
             figures.diff_bytes += data;
         }
         for disk in &self.disks {
-            let Some(diff) = disk.gate.try_read() else {
+            // By itself: who holds one side and waits for the other can meet somebody who does the reverse.
+            if let Some(older) = disk.gate.try_older() {
+                figures.add(&older)?;
+            }
+            let Some(diff) = disk.gate.try_enter() else {
                 return Ok(None);
             };
-            figures.marks_lost |= diff.live.is_lost();
-            figures.map_bytes += diff.map.allocated()?;
-            figures.diff_bytes += diff.log.file().allocated()?;
-            let stale = diff.map.stale_count().saturating_mul(block::GRANULE);
-            figures.stale_bytes = figures.stale_bytes.saturating_add(stale);
+            figures.add(&diff)?;
         }
         Ok(Some(figures))
     }

@@ -6,6 +6,8 @@
 //!
 //! Rule: stripes are taken in ascending order, so nobody waits in a circle.
 
+use std::time::Duration;
+
 use block::GranuleRange;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -43,12 +45,28 @@ impl Stripes {
         }
     }
 
-    /// `None` if another holder touches any of `granules`.
-    pub(crate) fn try_lock(&self, granules: GranuleRange) -> Option<Held<'_>> {
-        let guards = ascending(granules).map(|stripe| self.locks[block::index(stripe)].try_lock());
-        Some(Held::Many {
-            _guards: guards.collect::<Option<_>>()?,
-        })
+    /// `None` if another holder touches any of `granules`, and goes on to for what is `left` of some time. While it
+    /// waits it holds none: nobody waits for it.
+    pub(crate) fn lock_while(
+        &self,
+        granules: GranuleRange,
+        left: &dyn Fn() -> Duration,
+    ) -> Option<Held<'_>> {
+        loop {
+            let mut guards = Vec::new();
+            let held = ascending(granules).map(|stripe| &self.locks[block::index(stripe)]);
+            let Some(busy) = held.into_iter().find(|lock| match lock.try_lock() {
+                Some(guard) => {
+                    guards.push(guard);
+                    false
+                }
+                None => true,
+            }) else {
+                return Some(Held::Many { _guards: guards });
+            };
+            drop(guards);
+            drop(busy.try_lock_for(left())?);
+        }
     }
 
     fn lock_one(&self, stripe: u64) -> MutexGuard<'_, ()> {

@@ -3,7 +3,6 @@
 //!
 //! Rule: from the heal before a cut to the cut no log is begun anew.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -45,33 +44,35 @@ impl Group {
         let may_renew =
             |log: &DiffLog| self.logs_kept.load(Ordering::Acquire) == 0 && may_renew(log);
         self.disks.iter().try_for_each(|disk| {
-            disk.tend_log(may_renew)
-                .map_err(|source| CutError::Degraded {
-                    disk: disk.name.clone(),
-                    source,
-                })
+            let renewing = self.renewing.lock();
+            let log = disk.renew_log(may_renew);
+            drop(renewing);
+            // It waits for the device: without a lock.
+            log.tend().map_err(|source| CutError::Degraded {
+                disk: disk.name.clone(),
+                source,
+            })
         })
     }
 
-    /// While it lives no log is begun anew: from the heal before a cut to the cut, or that would never find
-    /// everything healed.
+    /// While it lives no log is begun anew: from the heal before a cut to the cut, or that would lack what nobody
+    /// can read again.
     pub fn keep_logs(&self) -> LogsKept<'_> {
         self.logs_kept.fetch_add(1, Ordering::AcqRel);
+        // One may be under way.
+        drop(self.renewing.lock());
         LogsKept(self)
     }
 }
 
 impl TrackedDisk {
-    /// `may_renew` says which logs may be begun anew.
-    fn tend_log(&self, may_renew: impl Fn(&DiffLog) -> bool) -> io::Result<()> {
-        let diff = self.gate.read();
-        let log = Arc::clone(&diff.log);
-        if may_renew(&log) {
+    /// The open log, begun anew if `may_renew` says so.
+    fn renew_log(&self, may_renew: impl Fn(&DiffLog) -> bool) -> Arc<DiffLog> {
+        let diff = self.gate.enter();
+        if may_renew(&diff.log) {
             tracing::debug!(disk = %self.name, "much of the diff is old; it is begun anew");
-            log.begin_anew();
+            diff.log.begin_anew();
         }
-        // What follows waits for the device, and a cut must not wait for that.
-        drop(diff);
-        log.tend()
+        Arc::clone(&diff.log)
     }
 }

@@ -1,35 +1,36 @@
 //! The tracked device: production, with a copy of every write in the open diff.
 //!
-//! Invariant: a write holds its disk's gate (shared) from before its mark until after its diff is
-//! settled, so a cut, which holds all gates alone, sees no write half done.
+//! Invariant: a write holds its disk's gate from before its mark until after its diff is settled, so a cut, which waits
+//! until all who entered before it have left, seals no write half done.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use crate::diff::{HealError, OpenDiff};
+use crate::gate::{Entered, Epoch, Gate};
+use crate::log::{DiffLog, For, WithoutFrame};
+use crate::pace::Pace;
+use crate::runs::GranuleState;
+use crate::stripes::{Held, Stripes};
+use crate::trouble::Trouble;
+use crate::writer::WriterCall;
 use block::{
     BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
     Fua, GRANULE, GranuleRange, Hole, Name, Op, Result, Speed, ZeroOptions,
 };
-use parking_lot::{RwLock, RwLockReadGuard};
-
-use crate::diff::{HealError, OpenDiff};
-use crate::door::Door;
-use crate::log::{For, WithoutFrame};
-use crate::pace::Pace;
-use crate::runs::GranuleState;
-use crate::stripes::Stripes;
-use crate::trouble::Trouble;
-use crate::writer::WriterCall;
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
 const ZERO_BYTES_MAX: u64 = 256 << 20;
+
+/// How long a cut waits for writes after it, where it lacks what they may write over.
+const OLDER_MAX: Duration = Duration::from_millis(100);
 
 /// A protected disk, as the guest sees it.
 pub struct TrackedDisk {
     pub(crate) name: Name,
     pub(crate) production: Arc<dyn BlockDevice>,
-    pub(crate) gate: RwLock<OpenDiff>,
-    pub(crate) door: Door,
+    pub(crate) gate: Gate,
     pub(crate) stripes: Stripes,
     /// Writes are only marked; see `map_only.rs`.
     pub(crate) copies_paused: AtomicBool,
@@ -44,20 +45,18 @@ impl TrackedDisk {
         name: Name,
         production: Arc<dyn BlockDevice>,
         diff: OpenDiff,
-        writer: Arc<WriterCall>,
+        (writer, epoch): (&Arc<WriterCall>, &Arc<Epoch>),
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let (gate, stripes) = (RwLock::new(diff), Stripes::new());
         Self {
             trouble: Arc::new(Trouble::new(name.clone())),
             name,
             production,
-            gate,
-            door: Door::default(),
-            stripes,
+            gate: Gate::new(Arc::clone(epoch), diff),
+            stripes: Stripes::new(),
             copies_paused: AtomicBool::new(false),
             pace: Pace::default(),
-            writer,
+            writer: Arc::clone(writer),
             clock,
         }
     }
@@ -71,14 +70,14 @@ impl TrackedDisk {
     /// Bytes written in the open generation, in whole granules.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {
-        self.gate.read().map.dirty_count() * GRANULE
+        self.gate.enter().map.dirty_count() * GRANULE
     }
 
     /// Bytes whose copy is missing or in the making.
     #[must_use]
     pub fn stale_bytes(&self) -> u64 {
         // Marks and settlements of writes in flight may be counted in another order.
-        self.gate.read().map.stale_count().saturating_mul(GRANULE)
+        self.gate.enter().map.stale_count().saturating_mul(GRANULE)
     }
 
     /// Why copies are missing, in words for a person; `None` while all is well.
@@ -91,7 +90,7 @@ impl TrackedDisk {
     /// the guest may skip it: the diff brings it.
     #[must_use]
     pub fn is_dirty(&self, granule: u64) -> bool {
-        self.gate.read().map.state(granule) != GranuleState::Clean
+        self.gate.enter().map.state(granule) != GranuleState::Clean
     }
 
     pub(crate) fn copies_are_paused(&self) -> bool {
@@ -101,8 +100,8 @@ impl TrackedDisk {
     /// Marks, runs `request` on production, calls `answered` if it succeeded, and copies what it did.
     /// Returns `request`'s answer: whatever goes wrong with the copy is protection's trouble, not the
     /// guest's. So the guest may have its answer before the copy: its granules are marked, and until the
-    /// copy is there they are stale, which outlives us; gate and stripes are held, so no cut and no
-    /// overlapping write comes in between.
+    /// copy is there they are stale, which outlives us; stripes are held and the gate not left, so no
+    /// overlapping write comes in between, and no cut is listed.
     fn tracked(
         &self,
         range: ByteRange,
@@ -111,7 +110,7 @@ impl TrackedDisk {
         copy: impl FnOnce(&OpenDiff, For<'_>) -> std::result::Result<(), HealError>,
     ) -> Result<()> {
         let touched = range.granules_touched();
-        let diff = self.admit(touched);
+        let (_held, diff) = self.admit(touched);
         let noted = |production: &dyn BlockDevice| {
             diff.live.note_write(self.clock.wall());
             let answer = request(production);
@@ -123,7 +122,6 @@ impl TrackedDisk {
             // Only the log goes on until tracking restarts; copies would only take space.
             return noted(&*self.production);
         }
-        let _held = self.stripes.lock(touched);
         if let Err(error) = diff.map.mark(touched) {
             diff.live.lose();
             self.note_trouble(&format!("the dirty map cannot be written: {error}"));
@@ -131,11 +129,7 @@ impl TrackedDisk {
         }
         // A request that fails may have changed part of its range: it stays stale.
         noted(&*self.production)?;
-        // While a cut waits for us the copy comes first, unless it has to wait itself: whoever takes an answer
-        // may take our processor.
-        if !self.door.is_closed() || !diff.log.has_free() {
-            answered();
-        }
+        answered();
         if self.copies_are_paused() {
             return Ok(());
         }
@@ -163,26 +157,26 @@ impl TrackedDisk {
         }
     }
 
-    /// Enters the gate once the intent log has the regions of `touched`. A log that cannot be
-    /// written gives up the lineage: the guest must not wait for it for ever.
-    pub(crate) fn admit(&self, touched: GranuleRange) -> RwLockReadGuard<'_, OpenDiff> {
+    /// Takes the stripes of `touched`, and enters the gate once the intent log has their regions. A log that
+    /// cannot be written gives up the lineage: the guest must not wait for it for ever.
+    pub(crate) fn admit(&self, touched: GranuleRange) -> (Held<'_>, Entered<'_>) {
         loop {
-            self.door.pass();
-            let diff = self.gate.read();
+            let inside = (self.stripes.lock(touched), self.gate.enter());
+            let (_, diff) = &inside;
             let now = self.clock.wall();
             if diff.intent.covers(touched, now) {
-                return diff;
+                return inside;
             }
             let intent = diff.intent.clone();
-            // Outside the gate: a sync takes long, and a cut must not wait for it.
-            drop(diff);
+            // Outside: a sync takes long, and neither a cut nor another write must wait for it.
+            drop(inside);
             let Err(error) = intent.require(touched, now) else {
                 continue;
             };
-            let diff = self.gate.read();
-            if diff.intent.is_of(&intent) {
+            let inside = (self.stripes.lock(touched), self.gate.enter());
+            if inside.1.intent.is_of(&intent) {
                 self.note_trouble(&format!("the intent log cannot be written: {error}"));
-                return diff;
+                return inside;
             }
         }
     }
@@ -199,7 +193,7 @@ impl TrackedDisk {
     pub(crate) fn flush_production(&self) -> Result<()> {
         let flushed = self.production.flush();
         if flushed.is_err() {
-            self.gate.read().intent.suspect();
+            self.gate.enter().intent.suspect();
         }
         flushed
     }
@@ -230,20 +224,29 @@ impl TrackedDisk {
     /// Re-reads the granules that are stale, a little at a time, between the guest's writes; not while
     /// copies are paused. Returns the bytes re-read.
     pub(crate) fn heal(&self) -> std::result::Result<u64, HealError> {
-        self.heal_while(&|| !self.copies_are_paused())
+        self.heal_while(&|| !self.copies_are_paused(), &|| Duration::ZERO)
     }
 
-    /// The same, for as long as `go_on` says so; it is asked before each little.
+    /// The same, and waits for writes in flight where they may leave something, until a time of the monotonic
+    /// clock.
+    pub(crate) fn heal_until(&self, until: Duration) -> std::result::Result<u64, HealError> {
+        let left = || until.saturating_sub(self.clock.monotonic());
+        self.heal_while(&|| !self.copies_are_paused(), &left)
+    }
+
+    /// The same, for as long as `go_on` says so; it is asked before each little. What a write in flight may settle
+    /// is left to it where nothing is `left` of the time to wait for that.
     pub(crate) fn heal_while(
         &self,
         go_on: &dyn Fn() -> bool,
+        left: &dyn Fn() -> Duration,
     ) -> std::result::Result<u64, HealError> {
         let (mut at, mut healed) = (0, 0);
         loop {
             if !go_on() {
                 return Ok(healed);
             }
-            let diff = self.gate.read();
+            let diff = self.gate.enter();
             let Some(run) = crate::heal::next_stale(&diff.map, at, u64::MAX) else {
                 break;
             };
@@ -251,18 +254,15 @@ impl TrackedDisk {
             // Outside the gate, and without stripes: it waits for the device.
             let log = Arc::clone(&diff.log);
             drop(diff);
-            let at_device = self.writer.device.visit();
-            let room = log.make_room().map_err(HealError::Diff)?;
-            drop(at_device);
-            let diff = self.gate.read();
-            let Some(run) = crate::heal::next_stale(&diff.map, at, room) else {
+            let room = self.make_room(&log)?;
+            let Some(run) = crate::heal::next_stale(&self.gate.enter().map, at, room) else {
                 break;
             };
-            // Held: a write is in flight that will settle it, or hangs; neither is worth a wait.
-            let Some(_held) = self.stripes.try_lock(run) else {
+            let Some(_held) = self.stripes.lock_while(run, left) else {
                 at = run.end;
                 continue;
             };
+            let diff = self.gate.enter();
             match self.heal_run(&diff, run) {
                 // The log was begun anew, or there is another: from where it stands.
                 Err(HealError::NoFrame) => at = run.start,
@@ -276,8 +276,8 @@ impl TrackedDisk {
                 self.writer.call(&diff.log, &self.trouble);
             }
         }
-        self.gate.read().log.end_heal();
-        if self.gate.read().map.stale_count() == 0 {
+        self.gate.enter().log.end_heal();
+        if self.gate.enter().map.stale_count() == 0 {
             self.trouble.clear();
         }
         Ok(healed)
@@ -287,9 +287,10 @@ impl TrackedDisk {
     /// some since they were found. Returns the bytes.
     fn heal_run(&self, diff: &OpenDiff, run: GranuleRange) -> std::result::Result<u64, HealError> {
         let (mut still, mut read) = (run.start, 0);
-        // All of them are dirty: none of these looks goes further.
+        // All of them are dirty, unless there was a cut: few of these looks go further.
         while still < run.end
             && let Some(next) = diff.map.next_run(still, run.end - still)
+            && next.granules.start < run.end
         {
             if next.state == GranuleState::Stale {
                 diff.heal(&*self.production, next.granules, For::Heal)?;
@@ -298,6 +299,35 @@ impl TrackedDisk {
             still = next.granules.end;
         }
         Ok(read)
+    }
+
+    fn make_room(&self, log: &DiffLog) -> std::result::Result<u64, HealError> {
+        let _at_device = self.writer.device.visit();
+        log.make_room().map_err(HealError::Diff)
+    }
+
+    /// Completes a diff whose writes have ended, and into which none goes any more: production still is what it
+    /// was at the cut where nothing was written since.
+    pub(crate) fn heal_older(&self, older: &OpenDiff) -> std::result::Result<(), HealError> {
+        let until = self.clock.monotonic() + OLDER_MAX;
+        // From the beginning: a frame that fails makes stale what lies before.
+        while let Some(found) = crate::heal::next_stale(&older.map, 0, u64::MAX) {
+            let room = self.make_room(&older.log)?;
+            let run = GranuleRange {
+                end: found.end.min(found.start + room),
+                ..found
+            };
+            // A write that holds them is of the next generation, and may hang.
+            let left = || until.saturating_sub(self.clock.monotonic());
+            let held = self.stripes.lock_while(run, &left);
+            let _held = held.ok_or(HealError::Overwritten)?;
+            let open = self.gate.enter();
+            if !(run.start..run.end).all(|at| open.map.state(at) == GranuleState::Clean) {
+                return Err(HealError::Overwritten);
+            }
+            older.heal(&*self.production, run, For::Heal)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn note_trouble(&self, why: &str) {
@@ -402,7 +432,7 @@ impl BlockDevice for TrackedDisk {
 impl DirtyBitmap for TrackedDisk {
     fn dirty_status(&self, range: ByteRange, extents_max: usize) -> Result<Vec<DirtyExtent>> {
         Error::check_range(Op::BlockStatus, range, self.size())?;
-        let diff = self.gate.read();
+        let diff = self.gate.enter();
         Ok(crate::heal::dirty_extents(
             &diff.map,
             range,

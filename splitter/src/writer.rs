@@ -17,8 +17,8 @@ const FAILED_PAUSE: Duration = Duration::from_millis(10);
 
 /// How those who fill frames call the one who writes them.
 ///
-/// Rule: the log comes with the call, as the gate is not asked for it. A guest who waits for a frame holds that,
-/// a cut may wait for the guest, and who comes after the cut waits for it.
+/// Rule: the log comes with the call, as the gate is not asked for it. A guest who waits for a frame is behind that,
+/// somebody may wait for the guest to leave, and who would enter then waits as well.
 #[derive(Default)]
 pub(crate) struct WriterCall {
     /// Writers that there are.

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use block::{Access, BlockDevice, ByteRange, Fua, GRANULE, OsDir, SystemClock, ZeroOptions, index};
+use block::{
+    Access, BlockDevice, ByteRange, Extent, Features, Fua, GRANULE, OsDir, SystemClock,
+    ZeroOptions, index,
+};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -40,7 +43,7 @@ fn a_killed_process_leaves_what_makes_the_next_cut_exact() {
             seed + kill,
             Duration::from_micros(rng.random_range(0..40_000)),
         );
-        let (group, how) = open(temp.path());
+        let (group, how) = open(temp.path(), false);
         let fine = match &how {
             // Between the answer to a question that is answered once, and what would follow from it.
             How::Recovered { why, .. } => why.contains("was killed"),
@@ -100,7 +103,8 @@ fn child() {
         return;
     };
     let seed: u64 = std::env::var(CHILD_SEED).unwrap().parse().unwrap();
-    let (group, _) = open(Path::new(&dir));
+    // Every other time.
+    let (group, _) = open(Path::new(&dir), seed.is_multiple_of(2));
     thread::scope(|scope| {
         for thread in 0..3 {
             let disks = group.disks();
@@ -121,7 +125,9 @@ fn child() {
         loop {
             match group.cut(CutNote::default()) {
                 // On a busy machine a write may take longer than a cut waits.
-                Ok(_) | Err(CutError::Busy { .. }) => {}
+                Ok(_) | Err(CutError::Busy { .. }) => {
+                    let _ = group.end_cut(Duration::ZERO);
+                }
                 Err(error) => panic!("{error}"),
             }
         }
@@ -142,7 +148,7 @@ fn write_somewhere(disk: &dyn BlockDevice, rng: &mut ChaCha8Rng) {
     }
 }
 
-fn open(dir: &Path) -> (Group, How) {
+fn open(dir: &Path, slow: bool) -> (Group, How) {
     let around = Surroundings {
         state: Arc::new(OsDir::create_all(dir.join("state")).unwrap()),
         maps: Arc::new(OsDir::create_all(dir.join("maps")).unwrap()),
@@ -159,7 +165,10 @@ fn open(dir: &Path) -> (Group, How) {
             name: format!("disk{disk}").parse().unwrap(),
             identity: production.identity.text.clone(),
             stamp: production.stamp,
-            production: production.device,
+            production: match slow {
+                true => Arc::new(Slow(production.device)),
+                false => production.device,
+            },
         }
     };
     let specs = (0..DISKS).map(spec).collect();
@@ -179,5 +188,43 @@ fn lay_over(target: &mut [Vec<u8>], sealed: &SealedGeneration) {
             let inside = &bytes[..index(range.len())];
             image[index(range.start())..index(range.end())].copy_from_slice(inside);
         }
+    }
+}
+
+/// A disk that takes longer for some writes than a cut waits for them, so that it is killed with writes under way
+/// before and after a cut.
+struct Slow(Arc<dyn BlockDevice>);
+
+impl BlockDevice for Slow {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn features(&self) -> Features {
+        self.0.features()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> block::Result<()> {
+        self.0.read_at(buf, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> block::Result<()> {
+        let written = self.0.write_at(data, offset, fua);
+        if (offset / 512).is_multiple_of(64) {
+            thread::park_timeout(Duration::from_millis(150));
+        }
+        written
+    }
+    fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> block::Result<()> {
+        self.0.write_zeroes(range, options)
+    }
+    fn trim(&self, range: ByteRange, fua: Fua) -> block::Result<()> {
+        self.0.trim(range, fua)
+    }
+    fn flush(&self) -> block::Result<()> {
+        self.0.flush()
+    }
+    fn block_status(&self, range: ByteRange, max: usize) -> block::Result<Vec<Extent>> {
+        self.0.block_status(range, max)
+    }
+    fn prefetch(&self, range: ByteRange) -> block::Result<()> {
+        self.0.prefetch(range)
     }
 }

@@ -3,35 +3,15 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use block::{BlockDevice, Clock, File, Fua, UnixNanos, index};
+use block::{BlockDevice, File, Fua, index};
+use common::eventful::Eventful;
 use common::{Bench, Image, lay_over};
 use sim::{SimDisk, SimWorld};
 use splitter::{CutNote, DiskSpec, Group, Surroundings};
 
 const SIZE: u64 = 64 * 4096;
-
-/// A clock that does something when a cut looks at it, which is right before it closes the gates.
-struct Eventful {
-    clock: Arc<dyn Clock>,
-    event: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl Clock for Eventful {
-    fn monotonic(&self) -> Duration {
-        let event = self.event.lock().unwrap().take();
-        if let Some(event) = event {
-            event();
-        }
-        self.clock.monotonic()
-    }
-
-    fn wall(&self) -> UnixNanos {
-        self.clock.wall()
-    }
-}
 
 fn open(world: &SimWorld, around: Surroundings) -> Group {
     let around = Surroundings {
@@ -77,10 +57,7 @@ fn a_cut_that_was_killed_before_it_had_all_its_bytes_is_no_point() {
         let world = SimWorld::new(operation);
         world.dir().create("production").unwrap();
         file(&world).set_len(SIZE).unwrap();
-        let clock = Arc::new(Eventful {
-            clock: bench.around().clock,
-            event: Mutex::default(),
-        });
+        let clock = Arc::new(Eventful::default());
         let around = Surroundings {
             clock: clock.clone(),
             ..bench.around()
@@ -91,10 +68,10 @@ fn a_cut_that_was_killed_before_it_had_all_its_bytes_is_no_point() {
         // Its frame is written by the cut, before it looks at the clock.
         write(&*disk, 1);
         let dies = world.clone();
-        *clock.event.lock().unwrap() = Some(Box::new(move || {
+        clock.at_look(1, move || {
             write(&*disk, 2);
             dies.crash_after(operation);
-        }));
+        });
         let cut = group.cut(CutNote::default());
         drop(group);
         let world = world.kill();

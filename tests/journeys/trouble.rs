@@ -268,6 +268,35 @@ fn trouble_production_eio_reaches_the_guest_as_it_is() -> Result<()> {
     seen.missed("production", lasting() - SLACK)
 }
 
+/// A cut is made at once, whatever hangs, and listed when the writes that began before it have ended; hooks do not
+/// keep guests quiet for one that cannot be made yet.
+#[test]
+fn trouble_production_stands_still() -> Result<()> {
+    let mut place = Place::new()?;
+    let raw = RawFault::start(&place.bench, "disk", &place.disk)?;
+    place.disk = raw.path().to_owned();
+    let said = place.bench.path("hooks");
+    let hook = |line: &str| format!("sh -c 'echo {line} >>{}'", said.display());
+    let (before, after) = (hook("before"), hook("$STANDIN_RESULT"));
+    let hooks = ["--before-cut", &before, "--after-cut", &after];
+    let how = place.how().with(&hooks);
+    let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
+    let stutter = raw.stutter(Duration::from_secs(2));
+    story.hold(lasting().max(Duration::from_secs(7)))?;
+    drop(stutter);
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "production stands still")?;
+    seen.stepped_at_most(&[])?;
+    seen.missed("busy", SLACK)?;
+    let said = std::fs::read_to_string(said)?;
+    let count = |word: &str| said.lines().filter(|line| *line == word).count();
+    ensure!(
+        count("before") == count("application") && count("failed") == 0,
+        "hooks ran for cuts that were not made:\n{said}"
+    );
+    Ok(())
+}
+
 #[test]
 fn trouble_memory_of_256_mib() -> Result<()> {
     let place = Place::new()?;

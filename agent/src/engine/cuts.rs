@@ -21,11 +21,15 @@ use crate::{Error, Result};
 
 /// Cuts that are made for a caller who waits for a point, if one after the other is lost.
 const WAITED_CUTS_MAX: u32 = 3;
-/// Times that a cut of the schedule is tried: the next one is near.
+/// Times that a cut of the schedule waits for writes that began before it: its thread has more to do.
 pub(crate) const SCHEDULED_TRIES: u32 = 1;
-/// Times that a cut for a caller is tried while writes are slow: about a second. A write that is slow once is
-/// no reason to send the caller away; one that hangs is.
+/// The same, of a cut for a caller: about a second. A write that is slow once is no reason to send the caller away;
+/// one that hangs is.
 const ASKED_TRIES: u32 = 10;
+/// How long each is.
+const TRY: Duration = Duration::from_millis(100);
+/// A cut that waits for longer is trouble.
+const WAITS_MAX: Duration = Duration::from_secs(1);
 /// Callers that wait at once, each on a thread.
 const WAITERS_MAX: usize = 64;
 
@@ -36,10 +40,12 @@ pub(crate) struct Made {
     pub(crate) cut: Cut,
 }
 
-/// A cut that was not made, and the history that it was tried in.
+/// A cut that was not made or is not listed, and the history that it was tried in.
 struct Unmade {
     lineage: Lineage,
     error: CutError,
+    /// It is made, and waits.
+    waiting: Option<Box<Cut>>,
 }
 
 impl Engine {
@@ -51,27 +57,140 @@ impl Engine {
             ..CutNote::default()
         };
         self.beat();
-        // First: what keeps a cut from being made must not keep guests quiet.
-        let made = match (ladder::before_cut(self), &self.hooks) {
-            (Err(error), _) => Err(Unmade {
-                lineage: self.group.lineage(),
-                error,
-            }),
-            (Ok(()), Some(hooks)) if self.stop() == Stop::No => self.cut_quiet(hooks, note, tries),
-            (Ok(()), _) => self.seal(&note, tries),
-        };
-        self.ladder.cut_ended();
-        let made = match made {
-            Ok(made) => made,
-            Err(unmade) => {
-                ladder::after_failure(self, &unmade.error);
-                self.note_cut_failed(&unmade.error);
-                if matches!(unmade.error, CutError::Distrusted) {
-                    self.relearn(unmade.lineage, "writes went untracked")?;
-                }
-                return Err(unmade.error.into());
+        let made = self.try_cut(note, tries);
+        if self.group.ending().is_none() {
+            self.ladder.cut_ended();
+        }
+        let unmade = match made {
+            Ok(made) => {
+                self.announce(made);
+                return Ok(made);
             }
+            Err(unmade) => unmade,
         };
+        if unmade.waiting.is_none() {
+            self.note_unmade(&unmade.error);
+        }
+        if matches!(unmade.error, CutError::Distrusted) {
+            self.relearn(unmade.lineage, "writes went untracked")?;
+        }
+        Err(unmade.error.into())
+    }
+
+    fn try_cut(&self, note: CutNote, tries: u32) -> std::result::Result<Made, Unmade> {
+        // First: what keeps a cut from being made must not keep guests quiet.
+        ladder::before_cut(self).map_err(|error| self.unmade(error))?;
+        self.end_earlier(tries)?;
+        match &self.hooks {
+            Some(hooks) if self.stop() == Stop::No => self.cut_quiet(hooks, note, tries),
+            _ => self.seal(&note, tries),
+        }
+    }
+
+    fn unmade(&self, error: CutError) -> Unmade {
+        Unmade {
+            lineage: self.group.lineage(),
+            error,
+            waiting: None,
+        }
+    }
+
+    /// Waits `tries` times for a cut that could not be listed when it was made. An error: there can be no other yet.
+    fn end_earlier(&self, tries: u32) -> std::result::Result<(), Unmade> {
+        for left in (0..tries).rev() {
+            let _cutting = self.cutting.lock();
+            match self.end_waiting(TRY) {
+                Err(error) if error.waits() && left > 0 => {}
+                Err(error) if error.waits() || matches!(error, CutError::Distrusted) => {
+                    return Err(self.unmade(error));
+                }
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a cut that waits, if it can be listed by now. Whoever cuts at the moment does that himself.
+    pub(crate) fn end_cut(&self) -> Result<Option<Made>> {
+        let Some(cutting) = self.cutting.try_lock() else {
+            return Ok(None);
+        };
+        let lineage = self.group.lineage();
+        let ended = self.end_waiting(Duration::ZERO);
+        drop(cutting);
+        if matches!(ended, Err(CutError::Distrusted)) {
+            self.relearn(lineage, "writes went untracked")?;
+            return Ok(None);
+        }
+        Ok(ended?)
+    }
+
+    /// How long a cut has waited to be listed.
+    pub(crate) fn cut_waits_for(&self) -> Option<Duration> {
+        let waiting = self.group.ending()?;
+        Some(self.now().saturating_sub(waiting.began))
+    }
+
+    /// Says why a cut still waits, if it has for long.
+    pub(crate) fn note_waiting(&self, error: &CutError) -> bool {
+        let long = self.cut_waits_for().is_some_and(|time| time > WAITS_MAX);
+        if long {
+            self.note_unmade(error);
+        }
+        long
+    }
+
+    /// Gives up a cut that waits and lacks bytes, where there is no room for them.
+    pub(crate) fn give_up_waiting(&self) {
+        if let Some(_cutting) = self.cutting.try_lock() {
+            let ended = self.group.give_up_ending();
+            // What became of it is noted.
+            let _ = self.ended(ended);
+        }
+    }
+
+    /// The same as [`Self::end_cut`], while nobody else cuts.
+    fn end_waiting(&self, patience: Duration) -> std::result::Result<Option<Made>, CutError> {
+        self.ended(self.group.end_cut(patience))
+    }
+
+    /// What became of a cut that waited.
+    fn ended(
+        &self,
+        ended: std::result::Result<Option<Cut>, CutError>,
+    ) -> std::result::Result<Option<Made>, CutError> {
+        self.note_whether_one_waits();
+        match ended {
+            Ok(Some(cut)) => {
+                let lineage = self.group.lineage();
+                let made = Made { lineage, cut };
+                self.ladder.cut_ended();
+                self.announce(made);
+                Ok(Some(made))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                if !error.waits() {
+                    self.ladder.cut_ended();
+                    self.note_unmade(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn note_whether_one_waits(&self) {
+        let waits = self.group.ending().is_some();
+        self.shared.lock().cut_waits = waits;
+    }
+
+    fn note_unmade(&self, error: &CutError) {
+        ladder::after_failure(self, error);
+        self.note_cut_failed(error);
+    }
+
+    /// A cut is listed: it is to be shipped.
+    fn announce(&self, made: Made) {
         let cut = made.cut;
         self.note_cut(made.lineage, &cut);
         debug!(group = %self.name, generation = %cut.generation, bytes = cut.dirty_bytes, pause_us = micros(cut.pause), "cut");
@@ -84,7 +203,6 @@ impl Engine {
         drop(shared);
         self.changed.notify_all();
         self.adjust_priority();
-        Ok(made)
     }
 
     /// A cut with its hooks.
@@ -96,46 +214,60 @@ impl Engine {
     ) -> std::result::Result<Made, Unmade> {
         let _kept = self.group.keep_logs();
         // First: what takes long must not keep guests quiet.
-        self.heal().map_err(|error| Unmade {
-            lineage: self.group.lineage(),
-            error,
-        })?;
+        self.heal().map_err(|error| self.unmade(error))?;
         let quiet = hooks.before(&*self.world.clock, self.group.open_generation());
         let note = CutNote {
             consistency: quiet.consistency,
             ..note
         };
         let made = self.seal(&note, tries);
-        match quiet.after(made.as_ref().ok().map(|made| &made.cut)) {
+        // One that waits is made: its instant is past.
+        let cut = match &made {
+            Ok(made) => Some(&made.cut),
+            Err(unmade) => unmade.waiting.as_deref(),
+        };
+        match quiet.after(cut) {
             Ok(()) => self.works(Step::Hook),
             Err(error) => self.fails(Step::Hook, &error),
         }
         made
     }
 
+    /// Cuts, and waits `tries` times until the cut can be listed.
     fn seal(&self, note: &CutNote, tries: u32) -> std::result::Result<Made, Unmade> {
-        let mut made = self.seal_once(note);
-        for _ in 1..tries {
-            let Err(Unmade {
-                error: CutError::Busy { disk, .. },
-                ..
-            }) = &made
-            else {
-                break;
-            };
-            debug!(group = %self.name, %disk, "a write did not end in time; cutting again");
-            made = self.seal_once(note);
-        }
-        made
-    }
-
-    fn seal_once(&self, note: &CutNote) -> std::result::Result<Made, Unmade> {
+        // Until the end: whose cut it is that is listed must not be a question.
         let _cutting = self.cutting.lock();
-        let sealed = self.heal().and_then(|()| self.group.cut(note.clone()));
         let lineage = self.group.lineage();
-        match sealed {
+        // One that somebody else made just now.
+        match self.end_waiting(Duration::ZERO) {
+            Err(error) if error.waits() || matches!(error, CutError::Distrusted) => {
+                return Err(self.unmade(error));
+            }
+            // Also if it was lost: the next one is exact.
+            _ => {}
+        }
+        let mut made = self.heal().and_then(|()| self.group.cut(note.clone()));
+        for _ in 1..tries {
+            match &made {
+                Err(error) if error.waits() => {}
+                _ => break,
+            }
+            debug!(group = %self.name, "a cut waits for a guest's write");
+            made = match self.group.end_cut(TRY) {
+                Ok(None) => break,
+                Ok(Some(cut)) => Ok(cut),
+                Err(error) => Err(error),
+            };
+        }
+        self.note_whether_one_waits();
+        let waiting = self.group.ending().map(Box::new);
+        match made {
             Ok(cut) => Ok(Made { lineage, cut }),
-            Err(error) => Err(Unmade { lineage, error }),
+            Err(error) => Err(Unmade {
+                lineage,
+                error,
+                waiting,
+            }),
         }
     }
 

@@ -91,10 +91,12 @@ impl Engine {
     /// Why a cut failed.
     pub(super) fn note_cut_failed(&self, error: &CutError) {
         let cause = match error {
-            CutError::MapOnly => self.ladder.cause(),
+            CutError::MapOnly | CutError::Incomplete { .. } => self.ladder.cause(),
             CutError::Degraded { .. } | CutError::Io { .. } => {
                 Some(self.ladder.cause().unwrap_or(Cause::DiffError))
             }
+            // What was not copied: the diff device may be to blame as well.
+            CutError::Overwritten { .. } => Some(self.ladder.cause().unwrap_or(Cause::Production)),
             CutError::Production { .. } => Some(Cause::Production),
             CutError::Busy { .. } => Some(Cause::Busy),
             CutError::Distrusted => Some(Cause::MarksLost),

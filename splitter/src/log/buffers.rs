@@ -245,10 +245,6 @@ impl Buffers {
         self.waiting.load(Ordering::Acquire) != 0
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        !self.inner.lock().free.is_empty()
-    }
-
     fn pop_full(&self, inner: &mut Inner) -> Option<Frame> {
         let frame = inner.full.pop_front()?;
         inner.begun += 1;

@@ -3,7 +3,7 @@
 //! The first mark in a page reserves it, and its first store is a page fault; in both the file system may
 //! wait for a commit of its journal. After a cut every page is a first one, and a write that waits there
 //! holds its gate, for which the next cut waits. Guests mostly write where they wrote before: so the pages
-//! of the map before are made ready in the next one while no gate is closed.
+//! of the map before are made ready in the next one before the cut.
 
 use std::io;
 use std::ops::RangeInclusive;

@@ -28,6 +28,8 @@ use splitter::{
     SealedGeneration, Surroundings,
 };
 
+pub mod eventful;
+
 pub type Image = Vec<u8>;
 
 pub struct Bench {
