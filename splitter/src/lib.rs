@@ -26,10 +26,12 @@
 
 mod audit;
 mod coalesce;
+mod cut;
 mod diff;
 mod error;
 mod figures;
 mod files;
+mod fold;
 mod frame;
 mod gate;
 mod generation;
@@ -45,6 +47,7 @@ mod map_only;
 mod pace;
 mod recover;
 mod relearn;
+mod restart;
 mod runs;
 mod sealed;
 mod slots;
@@ -57,10 +60,11 @@ mod uses;
 mod writer;
 
 pub use coalesce::Coalesced;
+pub use cut::{Consistency, Cut, CutNote};
 pub use error::{CutError, DamagedDiff, OpenError};
 pub use figures::{DiskFigures, Figures};
 pub use generation::{Generation, Lineage};
-pub use group::{Consistency, Cut, CutNote, DiskSpec, Group, Surroundings};
+pub use group::{DiskSpec, Group, Surroundings};
 pub use pace::PaceFigures;
 pub use recover::{How, Opened};
 pub use runs::{Run, RunContent};

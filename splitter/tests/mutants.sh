@@ -54,8 +54,8 @@ mutant intent-trimmed-while-written intent.rs 's/if active\.load\(Ordering::SeqC
 mutant intent-trimmed-before-the-header-says-so intent.rs 's/if commit\.header\.trimmed_through < round\.through && goes_on\(&commit\) \{/if false {/'
 mutant ceiling-forgotten intent.rs 's/header\.ceiling\.next\(\)/header.trimmed_through.next()/'
 mutant begin-without-a-flush recover.rs 's/spec\.production\.flush\(\)/{ let _ = \&spec.production; block::Result::Ok(()) }/'
-mutant restart-without-a-flush group.rs 's/(takes back\.\n)        self\.flush_production\(\)\?;/$1/'
-mutant restart-before-the-record-is-gone group.rs 's/files::remove\(&\*self\.around\.state, files::TRACKING\)\n            \.and_then\(\|\(\)\| self\.around\.state\.sync\(\)\)/Ok(())/'
+mutant restart-without-a-flush restart.rs 's/(takes back\.\n)        self\.flush_production\(\)\?;/$1/'
+mutant restart-before-the-record-is-gone restart.rs 's/files::remove\(&\*self\.around\.state, files::TRACKING\)\n            \.and_then\(\|\(\)\| self\.around\.state\.sync\(\)\)/Ok(())/'
 mutant bits-of-a-failed-sync-believed intent.rs 's/(would look for them\.\n)        log\.rewrite\(\)\?;/$1/' power bits_whose
 mutant failed-flush-forgotten tracked.rs 's/self\.gate\.enter\(\)\.intent\.suspect\(\);//' power a_failed_flush
 mutant outside-change-overlooked recover.rs 's/intent\.written_until\(\)\.min\(around\.booted_at\)/around.booted_at/' power changed_between
@@ -80,15 +80,15 @@ mutant relearned-since-too-late relearn.rs 's/diff\.map\.lower_since\(tracking\.
 mutant relearned-regions-trusted relearn.rs 's/diff\.map\.mark\(\*region\)\?;/let _ = region;/'
 # --- maps, diffs, cuts
 mutant marked-after-the-write tracked.rs 's/(        if let Err\(error\) = diff\.map\.mark\(touched\) \{.*?)return noted\(&\*self\.production\);(\n        \}\n)(        \/\/ A request that fails.*?\n        noted\(&\*self\.production\)\?;\n)/$3$1return Ok(());$2/s'
-mutant stale-granules-sealed group.rs 's/self\.heal\(\)\?;//g; s/disk\.heal_until\(until\)/Ok::<u64, HealError>(0)/; s/disk\.heal_older\(diff\)/Ok::<(), HealError>(())/'
-mutant older-diff-not-completed group.rs 's/disk\.heal_older\(diff\)/Ok::<(), HealError>(())/' ending a_write_that_fails_after
+mutant stale-granules-sealed cut.rs 's/self\.heal\(\)\?;//g; s/disk\.heal_until\(until\)/Ok::<u64, HealError>(0)/; s/disk\.heal_older\(diff\)/Ok::<(), HealError>(())/'
+mutant older-diff-not-completed cut.rs 's/disk\.heal_older\(diff\)/Ok::<(), HealError>(())/' ending a_write_that_fails_after
 mutant older-diff-completed-from-newer-blocks tracked.rs 's/if !\(run\.start\.\.run\.end\)\.all/if false \&\& (run.start..run.end).all/' ending a_write_that_fails_and_is
-mutant cut-listed-though-a-mark-was-lost group.rs 's/(        \/\/ After the last look at production.*?\n        if )tracking\.live\.is_lost\(\)/$1false/' ending a_write_that_could_not
-mutant waiting-cut-written-to-a-paused-device group.rs 's/true => Lacking::LeaveAlone/true => Lacking::Complete/' ending waits_until_copies_resume
-mutant cut-that-waits-left-behind-by-a-close group.rs 's/if let Err\(CutError::Incomplete \{ \.\. \}\) = &ended/if false/' ending after_a_clean_close
-mutant fold-forgets-the-cut-that-waits group.rs 's/        \/\/ It builds on what is given up\.\n        self\.end_if_it_can\(tracking\)\?;\n//' ending is_folded_with
-mutant folded-diff-forgotten group.rs 's/            self\.gate\.enter\(\)\.map\.mark\(run\.granules\)\?;\n//'
-mutant fold-keeps-its-since group.rs 's/disk\.gate\.enter\(\)\.map\.lower_since\(since\);/let _ = (\&disk, since);/'
+mutant cut-listed-though-a-mark-was-lost cut.rs 's/(        \/\/ After the last look at production.*?\n        if )tracking\.live\.is_lost\(\)/$1false/' ending a_write_that_could_not
+mutant waiting-cut-written-to-a-paused-device cut.rs 's/true => Lacking::LeaveAlone/true => Lacking::Complete/' ending waits_until_copies_resume
+mutant cut-that-waits-left-behind-by-a-close cut.rs 's/if let Err\(CutError::Incomplete \{ \.\. \}\) = &ended/if false/' ending after_a_clean_close
+mutant fold-forgets-the-cut-that-waits fold.rs 's/        \/\/ It builds on what is given up\.\n        self\.end_if_it_can\(tracking\)\?;\n//' ending is_folded_with
+mutant folded-diff-forgotten fold.rs 's/            self\.gate\.enter\(\)\.map\.mark\(run\.granules\)\?;\n//'
+mutant fold-keeps-its-since fold.rs 's/disk\.gate\.enter\(\)\.map\.lower_since\(since\);/let _ = (\&disk, since);/'
 # --- merging sealed generations
 mutant merge-keeps-its-since coalesce.rs 's/to\.open_map\(\)\.map_err\(&failed\)\?\.lower_since\(older\.since\);/let _ = (to, older);/' merge builds_on
 mutant merge-not-noted coalesce.rs 's/maps\.iter\(\)\.for_each\(\|map\| map\.absorb_into\(into\)\);/let _ = (\&maps, into);/'
@@ -102,7 +102,7 @@ mutant lost-frames-overlooked slots.rs 's/for entry in self\.identity\.decode\(p
 mutant older-granules-taken slots.rs 's/std::cmp::Reverse\(slot\.order\)/slot.order/'
 mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(GranuleRange \{\n\s*start: granule,\n\s*end: granule \+ 1,\n\s*\}\)\?;/let _ = granule;/'
 mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' staged a_cut_that_was_killed
-mutant staged-granules-of-a-sealed-diff-not-written group.rs 's/        diff\.log\.end\(\)\.map_err/        io::Result::Ok(()).map_err/' concurrent a_cut_of_a_group
+mutant staged-granules-of-a-sealed-diff-not-written cut.rs 's/        diff\.log\.end\(\)\.map_err/        io::Result::Ok(()).map_err/' concurrent a_cut_of_a_group
 mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_frame\(frame, cache\);/        let _ = self.place_of(frame);\n        self.map.note_written(frame.slot);\n        let written = self.write_frame(frame, cache);/'
 mutant granules-of-a-failed-frame-trusted log.rs 's/            granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\)\?;/            let _ = granules.next();/'
 mutant waiting-frames-forgotten-by-the-end log.rs 's/            \.take\(SLOTS\)\n            \.collect\(\);/            .take(0)\n            .collect();/' staged a_cut_that_was_killed
@@ -121,7 +121,7 @@ mutant heal-without-a-lane-of-its-own log.rs 's/For::Heal => \(self\.heal_lane\.
 mutant lock-removed stripes.rs 's/granules\.start % STRIPES/std::process::id() as u64 * 0 + { use std::sync::atomic::*; static N: AtomicU64 = AtomicU64::new(0); N.fetch_add(1, Ordering::Relaxed) % STRIPES }/; s/Held::Many \{\n            _guards: ascending\(granules\)\n                \.map\(\|stripe\| self\.lock_one\(stripe\)\)\n                \.collect\(\),/Held::Many {\n            _guards: Vec::new(),/' concurrent overlapping
 mutant gate-entered-without-a-second-look gate.rs 's/            if self\.epoch\.now\(\) == epoch \{/            if true {/; s/            let side = self\.side\(epoch\);\n            let guard/            let side = self.side(epoch);\n            std::thread::yield_now();\n            let guard/' concurrent a_cut_of_a_group
 mutant gate-entered-before-the-stripes tracked.rs 's/let inside = \(self\.stripes\.lock\(touched\), self\.gate\.enter\(\)\);\n            let \(_, diff\)/let inside = {\n                let diff = self.gate.enter();\n                std::thread::yield_now();\n                (self.stripes.lock(touched), diff)\n            };\n            let (_, diff)/' concurrent overlapping
-mutant open-generation-stored-after-the-flip group.rs 's/        live\.set_open_generation\(generation\.next\(\)\);\n        self\.epoch\.flip\(\);/        self.epoch.flip();\n        (0..1000).for_each(|_| std::thread::yield_now());\n        live.set_open_generation(generation.next());/' kill a_killed_process
+mutant open-generation-stored-after-the-flip cut.rs 's/        live\.set_open_generation\(generation\.next\(\)\);\n        self\.epoch\.flip\(\);/        self.epoch.flip();\n        (0..1000).for_each(|_| std::thread::yield_now());\n        live.set_open_generation(generation.next());/' kill a_killed_process
 
 echo "mutants: $((count - ${#missed[@]})) of $count caught"
 [ "${#missed[@]}" = 0 ] || { echo "mutants: missed: ${missed[*]}"; exit 1; }
