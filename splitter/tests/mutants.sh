@@ -80,8 +80,8 @@ mutant relearned-since-too-late relearn.rs 's/diff\.map\.lower_since\(tracking\.
 mutant relearned-regions-trusted relearn.rs 's/diff\.map\.mark\(\*region\)\?;/let _ = region;/'
 # --- maps, diffs, cuts
 mutant marked-after-the-write tracked.rs 's/(        if let Err\(error\) = diff\.map\.mark\(touched\) \{.*?)return noted\(&\*self\.production\);(\n        \}\n)(        \/\/ A request that fails.*?\n        noted\(&\*self\.production\)\?;\n)/$3$1return Ok(());$2/s'
-mutant stale-granules-sealed cut.rs 's/self\.heal\(\)\?;//g; s/disk\.heal_until\(until\)/Ok::<u64, HealError>(0)/; s/disk\.heal_older\(diff\)/Ok::<(), HealError>(())/'
-mutant older-diff-not-completed cut.rs 's/disk\.heal_older\(diff\)/Ok::<(), HealError>(())/' ending a_write_that_fails_after
+mutant stale-granules-sealed cut.rs 's/self\.heal\(\)\?;//g; s/disk\.heal_until\(until\)/Ok::<u64, crate::diff::HealError>(0)/; s/disk\.heal_older\(diff\)/Ok::<(), crate::diff::HealError>(())/'
+mutant older-diff-not-completed cut.rs 's/disk\.heal_older\(diff\)/Ok::<(), crate::diff::HealError>(())/' ending a_write_that_fails_after
 mutant older-diff-completed-from-newer-blocks tracked.rs 's/if !\(run\.start\.\.run\.end\)\.all/if false \&\& (run.start..run.end).all/' ending a_write_that_fails_and_is
 mutant cut-listed-though-a-mark-was-lost cut.rs 's/(        \/\/ After the last look at production.*?\n        if )tracking\.live\.is_lost\(\)/$1false/' ending a_write_that_could_not
 mutant waiting-cut-written-to-a-paused-device cut.rs 's/true => Lacking::LeaveAlone/true => Lacking::Complete/' ending waits_until_copies_resume
@@ -102,7 +102,7 @@ mutant lost-frames-overlooked slots.rs 's/for entry in self\.identity\.decode\(p
 mutant older-granules-taken slots.rs 's/std::cmp::Reverse\(slot\.order\)/slot.order/'
 mutant staged-granules-trusted-after-a-kill map\/ledger.rs 's/self\.mark\(GranuleRange \{\n\s*start: granule,\n\s*end: granule \+ 1,\n\s*\}\)\?;/let _ = granule;/'
 mutant staged-granules-of-a-sealed-diff-forgotten recover.rs 's/        lacking \|= map\.lacks_staged\(\);\n//' staged a_cut_that_was_killed
-mutant staged-granules-of-a-sealed-diff-not-written cut.rs 's/        diff\.log\.end\(\)\.map_err/        io::Result::Ok(()).map_err/' concurrent a_cut_of_a_group
+mutant staged-granules-of-a-sealed-diff-not-written cut.rs 's/        diff\.log\.end\(\)\.map_err/        std::io::Result::Ok(()).map_err/' concurrent a_cut_of_a_group
 mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.write_frame\(frame, cache\);/        let _ = self.place_of(frame);\n        self.map.note_written(frame.slot);\n        let written = self.write_frame(frame, cache);/'
 mutant granules-of-a-failed-frame-trusted log.rs 's/            granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\)\?;/            let _ = granules.next();/'
 mutant waiting-frames-forgotten-by-the-end log.rs 's/            \.take\(SLOTS\)\n            \.collect\(\);/            .take(0)\n            .collect();/' staged a_cut_that_was_killed
