@@ -2,6 +2,8 @@
 //! it left is opened, and the next cut is production, byte for byte.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -10,10 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use block::{
-    Access, BlockDevice, ByteRange, Extent, Features, Fua, GRANULE, OsDir, SystemClock,
-    ZeroOptions, index,
-};
+use block::{Access, BlockDevice, ByteRange, Fua, GRANULE, OsDir, SystemClock, ZeroOptions, index};
+use common::watched::Watched;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -148,7 +148,7 @@ fn write_somewhere(disk: &dyn BlockDevice, rng: &mut ChaCha8Rng) {
     }
 }
 
-fn open(dir: &Path, slow: bool) -> (Group, How) {
+fn open(dir: &Path, is_slow: bool) -> (Group, How) {
     let around = Surroundings {
         state: Arc::new(OsDir::create_all(dir.join("state")).unwrap()),
         maps: Arc::new(OsDir::create_all(dir.join("maps")).unwrap()),
@@ -165,8 +165,8 @@ fn open(dir: &Path, slow: bool) -> (Group, How) {
             name: format!("disk{disk}").parse().unwrap(),
             identity: production.identity.text.clone(),
             stamp: production.stamp,
-            production: match slow {
-                true => Arc::new(Slow(production.device)),
+            production: match is_slow {
+                true => Arc::new(slow(production.device)),
                 false => production.device,
             },
         }
@@ -193,38 +193,13 @@ fn lay_over(target: &mut [Vec<u8>], sealed: &SealedGeneration) {
 
 /// A disk that takes longer for some writes than a cut waits for them, so that it is killed with writes under way
 /// before and after a cut.
-struct Slow(Arc<dyn BlockDevice>);
-
-impl BlockDevice for Slow {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-    fn features(&self) -> Features {
-        self.0.features()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> block::Result<()> {
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> block::Result<()> {
-        let written = self.0.write_at(data, offset, fua);
-        if (offset / 512).is_multiple_of(64) {
+fn slow(disk: Arc<dyn BlockDevice>) -> Watched {
+    let mut disk = Watched::new(disk);
+    disk.after_write = Box::new(|written| {
+        if (written.start() / 512).is_multiple_of(64) {
             thread::park_timeout(Duration::from_millis(150));
         }
-        written
-    }
-    fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> block::Result<()> {
-        self.0.write_zeroes(range, options)
-    }
-    fn trim(&self, range: ByteRange, fua: Fua) -> block::Result<()> {
-        self.0.trim(range, fua)
-    }
-    fn flush(&self) -> block::Result<()> {
-        self.0.flush()
-    }
-    fn block_status(&self, range: ByteRange, max: usize) -> block::Result<Vec<Extent>> {
-        self.0.block_status(range, max)
-    }
-    fn prefetch(&self, range: ByteRange) -> block::Result<()> {
-        self.0.prefetch(range)
-    }
+        Ok(())
+    });
+    disk
 }

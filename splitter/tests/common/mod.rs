@@ -29,6 +29,7 @@ use splitter::{
 };
 
 pub mod eventful;
+pub mod watched;
 
 pub type Image = Vec<u8>;
 
