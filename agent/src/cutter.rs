@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use rustix::thread::set_current_timer_slack;
+use splitter::{Cut, CutError, Generation};
 use tracing::debug;
 
 use crate::Error;
@@ -50,9 +51,8 @@ pub(crate) fn run(engine: &Engine) {
         if stop != Stop::No {
             return;
         }
-        match waits {
-            true => waiting.look(engine),
-            false => waiting = Waiting::default(),
+        if waits {
+            waiting.look(engine);
         }
         let due = due.filter(|due| engine.now() >= *due);
         let wanted = first || (seeded && due.is_some());
@@ -69,6 +69,7 @@ pub(crate) fn run(engine: &Engine) {
 /// A cut that is made and not listed, as a guest's write takes long.
 #[derive(Default)]
 struct Waiting {
+    generation: Option<Generation>,
     /// When it was due, if the schedule asked for it.
     due: Option<Duration>,
     /// It was said that it takes long.
@@ -76,28 +77,53 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// The one that waits now is another one than before.
+    fn turns_to(&mut self, waiting: Option<Cut>, due: Option<Duration>) -> bool {
+        let generation = waiting.map(|cut| cut.generation);
+        let other = generation.is_some() && generation != self.generation;
+        if other {
+            *self = Self {
+                generation,
+                due,
+                told: false,
+            };
+        }
+        other
+    }
+
     fn look(&mut self, engine: &Engine) {
+        // A caller may have made it.
+        self.turns_to(engine.group.ending(), None);
         match engine.end_cut() {
             Ok(Some(made)) => {
-                if let Some(due) = self.due.take() {
+                if let Some(due) = self.due.take()
+                    && self.generation == Some(made.cut.generation)
+                {
                     engine.note_lateness(&made, due);
                 }
             }
             Ok(None) => {}
-            Err(Error::Cut(error)) if error.waits() => {
-                if !self.told && engine.note_waiting(&error) {
-                    self.told = true;
-                    engine.fails(Step::Cut, &error.into());
+            Err(Error::Cut(error)) if error.waits() => self.tell(engine, error),
+            Err(error) => {
+                if self.due.take().is_some() {
+                    engine.note_skipped(1);
                 }
+                engine.fails(Step::Cut, &error);
             }
-            Err(error) => engine.fails(Step::Cut, &error),
+        }
+    }
+
+    /// Once.
+    fn tell(&mut self, engine: &Engine, error: CutError) {
+        if !self.told && engine.note_waiting(&error) {
+            self.told = true;
+            engine.cut_fails(&error.into());
         }
     }
 }
 
 /// One cut; a failure is waited out. `false` if none was made.
 fn cut(engine: &Engine, due: Option<Duration>, waiting: &mut Waiting) -> bool {
-    let asked = engine.now();
     let made = match make_room(engine) {
         Ok(true) => engine.cut(Default::default(), SCHEDULED_TRIES).map(Some),
         Ok(false) => Ok(None),
@@ -110,17 +136,12 @@ fn cut(engine: &Engine, due: Option<Duration>, waiting: &mut Waiting) -> bool {
             }
             made.is_some()
         }
-        // Not one that tracking waits for, to begin anew.
-        Err(Error::Cut(error)) if error.waits() && engine.shared.lock().cut_waits() => {
-            let ours = engine
-                .cut_waits_for()
-                .is_some_and(|time| engine.now().saturating_sub(time) >= asked);
-            if ours {
-                *waiting = Waiting { due, told: false };
-            } else if engine.note_waiting(&error) {
-                engine.fails(Step::Cut, &error.into());
+        Err(Error::Cut(error)) if error.waits() => {
+            let is_made = waiting.turns_to(engine.group.ending(), due);
+            if !is_made {
+                waiting.tell(engine, error);
             }
-            ours
+            is_made
         }
         Err(error) => {
             engine.fails(Step::Cut, &error);

@@ -477,8 +477,16 @@ impl Engine {
 
     /// Notes that a step failed.
     pub(crate) fn fails(&self, step: Step, error: &Error) {
+        self.fails_while(step, error, |_| true);
+    }
+
+    /// The same, if what failed still does.
+    pub(crate) fn fails_while(&self, step: Step, error: &Error, still: impl Fn(&Shared) -> bool) {
         let now = self.now();
         let mut shared = self.shared.lock();
+        if !still(&shared) {
+            return;
+        }
         if shared.troubles.note(step, error.chain(), now) {
             warn!(group = %self.name, step = %step, error = error.chain(), "a step of protection fails; guests are served, and it is tried again");
         }

@@ -220,7 +220,9 @@ impl Error {
             | Self::PointLost { .. } => Kind::Retry,
             Self::Cut(
                 splitter::CutError::Busy { .. }
+                | splitter::CutError::InFlight { .. }
                 | splitter::CutError::Incomplete { .. }
+                | splitter::CutError::Overwritten { .. }
                 | splitter::CutError::MapOnly
                 | splitter::CutError::Distrusted,
             ) => Kind::Retry,
@@ -255,7 +257,10 @@ impl Error {
             Self::Cut(splitter::CutError::Busy { .. }) => {
                 "it becomes a point by itself once that write has ended; see why the disk is slow"
             }
-            Self::Cut(splitter::CutError::MapOnly | splitter::CutError::Incomplete { .. }) => {
+            Self::Cut(splitter::CutError::Incomplete { .. }) => {
+                "`standin status` says why; the next cut lists it, once the diffs take writes again"
+            }
+            Self::Cut(splitter::CutError::MapOnly) => {
                 "`standin status` says why; cuts go on by themselves once the diffs take writes again"
             }
             Self::Gone { .. } => {

@@ -142,6 +142,11 @@ impl GapLedger {
         tally.open = (moment.lineage, moment.generation.next());
     }
 
+    /// The guests write in that generation now, though the cut before it may not be listed yet.
+    pub(crate) fn opens(&self, lineage: Lineage, generation: Generation) {
+        self.0.lock().open = (lineage, generation);
+    }
+
     /// A cut that was made will be no point.
     pub(crate) fn lost(
         &self,

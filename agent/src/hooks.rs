@@ -98,6 +98,12 @@ pub(crate) struct Hooks {
     running: Mutex<()>,
 }
 
+/// Whose turn it is to cut with hooks.
+pub(crate) struct Turn<'a> {
+    hooks: &'a Hooks,
+    one: MutexGuard<'a, ()>,
+}
+
 /// A cut that is being made, with its hooks.
 pub(crate) struct Quiet<'a> {
     hooks: &'a Hooks,
@@ -122,29 +128,12 @@ impl Hooks {
         })
     }
 
-    /// Runs `before`. Waits for a cut with hooks that is being made.
-    pub(crate) fn before<'a>(&'a self, clock: &'a dyn Clock, sealing: Generation) -> Quiet<'a> {
-        let mut quiet = Quiet {
-            _one: self.running.lock(),
+    /// Waits for a cut with hooks that is being made.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        Turn {
             hooks: self,
-            clock,
-            generation: sealing,
-            consistency: Consistency::Crash,
-            failed: None,
-        };
-        if let Some(before) = &self.options.before {
-            self.note_owed();
-            match self.run(
-                clock,
-                "before",
-                before,
-                &[("STANDIN_GENERATION", number(sealing.0))],
-            ) {
-                Ok(()) => quiet.consistency = Consistency::Application,
-                Err(error) => quiet.failed = Some(error),
-            }
+            one: self.running.lock(),
         }
-        quiet
     }
 
     /// Runs `after` for a cut of which an earlier process did not live to see the end.
@@ -205,6 +194,34 @@ impl Hooks {
             }
             _ => {}
         }
+    }
+}
+
+impl<'a> Turn<'a> {
+    /// Runs `before`.
+    pub(crate) fn before(self, clock: &'a dyn Clock, sealing: Generation) -> Quiet<'a> {
+        let hooks = self.hooks;
+        let mut quiet = Quiet {
+            _one: self.one,
+            hooks,
+            clock,
+            generation: sealing,
+            consistency: Consistency::Crash,
+            failed: None,
+        };
+        if let Some(before) = &hooks.options.before {
+            hooks.note_owed();
+            match hooks.run(
+                clock,
+                "before",
+                before,
+                &[("STANDIN_GENERATION", number(sealing.0))],
+            ) {
+                Ok(()) => quiet.consistency = Consistency::Application,
+                Err(error) => quiet.failed = Some(error),
+            }
+        }
+        quiet
     }
 }
 

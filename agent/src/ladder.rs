@@ -239,6 +239,7 @@ pub(crate) fn before_cut(engine: &Engine) -> Result<(), CutError> {
 
 /// Tracking goes on from the intent log, or began anew: writes are marked again.
 pub(crate) fn marks_again(engine: &Engine) {
+    engine.ladder.cut_ended();
     let (rung, cause) = match engine.group.copies_are_paused() {
         true => (Rung::MapOnly, Some(Cause::StateSpace)),
         false => (Rung::EveryWrite, None),
@@ -309,18 +310,25 @@ pub(crate) fn look_at_room(engine: &Engine) {
     }
 }
 
-/// Whether a heal fits; where the device is full, what old logs of open diffs occupy is freed for it.
+/// Whether a heal fits; where it does not, a cut that waits is given up for it, and where the device is full what
+/// old logs of open diffs occupy is freed.
 fn has_room_or_makes_it(engine: &Engine) -> Result<(), (Cause, String)> {
-    match has_room(engine) {
-        Err((Cause::DiffSpace, _)) => {
-            engine.give_up_waiting();
-            if let Err(CutError::Degraded { source, .. }) = engine.group.renew_logs() {
-                return Err((cause_of(engine, &source), source.to_string()));
-            }
-            has_room(engine)
+    let Err((cause, why)) = has_room(engine) else {
+        return Ok(());
+    };
+    // Nothing else would free what a cut takes that waits until copies go on.
+    let freed = match cause {
+        Cause::DiffSpace | Cause::StateSpace | Cause::Memory => engine.give_up_waiting(),
+        _ => false,
+    };
+    if cause == Cause::DiffSpace {
+        if let Err(CutError::Degraded { source, .. }) = engine.group.renew_logs() {
+            return Err((cause_of(engine, &source), source.to_string()));
         }
-        other => other,
+    } else if !freed {
+        return Err((cause, why));
     }
+    has_room(engine)
 }
 
 /// Whether what a heal will write fits the limits, and the device has been left alone for long enough.

@@ -32,7 +32,6 @@ use crate::places::{GroupPlace, Record, RecordedDisk};
 use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::serve::{is_required, uris};
-use crate::trouble::Step;
 use crate::world::World;
 use crate::{
     Error, Result, StateRoot, Target, audit, cutter, frame_writer, stage_two, tender, watch,
@@ -517,7 +516,7 @@ fn last_cut(engine: &Engine) -> Result<()> {
         match engine.cut(Default::default(), SCHEDULED_TRIES) {
             Ok(_) => return Ok(()),
             Err(error) => {
-                engine.fails(Step::Cut, &error);
+                engine.cut_fails(&error);
                 if tried == LAST_CUTS || !engine.shared.lock().seeded {
                     return Err(error);
                 }

@@ -18,7 +18,7 @@ use block::{BlockDevice, GRANULE, UnixNanos};
 
 use crate::diff::OpenDiff;
 use crate::gate::Closed;
-use crate::group::{END_MAX, Group, Tracking, busy, heal_error};
+use crate::group::{END_MAX, Group, Tracking, heal_error, in_flight};
 use crate::lineage;
 use crate::map::pages_of_each;
 use crate::sealed::{SealedDiff, SealedGeneration};
@@ -115,8 +115,8 @@ impl Group {
         self.heal()?;
         self.write_staged()?;
         let mut tracking = self.tracking.lock();
-        if tracking.ending.is_some() {
-            return Err(busy(&self.disks[0], Duration::ZERO));
+        if let Some(ending) = &tracking.ending {
+            return Err(self.busy(ending, &self.disks[0]));
         }
         self.check_open(&tracking)?;
         let (lineage, sealing) = (tracking.lineage, tracking.live.open_generation());
@@ -180,7 +180,12 @@ impl Group {
         note: CutNote,
     ) -> Result<(), CutError> {
         // All or none: what is there counts as the older diff until the flip.
-        for (mut side, diff) in self.close_others(END_MAX)?.into_iter().zip(next) {
+        for (mut side, diff) in self
+            .close_others(END_MAX)
+            .map_err(|disk| in_flight(disk, END_MAX))?
+            .into_iter()
+            .zip(next)
+        {
             *side = Some(diff);
         }
         let live = &tracking.live;
@@ -222,13 +227,9 @@ impl Group {
         let Some(ending) = &tracking.ending else {
             return Ok(None);
         };
-        let mut sides = self.close_others(patience).map_err(|error| match error {
-            CutError::Busy { disk, .. } => {
-                let waited = self.around.clock.monotonic().saturating_sub(ending.began);
-                CutError::Busy { disk, waited }
-            }
-            other => other,
-        })?;
+        let mut sides = self
+            .close_others(patience)
+            .map_err(|disk| self.busy(ending, disk))?;
         let lacks = |side: &Closed<'_>| side.as_ref().is_some_and(|diff| !diff.is_complete());
         let incomplete = sides.iter().position(lacks);
         if let Some(at) = incomplete
@@ -291,6 +292,13 @@ impl Group {
         match ended {
             Err(error @ (CutError::Busy { .. } | CutError::Distrusted)) => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    fn busy(&self, ending: &Ending, disk: &TrackedDisk) -> CutError {
+        CutError::Busy {
+            disk: disk.name.clone(),
+            waited: self.around.clock.monotonic().saturating_sub(ending.began),
         }
     }
 

@@ -70,12 +70,20 @@ pub enum CutError {
         source: io::Error,
     },
     /// A guest's write that began before the cut is still in flight. The cut is made, and listed by `Group::end_cut`
-    /// once that has ended. (By `fold_from`: nothing was done. By `relearn`: the history still counts as lost.)
+    /// once that has ended.
     #[error("a write to disk {disk} has not ended after {waited:?}; production is slow or hangs")]
     Busy {
         /// The disk.
         disk: Name,
-        /// How long ago the cut was made, or how long it was waited for.
+        /// How long ago the cut was made.
+        waited: Duration,
+    },
+    /// A guest's write does not end, and what was asked could not wait for it any longer.
+    #[error("a write to disk {disk} did not end within {waited:?}; production is slow or hangs")]
+    InFlight {
+        /// The disk.
+        disk: Name,
+        /// How long it was waited for.
         waited: Duration,
     },
     /// The cut is made, and lacks bytes that cannot be copied while copies are paused. Listed by `Group::end_cut`, or lost
@@ -86,9 +94,9 @@ pub enum CutError {
         disk: Name,
     },
     /// A write that began before the cut was not copied, and its blocks were written again before the cut was
-    /// complete: that cut is lost.
+    /// complete, or are being written for long: that cut is lost.
     #[error(
-        "what a write to disk {disk} left uncopied was written over while a cut was made; the next cut is exact"
+        "what a write to disk {disk} left uncopied could not be read before it was written over; the next cut is exact"
     )]
     Overwritten {
         /// The disk.

@@ -15,7 +15,7 @@ pub struct Figures {
     pub open_generation: Generation,
     /// Sealed generations that no target has.
     pub sealed_count: usize,
-    /// Bytes written and not yet at a target: open and sealed, in whole granules.
+    /// Bytes written and not yet at a target: open, sealed, and of a cut that waits, in whole granules.
     pub dirty_bytes: u64,
     /// Bytes that all diffs and maps occupy.
     pub diff_bytes: u64,
@@ -51,6 +51,7 @@ impl Group {
             let open = disk.gate.enter().allocated();
             open.unwrap_or(0) + older.and_then(Result::ok).unwrap_or(0)
         };
+        let waiting = self.ending();
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.figures()).collect();
         let sealed_dirty: u64 = sealed.iter().map(|s| s.dirty_bytes()).sum();
         let sealed_bytes: u64 = sealed
@@ -61,7 +62,9 @@ impl Group {
         Figures {
             open_generation,
             sealed_count: sealed.len(),
-            dirty_bytes: sealed_dirty + disks.iter().map(|d| d.dirty_bytes).sum::<u64>(),
+            dirty_bytes: sealed_dirty
+                + waiting.map_or(0, |cut| cut.dirty_bytes)
+                + disks.iter().map(|d| d.dirty_bytes).sum::<u64>(),
             diff_bytes: sealed_bytes + self.disks.iter().map(open).sum::<u64>(),
             disks,
         }

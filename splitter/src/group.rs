@@ -309,14 +309,16 @@ impl Group {
         self.disks.iter().map(|disk| close_open(disk)).collect()
     }
 
-    /// Their other sides, all within `patience`.
-    pub(crate) fn close_others(&self, patience: Duration) -> Result<Vec<Closed<'_>>, CutError> {
+    /// Their other sides, all within `patience`; or a disk whose side is not empty.
+    pub(crate) fn close_others(
+        &self,
+        patience: Duration,
+    ) -> Result<Vec<Closed<'_>>, &Arc<TrackedDisk>> {
         let until = self.around.clock.monotonic() + patience;
         let mut closed = Vec::new();
         for disk in &self.disks {
             let left = until.saturating_sub(self.around.clock.monotonic());
-            let side = disk.gate.close_other(left);
-            closed.push(side.ok_or_else(|| busy(disk, patience))?);
+            closed.push(disk.gate.close_other(left).ok_or(disk)?);
         }
         Ok(closed)
     }
@@ -345,12 +347,12 @@ impl Group {
 
 fn close_open(disk: &TrackedDisk) -> Result<Closed<'_>, CutError> {
     let closed = disk.gate.close_open(DRAIN_MAX);
-    closed.ok_or_else(|| busy(disk, DRAIN_MAX))
+    closed.ok_or_else(|| in_flight(disk, DRAIN_MAX))
 }
 
-pub(crate) fn busy(disk: &TrackedDisk, waited: Duration) -> CutError {
+pub(crate) fn in_flight(disk: &TrackedDisk, waited: Duration) -> CutError {
     let disk = disk.name.clone();
-    CutError::Busy { disk, waited }
+    CutError::InFlight { disk, waited }
 }
 
 pub(crate) fn heal_error(disk: &TrackedDisk, error: HealError) -> CutError {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use block::{GRANULE, GranuleRange};
 
 use crate::diff::OpenDiff;
-use crate::group::END_MAX;
+use crate::group::{END_MAX, in_flight};
 use crate::tracked::TrackedDisk;
 use crate::{CutError, Group};
 
@@ -22,7 +22,7 @@ impl Group {
     ///
     /// # Errors
     /// `Distrusted` if the log cannot be gone on from: only a new lineage helps. `Io` (the state directory may be
-    /// full) and `Busy` (a write does not end): to be tried again.
+    /// full) and `InFlight` (a write does not end): to be tried again; until then nobody knows what was written.
     pub fn relearn(&self, why: &str) -> Result<u64, CutError> {
         let mut tracking = self.tracking.lock();
         let of_one_lineage = |disk: &Arc<TrackedDisk>| {
@@ -49,7 +49,9 @@ impl Group {
         self.drain_each()?;
         // Their files are closed after the gates are open.
         let mut old = Vec::new();
-        let (mut older, mut gates) = (self.close_others(END_MAX)?, self.close_gates()?);
+        let others = self.close_others(END_MAX);
+        let others = others.map_err(|disk| in_flight(disk, END_MAX))?;
+        let (mut older, mut gates) = (others, self.close_gates()?);
         // Nothing is in flight: the log has the regions of all that was written.
         for ((gate, diff), marked) in gates.iter_mut().zip(diffs).zip(marked) {
             mark_regions(&diff, &marked).map_err(self.map_error())?;

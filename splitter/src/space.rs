@@ -10,7 +10,7 @@ use crate::diff::OpenDiff;
 /// What diffs and maps occupy, and what their file systems have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpaceFigures {
-    /// Sealed generations that no target has, with a cut that waits to be listed.
+    /// Sealed generations that no target has.
     pub sealed_count: usize,
     /// Bytes that all diffs occupy.
     pub diff_bytes: u64,
@@ -43,15 +43,15 @@ impl Group {
     /// # Errors
     /// The operating system's.
     pub fn space(&self) -> io::Result<Option<SpaceFigures>> {
-        let Some((sealed, waits)) = self
+        let Some(sealed) = self
             .tracking
             .try_lock()
-            .map(|tracking| (tracking.sealed.clone(), tracking.ending.is_some()))
+            .map(|tracking| tracking.sealed.clone())
         else {
             return Ok(None);
         };
         let mut figures = SpaceFigures {
-            sealed_count: sealed.len() + usize::from(waits),
+            sealed_count: sealed.len(),
             diffs_on: self.around.diffs.space()?,
             maps_on: self.around.maps.space()?,
             ..SpaceFigures::default()

@@ -79,7 +79,7 @@ fn what_is_written_while_the_log_is_gone_back_to_is_in_the_next_cut() {
             }
             // Once: another time would read again what the first one overlooked.
             while let Err(error) = bench.group().relearn("the test says so") {
-                assert!(matches!(error, CutError::Busy { .. }), "{error}");
+                assert!(matches!(error, CutError::InFlight { .. }), "{error}");
             }
         });
         cut(bench.group());

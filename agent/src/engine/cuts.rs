@@ -28,6 +28,8 @@ pub(crate) const SCHEDULED_TRIES: u32 = 1;
 const ASKED_TRIES: u32 = 10;
 /// How long each is.
 const TRY: Duration = Duration::from_millis(100);
+/// Looks in that time, by whoever made the cut.
+const LOOKS_A_TRY: u32 = 10;
 /// A cut that waits for longer is trouble.
 const WAITS_MAX: Duration = Duration::from_secs(1);
 /// Callers that wait at once, each on a thread.
@@ -58,17 +60,18 @@ impl Engine {
         };
         self.beat();
         let made = self.try_cut(note, tries);
-        if self.group.ending().is_none() {
-            self.ladder.cut_ended();
-        }
         let unmade = match made {
             Ok(made) => {
+                self.ladder.cut_ended();
                 self.announce(made);
                 return Ok(made);
             }
             Err(unmade) => unmade,
         };
         if unmade.waiting.is_none() {
+            self.ladder.cut_ended();
+        }
+        if !unmade.error.waits() {
             self.note_unmade(&unmade.error);
         }
         if matches!(unmade.error, CutError::Distrusted) {
@@ -95,15 +98,21 @@ impl Engine {
         }
     }
 
-    /// Waits `tries` times for a cut that could not be listed when it was made. An error: there can be no other yet.
+    /// Looks `tries` times for the end of a cut that could not be listed when it was made. An error: there can be no
+    /// other yet.
     fn end_earlier(&self, tries: u32) -> std::result::Result<(), Unmade> {
         for left in (0..tries).rev() {
-            let _cutting = self.cutting.lock();
-            match self.end_waiting(TRY) {
-                Err(error) if error.waits() && left > 0 => {}
+            let cutting = self.cutting.lock();
+            let ended = self.end_waiting(Duration::ZERO);
+            drop(cutting);
+            match ended {
+                Err(error) if error.waits() && left > 0 => {
+                    drop(self.wait(Some(TRY), Stop::Closing, |shared| !shared.cut_waits));
+                }
                 Err(error) if error.waits() || matches!(error, CutError::Distrusted) => {
                     return Err(self.unmade(error));
                 }
+                // Also if it was lost: the next one is exact.
                 _ => break,
             }
         }
@@ -118,6 +127,11 @@ impl Engine {
         let lineage = self.group.lineage();
         let ended = self.end_waiting(Duration::ZERO);
         drop(cutting);
+        match &ended {
+            Ok(None) => {}
+            Err(error) if error.waits() => {}
+            _ => self.ladder.cut_ended(),
+        }
         if matches!(ended, Err(CutError::Distrusted)) {
             self.relearn(lineage, "writes went untracked")?;
             return Ok(None);
@@ -125,28 +139,39 @@ impl Engine {
         Ok(ended?)
     }
 
-    /// How long a cut has waited to be listed.
-    pub(crate) fn cut_waits_for(&self) -> Option<Duration> {
-        let waiting = self.group.ending()?;
-        Some(self.now().saturating_sub(waiting.began))
-    }
-
-    /// Says why a cut still waits, if it has for long.
+    /// Notes why a cut still waits, if it has for long. Returns whether it has.
     pub(crate) fn note_waiting(&self, error: &CutError) -> bool {
-        let long = self.cut_waits_for().is_some_and(|time| time > WAITS_MAX);
+        let began = self.group.ending().map(|cut| cut.began);
+        let long = began.is_some_and(|began| self.now().saturating_sub(began) > WAITS_MAX);
         if long {
+            // The limits hold for the other disks.
+            self.ladder.cut_ended();
             self.note_unmade(error);
         }
         long
     }
 
-    /// Gives up a cut that waits and lacks bytes, where there is no room for them.
-    pub(crate) fn give_up_waiting(&self) {
-        if let Some(_cutting) = self.cutting.try_lock() {
-            let ended = self.group.give_up_ending();
-            // What became of it is noted.
-            let _ = self.ended(ended);
+    /// A cut failed, or waits and has for long.
+    pub(crate) fn cut_fails(&self, error: &Error) {
+        match error {
+            // It may be listed by now, and all is well.
+            Error::Cut(waits) if waits.waits() => {
+                self.fails_while(Step::Cut, error, |shared| shared.cut_waits);
+            }
+            _ => self.fails(Step::Cut, error),
         }
+    }
+
+    /// Gives up a cut that waits and lacks bytes, where there is no room for them. `false` if there is none, or it waits
+    /// for a guest's write.
+    pub(crate) fn give_up_waiting(&self) -> bool {
+        let Some(_cutting) = self.cutting.try_lock() else {
+            return false;
+        };
+        let waits = self.group.ending().is_some();
+        // What became of it is noted.
+        let _ = self.ended(self.group.give_up_ending());
+        waits && self.group.ending().is_none()
     }
 
     /// The same as [`Self::end_cut`], while nobody else cuts.
@@ -164,14 +189,12 @@ impl Engine {
             Ok(Some(cut)) => {
                 let lineage = self.group.lineage();
                 let made = Made { lineage, cut };
-                self.ladder.cut_ended();
                 self.announce(made);
                 Ok(Some(made))
             }
             Ok(None) => Ok(None),
             Err(error) => {
                 if !error.waits() {
-                    self.ladder.cut_ended();
                     self.note_unmade(&error);
                 }
                 Err(error)
@@ -182,6 +205,7 @@ impl Engine {
     fn note_whether_one_waits(&self) {
         let waits = self.group.ending().is_some();
         self.shared.lock().cut_waits = waits;
+        self.changed.notify_all();
     }
 
     fn note_unmade(&self, error: &CutError) {
@@ -215,7 +239,10 @@ impl Engine {
         let _kept = self.group.keep_logs();
         // First: what takes long must not keep guests quiet.
         self.heal().map_err(|error| self.unmade(error))?;
-        let quiet = hooks.before(&*self.world.clock, self.group.open_generation());
+        let turn = hooks.turn();
+        // One that was made by whoever had his turn before.
+        self.end_earlier(tries)?;
+        let quiet = turn.before(&*self.world.clock, self.group.open_generation());
         let note = CutNote {
             consistency: quiet.consistency,
             ..note
@@ -247,13 +274,14 @@ impl Engine {
             _ => {}
         }
         let mut made = self.heal().and_then(|()| self.group.cut(note.clone()));
-        for _ in 1..tries {
+        for _ in 0..LOOKS_A_TRY * (tries - 1) {
             match &made {
                 Err(error) if error.waits() => {}
                 _ => break,
             }
-            debug!(group = %self.name, "a cut waits for a guest's write");
-            made = match self.group.end_cut(TRY) {
+            // Without a lock of the group: who asks for its space would wait as well.
+            drop(self.wait(Some(TRY / LOOKS_A_TRY), Stop::Closing, |_| false));
+            made = match self.group.end_cut(Duration::ZERO) {
                 Ok(None) => break,
                 Ok(Some(cut)) => Ok(cut),
                 Err(error) => Err(error),
@@ -261,6 +289,9 @@ impl Engine {
         }
         self.note_whether_one_waits();
         let waiting = self.group.ending().map(Box::new);
+        if let Some(waiting) = &waiting {
+            self.note_waits(lineage, waiting);
+        }
         match made {
             Ok(cut) => Ok(Made { lineage, cut }),
             Err(error) => Err(Unmade {
@@ -328,7 +359,7 @@ impl Engine {
 
     fn cut_noted(&self, request: &CutRequest) -> Result<Made> {
         self.cut(request.labels.clone(), ASKED_TRIES)
-            .inspect_err(|error| self.fails(Step::Cut, error))
+            .inspect_err(|error| self.cut_fails(error))
     }
 
     fn reply(&self, made: Made, point: Option<String>) -> CutReply {

@@ -88,6 +88,11 @@ impl Engine {
         });
     }
 
+    /// A cut was made, and waits to be listed: what happens from now on is of the generation after it.
+    pub(super) fn note_waits(&self, lineage: Lineage, cut: &Cut) {
+        self.gaps.opens(lineage, cut.generation.next());
+    }
+
     /// Why a cut failed.
     pub(super) fn note_cut_failed(&self, error: &CutError) {
         let cause = match error {
@@ -98,7 +103,7 @@ impl Engine {
             // What was not copied: the diff device may be to blame as well.
             CutError::Overwritten { .. } => Some(self.ladder.cause().unwrap_or(Cause::Production)),
             CutError::Production { .. } => Some(Cause::Production),
-            CutError::Busy { .. } => Some(Cause::Busy),
+            CutError::Busy { .. } | CutError::InFlight { .. } => Some(Cause::Busy),
             CutError::Distrusted => Some(Cause::MarksLost),
             _ => None,
         };

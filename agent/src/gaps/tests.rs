@@ -225,3 +225,17 @@ fn where_cuts_are_made_when_told_only_a_lost_one_leaves_a_gap() {
     story.cut_and_point(4, 1_005);
     assert_eq!(story.gaps(), [(5.0, vec![Cause::DiffError], 1)]);
 }
+
+/// A cut whose last write took long was made when it began: the time that passed until it was listed is of the next
+/// point, and so is why.
+#[test]
+fn what_a_cut_waited_for_is_why_the_next_point_is_late() {
+    let story = Story::new();
+    story.cut_and_point(1, 1);
+    story.ledger.opens(L1, Generation(3));
+    story.ledger.note(Cause::Busy).expect("noted");
+    story.cut_and_point(2, 2);
+    story.cut_and_point(3, 31);
+    story.cut_and_point(4, 32);
+    assert_eq!(story.gaps(), [(29.0, vec![Cause::Busy], 0)]);
+}
