@@ -1,9 +1,10 @@
 """The measurement behind bench/cut_pause.sh.
 
 A client times every write (tests/examples/time_writes.rs). For each cut: the slowest of the writes that
-were in flight while its gates were closed, and the longest time in which no write was answered. The
+were in flight at it, and the longest time in which no write was answered. The
 same is taken of the moments half way between two cuts: what the machine does to writes without a cut,
-with more runnable threads than cores. The difference of the two is the cut's. With several disks the
+with more runnable threads than cores. The difference of the two is the cut's. What our export does to the same
+writes without any protection is the last row. With several disks the
 time without an answer is that of all of them together: it understates what one of them waits."""
 
 import bisect, subprocess, sys, time
@@ -14,6 +15,8 @@ from lib.servers import Place
 
 # The cut's moment lies within the pause; this much beyond it on both sides.
 MARGIN_NS = 100_000
+# How long the plain export is measured.
+PLAIN_SECONDS = 20
 Seen = namedtuple("Seen", "worst_us gap_us")
 
 
@@ -39,17 +42,19 @@ class Writes:
 
 
 def measure(args, work, disks, cuts, apart):
-    """Cuts `apart` seconds apart under load; (moments and pauses of the cuts, cuts refused, the writes)."""
+    """Cuts `apart` seconds apart under load; (moments and pauses of the cuts, cuts refused, the writes, the same
+    of a plain export)."""
     place = Place(args, work)
     place.forget()
     paths = [f"{work}/disk{at}.raw" for at in range(disks)]
     for path in paths:
         subprocess.run(["fallocate", "-l", f"{1024 // disks}M", path], check=True)
+    argv = lambda seconds: [args.writes, str(seconds), str(max(16 // disks, 1)), place.socket, *(f"disk{at}" for at in range(disks))]
+    with place.plain(paths, export="disk0"):
+        plain = Writes(subprocess.run(argv(PLAIN_SECONDS), stdout=subprocess.PIPE, text=True, check=True).stdout)
     with place.protect("manual", paths, export="disk0"):
         place.cut(wait=True)
-        argv = [args.writes, str(int(cuts * (apart + 0.1)) + 3), str(max(16 // disks, 1)), place.socket,
-                *(f"disk{at}" for at in range(disks))]
-        client = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        client = subprocess.Popen(argv(int(cuts * (apart + 0.1)) + 3), stdout=subprocess.PIPE, text=True)
         time.sleep(1)
         made, refused = [], 0
         while len(made) < cuts and client.poll() is None:
@@ -61,14 +66,14 @@ def measure(args, work, disks, cuts, apart):
         writes = Writes(client.communicate()[0])
         if client.returncode != 0:
             sys.exit("cut_pause: the client failed")
-    return made, refused, writes
+    return made, refused, writes, plain
 
 
 def row(name, values):
     return (name, *(f"{value:,.0f}" for value in (load.median(values), load.percentile(values, 99), max(values))))
 
 
-def judge(disks, limit_us, made, refused, writes):
+def judge(disks, limit_us, made, refused, writes, plain):
     between = [((a + b) // 2, pause) for (a, pause), (b, _) in zip(made, made[1:])]
     at_cuts = [seen for seen in (writes.around(*cut) for cut in made) if seen]
     without = [seen for seen in (writes.around(*moment) for moment in between) if seen]
@@ -78,7 +83,8 @@ def judge(disks, limit_us, made, refused, writes):
             row("the same between cuts", [seen.gap_us for seen in without]),
             row("slowest write in flight in a cut", [seen.worst_us for seen in at_cuts]),
             row("the same between cuts", [seen.worst_us for seen in without]),
-            row("all writes", latencies)]
+            row("all writes", latencies),
+            row("all writes, plain export", [took / 1000 for _, took in plain.writes])]
     seconds = (writes.answers[-1] - writes.answers[0]) / 1e9
     p99 = lambda values: load.percentile(values, 99)
     worst, calm_worst = p99([seen.worst_us for seen in at_cuts]), p99([seen.worst_us for seen in without])

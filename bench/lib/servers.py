@@ -114,8 +114,8 @@ class Place:
     def status(self):
         return standin(self.args.standin, "status", "bench", "--state", self.state)["groups"][0]
 
-    def plain(self):
-        return Server([self.args.plain, self.disk, f"unix:{self.socket}"], self.socket, self.log)
+    def plain(self, disks=None, **more):
+        return Server([self.args.plain, *(disks or [self.disk]), f"unix:{self.socket}"], self.socket, self.log, **more)
 
     def memory(self):
         argv = [self.args.memory, "--listen", f"unix:{self.socket}", "--size", "1024", "--name", "disk"]

@@ -1,7 +1,7 @@
-//! `plain_export DISK LISTEN...`: serves a disk with our NBD server and without a splitter, until it
+//! `plain_export DISK... LISTEN...`: serves disks with our NBD server and without a splitter, until it
 //! is killed. The yardstick of `bench/cost.sh` for what stage one costs.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,25 +9,29 @@ use block::{Access, open_production};
 use export::{Export, Exports, Listen, Server, ServerOptions};
 
 fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1);
-    let path = PathBuf::from(args.next().context("usage: plain_export DISK LISTEN...")?);
-    let listen = args
+    let is_address = |arg: &String| arg.parse::<Listen>().is_ok();
+    let (listen, disks): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(is_address);
+    let listen: Vec<Listen> = listen
+        .iter()
         .map(|text| text.parse())
-        .collect::<Result<Vec<Listen>, _>>()?;
-    let production = open_production(&path, Access::ReadWrite)?;
-    let name = path
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .context("a disk has a name")?;
+        .collect::<Result<_, _>>()?;
     let exports = Exports::new();
-    exports.add(Export {
-        name: name.to_owned(),
-        description: production.description.clone(),
-        device: Arc::clone(&production.device),
-        bitmaps: Vec::new(),
-        multi_conn: true,
-    })?;
-    exports.set_default(Some(name.to_owned()));
+    for disk in &disks {
+        let production = open_production(Path::new(disk), Access::ReadWrite)?;
+        let name = Path::new(disk).file_stem().and_then(|stem| stem.to_str());
+        exports.add(Export {
+            name: name.context("a disk has a name")?.to_owned(),
+            description: production.description.clone(),
+            device: Arc::clone(&production.device),
+            bitmaps: Vec::new(),
+            multi_conn: true,
+        })?;
+    }
+    let first = disks
+        .first()
+        .context("usage: plain_export DISK... LISTEN...")?;
+    let name = Path::new(first).file_stem().and_then(|stem| stem.to_str());
+    exports.set_default(name.map(str::to_owned));
     let _server = Server::start(&listen, exports, ServerOptions::default())?;
     loop {
         std::thread::park();
