@@ -28,7 +28,7 @@ fn text(reply: &CutReply) -> String {
         None => format!("generation {}", cut.generation),
     };
     format!(
-        "cut {}: {} written since the last cut, writes paused for {}; {what}",
+        "cut {}: {} written since the last cut, made within {}; {what}",
         reply.group,
         units::bytes(cut.dirty_bytes),
         units::duration(Duration::from_micros(cut.pause_us)),

@@ -85,7 +85,7 @@ fn text(group: &GroupStatus) -> String {
         say(
             "cut",
             format!(
-                "{} written, writes paused for {pause}",
+                "{} written, made within {pause}",
                 units::bytes(cut.dirty_bytes)
             ),
         );

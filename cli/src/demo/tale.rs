@@ -67,7 +67,7 @@ impl Tale {
         say(
             "cut",
             format!(
-                "writes paused for {} (median), {} (longest of {})",
+                "made within {} (median), {} (longest of {}); no write waits for one",
                 us(figures.cut_pause_us_median),
                 us(figures.cut_pause_us_max),
                 figures.cuts
