@@ -128,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) ticks_skipped: u64,
     /// The seed is complete, and no cut has followed.
     first_cut_due: bool,
+    /// The seed is complete, and no point builds on it.
+    pub(crate) first_point_due: bool,
     /// A cut was made that cannot be listed yet.
     cut_waits: bool,
     /// Counts cuts, so that stage two notices one.
@@ -169,6 +171,7 @@ impl Engine {
             lateness: Recent::default(),
             ticks_skipped: 0,
             first_cut_due: false,
+            first_point_due: false,
             cut_waits: false,
             cuts: 0,
             lineage: group.lineage(),
@@ -258,14 +261,15 @@ impl Engine {
     // ---- what stage two tells ----
 
     /// There is a base for the next cut of `lineage`. If `first_cut` is due and nobody waits to make
-    /// it, the cutter does.
-    pub(crate) fn seeded(&self, lineage: Lineage, first_cut: bool) {
+    /// it, the cutter does. `first_point`: none builds on it.
+    pub(crate) fn seeded(&self, lineage: Lineage, first_cut: bool, first_point: bool) {
         let mut shared = self.shared.lock();
         if shared.lineage != lineage {
             return;
         }
         self.seed.complete();
         shared.seeded = true;
+        shared.first_point_due |= first_point;
         shared.first_cut_due = first_cut && shared.waiting_to_cut == 0;
         drop(shared);
         self.changed.notify_all();
@@ -290,6 +294,7 @@ impl Engine {
             id: point.id.to_string(),
             at: point.at,
         });
+        shared.first_point_due = false;
         if figures.is_some() {
             shared.last_ship = figures;
         }

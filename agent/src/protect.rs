@@ -150,7 +150,7 @@ impl Protection {
         let place = &engine.place;
         place.save_record(&record)?;
         if record.lineage == Some(opened.lineage.to_string()) {
-            engine.seeded(opened.lineage, false);
+            engine.seeded(opened.lineage, false, false);
         }
         let described = disks.iter().map(|d| d.production.description.clone());
         let productions: Vec<_> = described.collect();

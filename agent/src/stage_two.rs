@@ -139,7 +139,7 @@ fn find_base(engine: &Engine, store: &Store) -> Result<Round> {
     if engine.has_base(&held) {
         // A seed that is complete, without a point: its first cut is still to come.
         let first_cut = held.point.is_none() && engine.group.sealed().is_empty();
-        engine.seeded(lineage, first_cut);
+        engine.seeded(lineage, first_cut, held.point.is_none());
         return Ok(Round::Went);
     }
     if !engine.group.sealed().is_empty() {
@@ -155,7 +155,7 @@ fn find_base(engine: &Engine, store: &Store) -> Result<Round> {
     match seed::seed(engine, store).inspect_err(|error| engine.fails(Step::Seed, error))? {
         Seeded::Complete(lineage) => {
             engine.works(Step::Seed);
-            engine.seeded(lineage, true);
+            engine.seeded(lineage, true, true);
         }
         Seeded::Interrupted => {}
     }

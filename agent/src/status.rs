@@ -40,6 +40,8 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
         () if shared.troubles.hold_up_points() || figures.sealed_count > SEALED_USUAL => {
             State::Lagging
         }
+        // The copy is complete; it is a point with the first cut.
+        () if shared.first_point_due => State::Seeding,
         () => State::Protected,
     };
     let wall = engine.world.clock.wall();

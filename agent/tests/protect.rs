@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use agent::HookOptions;
-use agent::api::Consistency;
+use agent::api::{Consistency, State};
 use common::{Bench, MIB};
 
 #[test]
@@ -85,6 +85,23 @@ fn another_target_in_between_means_a_new_copy_and_an_exact_point() {
     let point = bench.cut();
     bench.check(&point);
     assert!(back.status().seed.read_bytes > 0, "it had to be copied");
+    back.stop().expect("stops");
+}
+
+/// Between a new copy and the first point that builds on it, a group with an old point was called protected.
+#[test]
+fn a_group_is_protected_when_there_is_a_point_of_its_history_and_not_before() {
+    let bench = Bench::new(4 * MIB);
+    let once = bench.start();
+    bench.cut();
+    let old = once.stop().expect("stops").expect("a point");
+    let other = bench.start_to("other");
+    bench.cut();
+    other.stop().expect("stops");
+    let back = bench.start();
+    let state = |status: &agent::api::GroupStatus| status.state;
+    let first = bench.wait(|| Some(back.status()).filter(|now| state(now) == State::Protected));
+    assert_ne!(first.point.expect("a point"), old);
     back.stop().expect("stops");
 }
 
