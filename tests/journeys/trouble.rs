@@ -34,7 +34,8 @@ fn lasting() -> Duration {
 fn shape() -> Shape {
     Shape {
         pace: Duration::from_millis(4),
-        reconnect: Some(Duration::from_secs(60)),
+        // Also one whose disk is gone while a fault lasts comes back.
+        reconnect: Some(lasting() + Duration::from_secs(60)),
         ..Shape::mixed(0..image::sectors(DISK))
     }
 }
