@@ -211,7 +211,8 @@ struct Sent {
 enum What {
     Write(Range<usize>),
     Trim(Range<usize>),
-    Read(Range<usize>),
+    /// With the event after which it was sent.
+    Read(Range<usize>, u64),
     /// A flush, or a write that includes one.
     Sync,
 }
@@ -332,7 +333,7 @@ impl Worker {
             (Refusal::Within(spell), What::Sync) => spell.may_fail(sent.at, None),
             (
                 Refusal::Within(spell),
-                What::Write(sectors) | What::Trim(sectors) | What::Read(sectors),
+                What::Write(sectors) | What::Trim(sectors) | What::Read(sectors, _),
             ) => spell.may_fail(sent.at, Some(sectors)),
         }
     }
@@ -340,8 +341,8 @@ impl Worker {
     /// A success that cannot be one is [`Wrong`].
     fn believe(&self, sent: &Sent, reply: &Reply) -> Result<()> {
         match (&sent.what, &self.shape.refusal) {
-            (What::Read(sectors), _) => {
-                let read = self.ledger.check_read(sectors.start, &reply.data);
+            (What::Read(sectors, asked), _) => {
+                let read = self.ledger.check_read(sectors.start, &reply.data, *asked);
                 read.map_err(|error| Wrong(error.to_string()).into())
             }
             (What::Write(sectors), Refusal::Within(spell)) if spell.must_fail(sent.at, sectors) => {
@@ -370,7 +371,12 @@ impl Worker {
             let id = self.ledger.issue_trim(first, count);
             (Request::Trim { offset, len }, Some(id), What::Trim(sectors))
         } else if dice < read {
-            (Request::Read { offset, len }, None, What::Read(sectors))
+            let asked = self.ledger.tick();
+            (
+                Request::Read { offset, len },
+                None,
+                What::Read(sectors, asked),
+            )
         } else if dice == 99 {
             (Request::Flush, None, What::Sync)
         } else {
