@@ -147,11 +147,11 @@ impl Group {
     }
 }
 
-/// Whether no granule is stale: it would be taken for one that a merge has not brought yet. Whoever ships such a diff
-/// gives it up.
+/// Whether it holds all that it names: what is stale would be taken for what a merge has not brought yet. Whoever
+/// ships such a diff gives it up.
 fn is_whole(sealed: &SealedGeneration) -> io::Result<bool> {
     for disk in &sealed.disks {
-        if disk.open_map()?.stale_count() != 0 {
+        if !disk.open_map()?.is_complete() {
             return Ok(false);
         }
     }

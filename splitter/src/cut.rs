@@ -180,12 +180,9 @@ impl Group {
         note: CutNote,
     ) -> Result<(), CutError> {
         // All or none: what is there counts as the older diff until the flip.
-        for (mut side, diff) in self
-            .close_others(END_MAX)
-            .map_err(|disk| in_flight(disk, END_MAX))?
-            .into_iter()
-            .zip(next)
-        {
+        let sides = self.close_others(END_MAX);
+        let sides = sides.map_err(|disk| in_flight(disk, END_MAX))?;
+        for (mut side, diff) in sides.into_iter().zip(next) {
             *side = Some(diff);
         }
         let live = &tracking.live;
@@ -230,7 +227,7 @@ impl Group {
         let mut sides = self
             .close_others(patience)
             .map_err(|disk| self.busy(ending, disk))?;
-        let lacks = |side: &Closed<'_>| side.as_ref().is_some_and(|diff| !diff.is_complete());
+        let lacks = |side: &Closed<'_>| side.as_ref().is_some_and(|diff| !diff.map.is_complete());
         let incomplete = sides.iter().position(lacks);
         if let Some(at) = incomplete
             && lacking == Lacking::LeaveAlone

@@ -233,12 +233,6 @@ impl OpenDiff {
         }
     }
 
-    /// Whether all that it must hold is in its file. No guest may be writing to it.
-    pub(crate) fn is_complete(&self) -> bool {
-        // In this order: a frame that fails just now makes stale what it had, and only then it has nothing any more.
-        !self.map.lacks_staged() && self.map.stale_count() == 0
-    }
-
     /// Bytes that diff and map occupy.
     pub(crate) fn allocated(&self) -> io::Result<u64> {
         Ok(self.log.file().allocated()? + self.map.allocated()?)

@@ -127,8 +127,8 @@ impl Group {
         self.since_of_open(&tracking)
     }
 
-    /// The same, of the open generation and the one whose writes are ending.
-    pub(crate) fn since_of_open(&self, _tracking: &Tracking) -> Generation {
+    /// The same, of the open generation and the one whose writes are ending. No cut is made while tracking is held.
+    pub(crate) fn since_of_open(&self, _held: &Tracking) -> Generation {
         let since = self.disks.iter().map(|disk| {
             let older = disk.gate.older().map(|older| older.map.since());
             older.unwrap_or_else(|| disk.gate.enter().map.since())

@@ -269,7 +269,7 @@ impl DiffLog {
         let written = self.write_all_staged();
         self.buffers.end();
         written?;
-        if self.map.stale_count() != 0 || self.map.lacks_staged() {
+        if !self.map.is_complete() {
             // A frame failed when the guests were about to go on to the next diff.
             return Err(io::Error::other("the diff lacks what could not be written"));
         }

@@ -49,9 +49,9 @@ impl Group {
         self.drain_each()?;
         // Their files are closed after the gates are open.
         let mut old = Vec::new();
-        let others = self.close_others(END_MAX);
-        let others = others.map_err(|disk| in_flight(disk, END_MAX))?;
-        let (mut older, mut gates) = (others, self.close_gates()?);
+        let older = self.close_others(END_MAX);
+        let mut older = older.map_err(|disk| in_flight(disk, END_MAX))?;
+        let mut gates = self.close_gates()?;
         // Nothing is in flight: the log has the regions of all that was written.
         for ((gate, diff), marked) in gates.iter_mut().zip(diffs).zip(marked) {
             mark_regions(&diff, &marked).map_err(self.map_error())?;

@@ -7,6 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use block::{
+    BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
+    Fua, GRANULE, GranuleRange, Hole, Name, Op, Result, Speed, ZeroOptions,
+};
+
 use crate::diff::{HealError, OpenDiff};
 use crate::gate::{Entered, Epoch, Gate};
 use crate::log::{DiffLog, For, WithoutFrame};
@@ -15,10 +20,6 @@ use crate::runs::GranuleState;
 use crate::stripes::{Held, Stripes};
 use crate::trouble::Trouble;
 use crate::writer::WriterCall;
-use block::{
-    BlockDevice, ByteRange, Clock, DirtyBitmap, DirtyExtent, Error, ErrorKind, Extent, Features,
-    Fua, GRANULE, GranuleRange, Hole, Name, Op, Result, Speed, ZeroOptions,
-};
 
 /// Zeroing a longer range goes in pieces, so that a cut need not wait for all of it.
 const ZERO_BYTES_MAX: u64 = 256 << 20;

@@ -76,8 +76,8 @@ impl WriterCall {
 }
 
 /// Writes the frames of a group's open diffs. While it lives, guests' writes leave that to it: they wait for it
-/// rather than for the device of the diffs, and go on without a copy once copies are paused, or what it writes fails. Without one they
-/// write frames themselves.
+/// rather than for the device of the diffs, and go on without a copy once copies are paused, or what it writes
+/// fails. Without one they write frames themselves.
 pub struct FrameWriter<'a>(&'a Group);
 
 impl Drop for FrameWriter<'_> {

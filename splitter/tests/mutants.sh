@@ -107,7 +107,7 @@ mutant place-taken-back-before-the-frame log.rs 's/        let written = self\.w
 mutant granules-of-a-failed-frame-trusted log.rs 's/            granules\.try_for_each\(\|start\| \{\n\s*self\.map\.mark\(GranuleRange \{\n\s*start,\n\s*end: start \+ 1,\n\s*\}\)\n\s*\}\)\?;/            let _ = granules.next();/'
 mutant waiting-frames-forgotten-by-the-end log.rs 's/            \.take\(SLOTS\)\n            \.collect\(\);/            .take(0)\n            .collect();/' staged a_cut_that_was_killed
 mutant frames-in-writing-not-waited-for log.rs 's/        self\.buffers\.wait\(\);\n//' concurrent overlapping
-mutant frame-that-failed-beside-the-end-overlooked log.rs 's/if self\.map\.stale_count\(\) != 0/if self.map.stale_count() == u64::MAX/; s/if self\.buffers\.failed\(\) != failed/if false/' lib a_frame_that_fails_after
+mutant frame-that-failed-beside-the-end-overlooked log.rs 's/if !self\.map\.is_complete\(\)/if self.map.lacks_staged()/; s/if self\.buffers\.failed\(\) != failed/if false/' lib a_frame_that_fails_after
 mutant begun-anew-without-making-stale log.rs 's/        self\.map\.mark_all_data\(\);\n//'
 mutant place-of-a-failed-frame-used-again log.rs 's/                self\.buffers\.put_full\(frame\);\n                Err\(error\)/                self.buffers.put_free(frame);\n                Err(error)/'
 mutant place-of-a-failed-frame-forgotten log.rs 's/        let frame = writing\.end\(&written\);/        let mut frame = writing.end(&written);\n        frame.place = None;/; s/                self\.buffers\.put_full\(frame\);\n                Err\(error\)/                self.buffers.put_free(frame);\n                Err(error)/'

@@ -110,6 +110,12 @@ impl DirtyMap {
             .collect()
     }
 
+    /// Whether all that it names is in the diff's file. No guest may be writing to that.
+    pub(crate) fn is_complete(&self) -> bool {
+        // In this order: a frame that fails just now makes stale what it had, and only then it has nothing any more.
+        !self.lacks_staged() && self.stale_count() == 0
+    }
+
     /// Whether granules were in memory only when the process that had them ended.
     pub(crate) fn lacks_staged(&self) -> bool {
         (0..SLOTS).any(|slot| !self.staged(slot).is_empty())
