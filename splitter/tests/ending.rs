@@ -11,7 +11,7 @@ use std::time::Duration;
 use block::{BlockDevice, ErrorKind, Fua, Op, index};
 use common::eventful::Eventful;
 use common::watched::Watched;
-use common::{Bench, lay_over};
+use common::{Bench, in_world, lay_over};
 use sim::{SimDisk, SimWorld};
 use splitter::{CutError, CutNote, DiskSpec, Generation, Group, Surroundings};
 
@@ -80,16 +80,23 @@ impl Slow {
         );
     }
 
-    /// A cut that waits, and lacks what was written to the slow disk: copies were paused meanwhile.
-    fn cut_that_lacks_bytes(&self) {
+    /// A cut is made while a write to the slow disk hangs, which `succeeds` after what happens `meanwhile`.
+    fn cut_through_a_write(&self, succeeds: bool, meanwhile: impl FnOnce()) {
         thread::scope(|scope| {
             let write = scope.spawn(|| self.write(1, 1));
             self.cut_while_it_hangs();
+            meanwhile();
+            self.release.send(succeeds).unwrap();
+            assert_eq!(write.join().unwrap().is_ok(), succeeds);
+        });
+    }
+
+    /// A cut that waits, and lacks what was written to the slow disk: copies were paused meanwhile.
+    fn cut_that_lacks_bytes(&self) {
+        self.cut_through_a_write(true, || {
             self.group.pause_copies();
             let error = self.group.give_up_ending().unwrap_err();
             assert!(matches!(error, CutError::Busy { .. }), "{error}");
-            self.release.send(true).unwrap();
-            write.join().unwrap().unwrap();
         });
     }
 
@@ -126,14 +133,14 @@ fn open_in(
     production: &[Arc<dyn BlockDevice>],
     around: Surroundings,
 ) -> Group {
-    let around = Surroundings {
-        state: world.dir().subdir("state").unwrap(),
-        maps: world.dir().subdir("maps").unwrap(),
-        diffs: world.dir().subdir("diffs").unwrap(),
-        boot: boot.into(),
-        ..around
-    };
-    open(production, around)
+    let boot = boot.into();
+    open(
+        production,
+        Surroundings {
+            boot,
+            ..in_world(world, around)
+        },
+    )
 }
 
 /// Byte 8192 of both disks after each sealed generation, with its dirty bytes.
@@ -153,15 +160,12 @@ fn history(group: &Group) -> Vec<([u8; 2], u64)> {
 #[test]
 fn a_hanging_disk_delays_the_cut_and_holds_up_no_other_disk() {
     let slow = Slow::new(5);
-    thread::scope(|scope| {
-        scope.spawn(|| slow.write(1, 1).unwrap());
-        slow.cut_while_it_hangs();
+    slow.cut_through_a_write(true, || {
         slow.write(0, 2).unwrap();
         // Neither is lost, nor made twice.
         slow.group.cut(CutNote::default()).unwrap_err();
         slow.group.end_cut(Duration::ZERO).unwrap_err();
         assert!(slow.group.ending().is_some() && slow.group.sealed().is_empty());
-        slow.release.send(true).unwrap();
     });
     slow.group.end_cut(PATIENCE).unwrap().expect("it waited");
     let next = slow.group.cut(CutNote::default()).unwrap();
@@ -173,12 +177,7 @@ fn a_hanging_disk_delays_the_cut_and_holds_up_no_other_disk() {
 #[test]
 fn a_write_that_fails_after_the_cut_it_began_before_is_in_that_cut_as_production_has_it() {
     let slow = Slow::new(7);
-    thread::scope(|scope| {
-        let write = scope.spawn(|| slow.write(1, 1));
-        slow.cut_while_it_hangs();
-        slow.release.send(false).unwrap();
-        write.join().unwrap().unwrap_err();
-    });
+    slow.cut_through_a_write(false, || ());
     assert_eq!(slow.group.disks()[1].stale_bytes(), 0);
     slow.group.end_cut(PATIENCE).unwrap().expect("it waited");
     slow.group.cut(CutNote::default()).unwrap();
@@ -191,11 +190,8 @@ fn a_write_that_fails_after_the_cut_it_began_before_is_in_that_cut_as_production
 #[test]
 fn a_write_that_fails_and_is_written_over_costs_the_cut_and_not_the_next() {
     let slow = Slow::new(8);
+    slow.cut_through_a_write(false, || ());
     thread::scope(|scope| {
-        let failing = scope.spawn(|| slow.write(1, 1));
-        slow.cut_while_it_hangs();
-        slow.release.send(false).unwrap();
-        failing.join().unwrap().unwrap_err();
         let over = scope.spawn(|| slow.write(1, 3));
         slow.enters();
         slow.release.send(true).unwrap();
@@ -211,16 +207,12 @@ fn a_write_that_fails_and_is_written_over_costs_the_cut_and_not_the_next() {
 #[test]
 fn going_back_to_the_log_waits_for_the_writes_of_a_cut_that_waits() {
     let slow = Slow::new(9);
-    thread::scope(|scope| {
-        let write = scope.spawn(|| slow.write(1, 1));
-        slow.cut_while_it_hangs();
+    slow.cut_through_a_write(true, || {
         let error = slow.group.relearn("the test says so").unwrap_err();
         assert!(
             matches!(error, CutError::InFlight { .. }) && !error.waits(),
             "{error}"
         );
-        slow.release.send(true).unwrap();
-        write.join().unwrap().unwrap();
     });
     slow.group.relearn("the test says so").unwrap();
     slow.group.cut(CutNote::default()).unwrap();
@@ -235,17 +227,13 @@ fn going_back_to_the_log_waits_for_the_writes_of_a_cut_that_waits() {
 #[test]
 fn a_write_that_could_not_be_marked_costs_the_cut_that_waits() {
     let slow = Slow::new(10);
-    thread::scope(|scope| {
-        let failing = scope.spawn(|| slow.write(1, 1));
-        slow.cut_while_it_hangs();
+    slow.cut_through_a_write(false, || {
         // The first write to that disk: its mark takes a page.
         slow.world.set_fault(Some(Arc::new(|name: &str| {
             name.ends_with(".map").then_some(io::ErrorKind::StorageFull)
         })));
         slow.write(0, 2).unwrap();
         slow.world.set_fault(None);
-        slow.release.send(false).unwrap();
-        failing.join().unwrap().unwrap_err();
     });
     let error = slow.group.end_cut(PATIENCE).unwrap_err();
     assert!(matches!(error, CutError::Distrusted), "{error}");
@@ -379,16 +367,12 @@ fn a_cut_that_waits_is_folded_with_the_one_it_builds_on() {
         slow.write(0, 5).unwrap();
         slow.group.cut(CutNote::default()).unwrap();
         let damaged = Arc::clone(&slow.group.sealed()[0]);
-        thread::scope(|scope| {
-            let write = scope.spawn(|| slow.write(1, 1));
-            slow.cut_while_it_hangs();
+        slow.cut_through_a_write(true, || {
             let error = slow.group.fold_from(&damaged).unwrap_err();
             assert!(matches!(error, CutError::Busy { .. }), "{error}");
             if paused {
                 slow.group.pause_copies();
             }
-            slow.release.send(true).unwrap();
-            write.join().unwrap().unwrap();
         });
         slow.group.fold_from(&damaged).unwrap();
         assert!(slow.group.sealed().is_empty() && slow.group.ending().is_none());
@@ -403,13 +387,7 @@ fn a_cut_that_waits_is_folded_with_the_one_it_builds_on() {
 #[test]
 fn a_cut_that_waited_is_there_after_a_clean_close() {
     let slow = Slow::new(14);
-    thread::scope(|scope| {
-        let write = scope.spawn(|| slow.write(1, 1));
-        slow.cut_while_it_hangs();
-        slow.write(0, 2).unwrap();
-        slow.release.send(true).unwrap();
-        write.join().unwrap().unwrap();
-    });
+    slow.cut_through_a_write(true, || slow.write(0, 2).unwrap());
     let Slow {
         group,
         around,

@@ -6,8 +6,8 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use block::{BlockDevice, Fua};
-use common::Bench;
 use common::watched::Watched;
+use common::{Bench, in_world};
 use sim::{SimDisk, SimWorld};
 use splitter::{DiskSpec, Group, How, Surroundings};
 
@@ -22,11 +22,8 @@ fn open(
     around: &Surroundings,
 ) -> (Arc<Group>, How) {
     let around = Surroundings {
-        state: world.dir().subdir("state").unwrap(),
-        maps: world.dir().subdir("maps").unwrap(),
-        diffs: world.dir().subdir("diffs").unwrap(),
         boot: boot.into(),
-        ..around.clone()
+        ..in_world(world, around.clone())
     };
     // As a block device has none: what changed it must be known without.
     let spec = DiskSpec {

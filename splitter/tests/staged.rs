@@ -7,19 +7,14 @@ use std::sync::Arc;
 
 use block::{BlockDevice, File, Fua, index};
 use common::eventful::Eventful;
-use common::{Bench, Image, lay_over};
+use common::{Bench, Image, in_world, lay_over};
 use sim::{SimDisk, SimWorld};
 use splitter::{CutNote, DiskSpec, Group, Surroundings};
 
 const SIZE: u64 = 64 * 4096;
 
 fn open(world: &SimWorld, around: Surroundings) -> Group {
-    let around = Surroundings {
-        state: world.dir().subdir("state").unwrap(),
-        maps: world.dir().subdir("maps").unwrap(),
-        diffs: world.dir().subdir("diffs").unwrap(),
-        ..around
-    };
+    let around = in_world(world, around);
     let production = SimDisk::new(file(world)).unwrap();
     let spec = DiskSpec {
         name: "d".parse().unwrap(),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use block::{
-    BlockDevice, ByteRange, Clock, File, Fua, GRANULE, Hole, Name, Speed, Stamp, UnixNanos,
+    BlockDevice, ByteRange, Clock, Dir, File, Fua, GRANULE, Hole, Name, Speed, Stamp, UnixNanos,
     ZeroOptions, index,
 };
 use rand::RngExt;
@@ -32,6 +32,22 @@ pub mod eventful;
 pub mod watched;
 
 pub type Image = Vec<u8>;
+
+/// Where a group has its state, its maps and its diffs.
+fn group_dirs(world: &SimWorld) -> [Arc<dyn Dir>; 3] {
+    ["state", "maps", "diffs"].map(|name| world.dir().subdir(name).unwrap())
+}
+
+/// The same surroundings, with the files in another world.
+pub fn in_world(world: &SimWorld, around: Surroundings) -> Surroundings {
+    let [state, maps, diffs] = group_dirs(world);
+    Surroundings {
+        state,
+        maps,
+        diffs,
+        ..around
+    }
+}
 
 pub struct Bench {
     pub world: SimWorld,
@@ -142,10 +158,11 @@ impl Bench {
 
     pub fn around(&self) -> Surroundings {
         let randoms = Arc::clone(&self.randoms);
+        let [state, maps, diffs] = group_dirs(&self.world);
         Surroundings {
-            state: self.world.dir().subdir("state").unwrap(),
-            maps: self.world.dir().subdir("maps").unwrap(),
-            diffs: self.world.dir().subdir("diffs").unwrap(),
+            state,
+            maps,
+            diffs,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             boot: self.boot.clone(),
             booted_at: self.booted_at,
