@@ -38,6 +38,7 @@ use crate::{Error, Result};
 
 mod cuts;
 pub(crate) mod gaps;
+mod waiting;
 pub(crate) use cuts::SCHEDULED_TRIES;
 
 /// Fates of generations that are remembered for who waits for them.

@@ -27,23 +27,21 @@ pub(crate) const SCHEDULED_TRIES: u32 = 1;
 /// one that hangs is.
 const ASKED_TRIES: u32 = 10;
 /// How long each is.
-const TRY: Duration = Duration::from_millis(100);
+pub(super) const TRY: Duration = Duration::from_millis(100);
 /// Looks in that time, by whoever made the cut.
 const LOOKS_A_TRY: u32 = 10;
-/// A cut that waits for longer is trouble.
-const WAITS_MAX: Duration = Duration::from_secs(1);
 /// Callers that wait at once, each on a thread.
 const WAITERS_MAX: usize = 64;
 
 /// A cut, and the history it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Made {
-    lineage: Lineage,
+    pub(super) lineage: Lineage,
     pub(crate) cut: Cut,
 }
 
 /// A cut that was not made or is not listed, and the history that it was tried in.
-struct Unmade {
+pub(super) struct Unmade {
     lineage: Lineage,
     error: CutError,
     /// It is made, and waits.
@@ -90,7 +88,7 @@ impl Engine {
         }
     }
 
-    fn unmade(&self, error: CutError) -> Unmade {
+    pub(super) fn unmade(&self, error: CutError) -> Unmade {
         Unmade {
             lineage: self.group.lineage(),
             error,
@@ -98,123 +96,13 @@ impl Engine {
         }
     }
 
-    /// Looks `tries` times for the end of a cut that could not be listed when it was made. An error: there can be no
-    /// other yet.
-    fn end_earlier(&self, tries: u32) -> std::result::Result<(), Unmade> {
-        for left in (0..tries).rev() {
-            let cutting = self.cutting.lock();
-            let ended = self.end_waiting(Duration::ZERO);
-            drop(cutting);
-            match ended {
-                Err(error) if error.waits() && left > 0 => {
-                    drop(self.wait(Some(TRY), Stop::Closing, |shared| !shared.cut_waits));
-                }
-                Err(error) if error.waits() || matches!(error, CutError::Distrusted) => {
-                    return Err(self.unmade(error));
-                }
-                // Also if it was lost: the next one is exact.
-                _ => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Lists a cut that waits, if it can be listed by now. Whoever cuts at the moment does that himself.
-    pub(crate) fn end_cut(&self) -> Result<Option<Made>> {
-        let Some(cutting) = self.cutting.try_lock() else {
-            return Ok(None);
-        };
-        let lineage = self.group.lineage();
-        let ended = self.end_waiting(Duration::ZERO);
-        drop(cutting);
-        match &ended {
-            Ok(None) => {}
-            Err(error) if error.waits() => {}
-            _ => self.ladder.cut_ended(),
-        }
-        if matches!(ended, Err(CutError::Distrusted)) {
-            self.relearn(lineage, "writes went untracked")?;
-            return Ok(None);
-        }
-        Ok(ended?)
-    }
-
-    /// Notes why a cut still waits, if it has for long. Returns whether it has.
-    pub(crate) fn note_waiting(&self, error: &CutError) -> bool {
-        let began = self.group.ending().map(|cut| cut.began);
-        let long = began.is_some_and(|began| self.now().saturating_sub(began) > WAITS_MAX);
-        if long {
-            // The limits hold for the other disks.
-            self.ladder.cut_ended();
-            self.note_unmade(error);
-        }
-        long
-    }
-
-    /// A cut failed, or waits and has for long.
-    pub(crate) fn cut_fails(&self, error: &Error) {
-        match error {
-            // It may be listed by now, and all is well.
-            Error::Cut(waits) if waits.waits() => {
-                self.fails_while(Step::Cut, error, |shared| shared.cut_waits);
-            }
-            _ => self.fails(Step::Cut, error),
-        }
-    }
-
-    /// Gives up a cut that waits and lacks bytes, where there is no room for them. `false` if there is none, or it waits
-    /// for a guest's write.
-    pub(crate) fn give_up_waiting(&self) -> bool {
-        let Some(_cutting) = self.cutting.try_lock() else {
-            return false;
-        };
-        let waits = self.group.ending().is_some();
-        // What became of it is noted.
-        let _ = self.ended(self.group.give_up_ending());
-        waits && self.group.ending().is_none()
-    }
-
-    /// The same as [`Self::end_cut`], while nobody else cuts.
-    fn end_waiting(&self, patience: Duration) -> std::result::Result<Option<Made>, CutError> {
-        self.ended(self.group.end_cut(patience))
-    }
-
-    /// What became of a cut that waited.
-    fn ended(
-        &self,
-        ended: std::result::Result<Option<Cut>, CutError>,
-    ) -> std::result::Result<Option<Made>, CutError> {
-        self.note_whether_one_waits();
-        match ended {
-            Ok(Some(cut)) => {
-                let lineage = self.group.lineage();
-                let made = Made { lineage, cut };
-                self.announce(made);
-                Ok(Some(made))
-            }
-            Ok(None) => Ok(None),
-            Err(error) => {
-                if !error.waits() {
-                    self.note_unmade(&error);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn note_whether_one_waits(&self) {
-        let waits = self.group.ending().is_some();
-        self.shared.lock().cut_waits = waits;
-        self.changed.notify_all();
-    }
-
-    fn note_unmade(&self, error: &CutError) {
+    pub(super) fn note_unmade(&self, error: &CutError) {
         ladder::after_failure(self, error);
         self.note_cut_failed(error);
     }
 
     /// A cut is listed: it is to be shipped.
-    fn announce(&self, made: Made) {
+    pub(super) fn announce(&self, made: Made) {
         let cut = made.cut;
         self.note_cut(made.lineage, &cut);
         debug!(group = %self.name, generation = %cut.generation, bytes = cut.dirty_bytes, pause_us = micros(cut.pause), "cut");
