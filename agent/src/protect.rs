@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use block::{Access, BlockDevice, Dir, DirtyBitmap, Identity, Name, OsDir, Production};
+use block::{Access, BlockDevice, Caching, Dir, DirtyBitmap, Identity, Name, OsDir, Production};
 use export::{Export, Exports, Listen, Server, ServerOptions};
 use splitter::{DiskSpec, Group, How, Surroundings};
 use tracing::{error, info, warn};
@@ -58,6 +58,8 @@ pub struct ProtectOptions {
     pub server: ServerOptions,
     /// When to cut.
     pub every: Every,
+    /// Whether the disks go through the page cache of this machine.
+    pub caching: Caching,
     /// What to run around cuts.
     pub hooks: HookOptions,
     /// How fast production is compared with the newest point; not at all if there is none.
@@ -120,7 +122,7 @@ impl Protection {
         let place = options.state.group(&options.group);
         create_private(place.dir())?;
         let mut locks = vec![lock_group(&place)?];
-        let disks = open_disks(&options.disks)?;
+        let disks = open_disks(&options.disks, options.caching)?;
         locks.extend(lock_diffs(&place, options.diff_dir.as_deref())?);
         let group_dirs = open_dirs(&place, options.diff_dir.as_deref())?;
         let (group, opened) = open_group(&options.group, &disks, group_dirs, &world)?;
@@ -337,7 +339,7 @@ fn lock_diffs(
     taken.map(Some)
 }
 
-fn open_disks(paths: &[PathBuf]) -> Result<Vec<Opened>> {
+fn open_disks(paths: &[PathBuf], caching: Caching) -> Result<Vec<Opened>> {
     let mut disks: Vec<Opened> = Vec::new();
     for path in paths {
         let name = disk_name(path)?;
@@ -351,7 +353,7 @@ fn open_disks(paths: &[PathBuf]) -> Result<Vec<Opened>> {
                 "the disks of a group need different file names",
             ));
         }
-        let production = block::open_production(path, Access::ReadWrite)?;
+        let production = block::open_production_with(path, Access::ReadWrite, caching)?;
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         info!(disk = %name, size = production.device.size(), what = production.description, "opened");
         disks.push(Opened {

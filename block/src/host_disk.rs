@@ -85,18 +85,9 @@ impl HostDisk {
             }
             self.host.write_zeroes(pages)?;
         }
-        self.write_edges(range, pages)?;
+        self.host.write_edges(range, pages)?;
         self.host.sync_if(options.fua)?;
         Ok(Done::Yes)
-    }
-
-    fn write_edges(&self, range: ByteRange, pages: ByteRange) -> io::Result<()> {
-        let before = ByteRange::new(range.start(), pages.start());
-        let behind = ByteRange::new(pages.end(), range.end());
-        for edge in [before, behind].into_iter().flatten() {
-            self.host.write_zeroes(edge)?;
-        }
-        Ok(())
     }
 }
 

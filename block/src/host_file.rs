@@ -1,5 +1,5 @@
-//! What the file backends share: an open file or block device of the host, written buffered, with
-//! holes, one sync at a time and a latch.
+//! What the file backends share: an open file or block device of the host, read and written through the page cache
+//! or past it, with holes, one sync at a time and a latch.
 
 use std::fs;
 use std::io;
@@ -9,9 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
+use crate::direct::Direct;
 use crate::group_sync::{GroupSync, Latch};
 use crate::os_dir::file_error;
 use crate::{ByteRange, Fua, index};
@@ -20,6 +21,8 @@ use crate::{ByteRange, Fua, index};
 #[derive(Debug)]
 pub(crate) struct HostFile {
     file: fs::File,
+    /// What reads and writes, where they go past the page cache.
+    direct: Option<Direct>,
     path: PathBuf,
     syncs: GroupSync,
 }
@@ -33,7 +36,12 @@ pub(crate) enum Done {
 }
 
 /// Zeroes to write where the host has no faster way.
-static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROES: Zeroes = Zeroes([0; ZEROES_BYTES]);
+const ZEROES_BYTES: usize = 256 << 10;
+
+/// At a page, so that they need not be copied to be written past the page cache.
+#[repr(align(4096))]
+struct Zeroes([u8; ZEROES_BYTES]);
 
 /// Most bytes of one `pwrite`. The kernel takes folios as large as the write, and one of a mebibyte
 /// comes from blocks of memory that nobody used lately. On a virtual machine that returns such blocks to
@@ -63,7 +71,23 @@ impl HostFile {
     /// `latch` is shared by all files of a device.
     pub(crate) fn new(file: fs::File, path: PathBuf, latch: Arc<Latch>) -> Self {
         let syncs = GroupSync::new(latch);
-        Self { file, path, syncs }
+        Self {
+            file,
+            direct: None,
+            path,
+            syncs,
+        }
+    }
+
+    /// From here on past the page cache.
+    ///
+    /// # Errors
+    /// `Unsupported` where it cannot be; the operating system's.
+    pub(crate) fn bypass_cache(&mut self, writable: bool) -> io::Result<()> {
+        // The length of files and of block devices alike.
+        let len = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
+        self.direct = Some(Direct::open(&self.file, len, writable)?);
+        Ok(())
     }
 
     pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
@@ -71,31 +95,39 @@ impl HostFile {
     }
 
     pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.named("read", self.file.read_exact_at(buf, offset))
+        let read = match &self.direct {
+            None => self.file.read_exact_at(buf, offset),
+            Some(direct) => direct.read_exact_at(&self.file, buf, offset),
+        };
+        self.named("read", read)
     }
 
     pub(crate) fn write_at(&self, data: &[u8], offset: u64, fua: Fua) -> io::Result<()> {
         self.syncs.latch().check()?;
-        self.named("write", write_in_pieces(&self.file, data, offset))?;
+        let written = match &self.direct {
+            None => write_in_pieces(&self.file, data, offset),
+            Some(direct) => direct.write_all_at(&self.file, data, offset),
+        };
+        self.named("write", written)?;
         self.sync_if(fua)
     }
 
     /// Makes `range` read as zeroes and frees its space.
     pub(crate) fn punch(&self, range: ByteRange) -> io::Result<Done> {
-        self.fallocate(FallocateFlags::PUNCH_HOLE, range)
+        self.zero(FallocateFlags::PUNCH_HOLE, range)
     }
 
     /// Makes `range` read as zeroes and keeps (or makes) it allocated.
     pub(crate) fn zero_range(&self, range: ByteRange) -> io::Result<Done> {
-        self.fallocate(FallocateFlags::ZERO_RANGE, range)
+        self.zero(FallocateFlags::ZERO_RANGE, range)
     }
 
     /// Writes zeroes over `range`.
     pub(crate) fn write_zeroes(&self, range: ByteRange) -> io::Result<()> {
         let mut at = range.start();
         while at < range.end() {
-            let n = (range.end() - at).min(ZEROES.len() as u64);
-            self.write_at(&ZEROES[..index(n)], at, Fua::No)?;
+            let n = (range.end() - at).min(ZEROES_BYTES as u64);
+            self.write_at(&ZEROES.0[..index(n)], at, Fua::No)?;
             at += n;
         }
         Ok(())
@@ -113,11 +145,38 @@ impl HostFile {
         }
     }
 
-    /// Starts to read `range` into the page cache. A hint: failure means nothing.
+    /// Starts to read `range` into the page cache, if it is used. A hint: failure means nothing.
     pub(crate) fn will_need(&self, range: ByteRange) {
+        if self.direct.is_some() {
+            return;
+        }
         if let Some(len) = NonZeroU64::new(range.len()) {
             let _ = rustix::fs::fadvise(&self.file, range.start(), Some(len), Advice::WillNeed);
         }
+    }
+
+    fn zero(&self, flags: FallocateFlags, range: ByteRange) -> io::Result<Done> {
+        let Some(direct) = &self.direct else {
+            return self.fallocate(flags, range);
+        };
+        let blocks = direct.blocks_covered(range);
+        let held = direct.share(blocks);
+        if self.fallocate(flags, blocks)? == Done::Unsupported {
+            return Ok(Done::Unsupported);
+        }
+        drop(held);
+        self.write_edges(range, blocks)?;
+        Ok(Done::Yes)
+    }
+
+    /// Writes zeroes over what of `range` is not `middle`.
+    pub(crate) fn write_edges(&self, range: ByteRange, middle: ByteRange) -> io::Result<()> {
+        let before = ByteRange::new(range.start(), middle.start());
+        let behind = ByteRange::new(middle.end(), range.end());
+        for edge in [before, behind].into_iter().flatten() {
+            self.write_zeroes(edge)?;
+        }
+        Ok(())
     }
 
     fn fallocate(&self, flags: FallocateFlags, range: ByteRange) -> io::Result<Done> {

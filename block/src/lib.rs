@@ -14,6 +14,7 @@ mod concat;
 pub mod conformance;
 mod device;
 mod dir;
+mod direct;
 mod error;
 mod group_sync;
 mod host_disk;
@@ -26,6 +27,7 @@ mod name;
 mod os_dir;
 mod os_file;
 mod overlay;
+mod page_buf;
 mod production;
 mod range;
 mod raw;
@@ -43,6 +45,10 @@ pub use memory::MemoryDevice;
 pub use name::{InvalidName, Name};
 pub use os_dir::OsDir;
 pub use overlay::Overlay;
-pub use production::{Access, OpenError, Production, Stamp, create_raw, open_production};
+pub use page_buf::PageBuf;
+pub use production::{
+    Access, Caching, OpenError, Production, Stamp, create_raw, open_production,
+    open_production_with,
+};
 pub use range::{ByteRange, GRANULE, GranuleRange, SECTOR, index};
 pub use status::{Extent, ExtentState};

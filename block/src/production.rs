@@ -39,6 +39,36 @@ pub enum Access {
     ReadWrite,
 }
 
+/// Whether the page cache of this machine has a part in reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Caching {
+    /// It keeps what was read and written, and brings writes to the disk later.
+    #[default]
+    Buffered,
+    /// It has none (`O_DIRECT`): the guest's cache is the only one.
+    Direct,
+}
+
+/// How the files of a disk are opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    pub(crate) access: Access,
+    pub(crate) caching: Caching,
+}
+
+impl From<Access> for Opening {
+    fn from(access: Access) -> Self {
+        let caching = Caching::Buffered;
+        Self { access, caching }
+    }
+}
+
+impl Opening {
+    pub(crate) fn is_writable(self) -> bool {
+        self.access == Access::ReadWrite
+    }
+}
+
 /// An open production disk. Its locks go when this value and the device are dropped.
 pub struct Production {
     /// The disk.
@@ -133,18 +163,31 @@ impl OpenError {
 /// # Errors
 /// `InUse` and the others of [`OpenError`]; each names the file and what is wrong.
 pub fn open_production(path: &Path, access: Access) -> Result<Production, OpenError> {
+    open_production_with(path, access, Caching::Buffered)
+}
+
+/// The same, through the page cache or past it.
+///
+/// # Errors
+/// As [`open_production`]; `Io` with `Unsupported` where the page cache cannot be passed.
+pub fn open_production_with(
+    path: &Path,
+    access: Access,
+    caching: Caching,
+) -> Result<Production, OpenError> {
+    let opening = Opening { access, caching };
     let kind = fs::metadata(path)
         .map_err(|e| OpenError::io(path, e))?
         .file_type();
     if kind.is_block_device() {
-        open_block_device(path, access)
+        open_block_device(path, opening)
     } else if !kind.is_file() {
         let path = path.to_owned();
         Err(OpenError::NotADisk { path })
     } else if vmdk::is_named_vmdk(path) {
-        open_vmdk(path, access)
+        open_vmdk(path, opening)
     } else {
-        open_raw(path, access)
+        open_raw(path, opening)
     }
 }
 
@@ -160,7 +203,7 @@ pub fn create_raw(path: &Path, size: u64) -> Result<Production, OpenError> {
         .open(path)
         .and_then(|file| file.set_len(size))
         .map_err(|e| OpenError::io(path, e))?;
-    open_raw(path, Access::ReadWrite)
+    open_raw(path, Access::ReadWrite.into())
 }
 
 impl Production {
@@ -181,8 +224,8 @@ impl fmt::Debug for Production {
     }
 }
 
-fn open_raw(path: &Path, access: Access) -> Result<Production, OpenError> {
-    let host = Arc::new(open_host(path, access, OFlags::empty(), Arc::default())?);
+fn open_raw(path: &Path, opening: Opening) -> Result<Production, OpenError> {
+    let host = Arc::new(open_host(path, opening, OFlags::empty(), Arc::default())?);
     let meta = host.metadata().map_err(|e| OpenError::io(path, e))?;
     let len = meta.len();
     let mut description = format!("raw file {}", path.display());
@@ -197,13 +240,13 @@ fn open_raw(path: &Path, access: Access) -> Result<Production, OpenError> {
     }
     check_size(path, len)?;
     let window = ByteRange::at(0, len).expect("from zero");
-    let device = RawDevice::new(host.clone(), window, access == Access::ReadWrite);
+    let device = RawDevice::new(host.clone(), window, opening.is_writable());
     let identity = Identity::lasting(format!("file {}", inode(&meta)));
     produce(path, Arc::new(device), description, identity, vec![host])
 }
 
-fn open_vmdk(path: &Path, access: Access) -> Result<Production, OpenError> {
-    let opened = vmdk::open(path, access)?;
+fn open_vmdk(path: &Path, opening: Opening) -> Result<Production, OpenError> {
+    let opened = vmdk::open(path, opening)?;
     let description = format!("{} {}", opened.kind, path.display());
     let first = opened.files.first().map(|file| file.metadata());
     let identity = match first {
@@ -214,21 +257,21 @@ fn open_vmdk(path: &Path, access: Access) -> Result<Production, OpenError> {
     produce(path, opened.device, description, identity, opened.files)
 }
 
-fn open_block_device(path: &Path, access: Access) -> Result<Production, OpenError> {
+fn open_block_device(path: &Path, opening: Opening) -> Result<Production, OpenError> {
     // On a block device, O_EXCL without O_CREAT claims it: mounted ones and those of a volume
     // group or RAID are refused. A writer keeps the claim, so that nobody can mount it meanwhile;
     // a reader only looks whether there is one.
-    let claimed = open_host(path, access, OFlags::EXCL, Arc::default())?;
-    let host = match access {
+    let claimed = open_host(path, opening, OFlags::EXCL, Arc::default())?;
+    let host = match opening.access {
         Access::ReadWrite => claimed,
         Access::ReadOnly => {
             drop(claimed);
-            open_host(path, access, OFlags::empty(), Arc::default())?
+            open_host(path, opening, OFlags::empty(), Arc::default())?
         }
     };
     let error = |e| OpenError::io(path, e);
     let rdev = host.metadata().map_err(error)?.rdev();
-    let device = HostDisk::new(host, rdev, access == Access::ReadWrite).map_err(error)?;
+    let device = HostDisk::new(host, rdev, opening.is_writable()).map_err(error)?;
     check_size(path, device.size())?;
     let description = format!("block device {}", path.display());
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
@@ -256,7 +299,7 @@ fn produce(
 /// Opens and locks one file of a disk.
 pub(crate) fn open_host(
     path: &Path,
-    access: Access,
+    opening: Opening,
     flags: OFlags,
     latch: Arc<Latch>,
 ) -> Result<HostFile, OpenError> {
@@ -265,12 +308,17 @@ pub(crate) fn open_host(
     let flags = i32::try_from(flags.bits()).expect("open flags are an int");
     let file = fs::OpenOptions::new()
         .read(true)
-        .write(access == Access::ReadWrite)
+        .write(opening.is_writable())
         .custom_flags(flags)
         .open(path)
         .map_err(|e| OpenError::io(path, e))?;
-    locks::lock(&file, access).map_err(|e| OpenError::io(path, e))?;
-    Ok(HostFile::new(file, path.to_owned(), latch))
+    locks::lock(&file, opening.access).map_err(|e| OpenError::io(path, e))?;
+    let mut host = HostFile::new(file, path.to_owned(), latch);
+    if opening.caching == Caching::Direct {
+        host.bypass_cache(opening.is_writable())
+            .map_err(|e| OpenError::io(path, e))?;
+    }
+    Ok(host)
 }
 
 fn check_size(path: &Path, len: u64) -> Result<(), OpenError> {

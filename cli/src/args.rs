@@ -55,6 +55,9 @@ pub(crate) struct Protect {
     /// Raw files, block devices or flat VMDKs.
     #[arg(required = true, value_name = "DISK")]
     pub(crate) disks: Vec<PathBuf>,
+    /// Read and write the DISKs past this machine's page cache (O_DIRECT): guests have one of their own.
+    #[arg(long)]
+    pub(crate) direct: bool,
     /// Where points go: dir:PATH.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,

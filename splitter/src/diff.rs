@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use block::{BlockDevice, ByteRange, Dir, GRANULE, GranuleRange, Name, index};
+use block::{BlockDevice, ByteRange, Dir, GRANULE, GranuleRange, Name, PageBuf, index};
 
 use crate::files;
 use crate::group::Surroundings;
@@ -211,12 +211,12 @@ impl OpenDiff {
         &self,
         production: &dyn BlockDevice,
         granules: GranuleRange,
-    ) -> Result<Vec<u8>, HealError> {
+    ) -> Result<PageBuf, HealError> {
         if granules.is_empty() {
-            return Ok(Vec::new());
+            return Ok(PageBuf::default());
         }
         let range = granules.bytes(self.size);
-        let mut bytes = vec![0; index(granules.count() * GRANULE)];
+        let mut bytes = PageBuf::zeroed(index(granules.count() * GRANULE));
         production
             .read_at(&mut bytes[..index(range.len())], range.start())
             .map_err(HealError::Production)?;

@@ -11,7 +11,7 @@ use agent::{
     Every, Format, HookOptions, ProtectOptions, Protection, Rate, RestoreOptions, StateRoot,
     Target, World, client,
 };
-use block::Name;
+use block::{Caching, Name};
 use export::{Listen, ServerOptions};
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -48,6 +48,7 @@ impl Bench {
             listen: vec![Listen::Unix(self.path("nbd.sock"))],
             server: ServerOptions::default(),
             every: Every::Manual,
+            caching: Caching::Buffered,
             hooks: HookOptions::default(),
             audit_rate: Rate::new(1 << 30),
             ship_rate: None,

@@ -16,7 +16,7 @@ use super::{VmdkError, sparse_header::HEADER_LEN};
 use crate::concat::{Concat, ZeroDevice};
 use crate::group_sync::Latch;
 use crate::host_file::HostFile;
-use crate::production::open_host;
+use crate::production::{Opening, open_host};
 use crate::raw::RawDevice;
 use crate::{Access, BlockDevice, ByteRange, OpenError, index};
 
@@ -48,9 +48,9 @@ fn is_data_file_stem(stem: &str) -> bool {
 }
 
 /// Opens and locks a VMDK and all its files.
-pub(crate) fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
+pub(crate) fn open(path: &Path, opening: Opening) -> Result<Opened, OpenError> {
     let latch = Arc::<Latch>::default();
-    let host = Arc::new(open_host(path, access, OFlags::empty(), latch.clone())?);
+    let host = Arc::new(open_host(path, opening, OFlags::empty(), latch.clone())?);
     let wrong = |source| OpenError::Vmdk {
         path: path.to_owned(),
         source,
@@ -60,7 +60,7 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
     host.read_exact_at(&mut head, 0)
         .map_err(|e| OpenError::io(path, e))?;
     if head.starts_with(b"KDMV") {
-        return open_monolithic(host, access).map_err(wrong);
+        return open_monolithic(host, opening.access).map_err(wrong);
     }
     refuse_foreign(&head).map_err(wrong)?;
     if meta.len() > DESCRIPTOR_BYTES_MAX {
@@ -73,7 +73,7 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Opened, OpenError> {
     let mut extents = Extents {
         dir: path.parent().unwrap_or(Path::new("")),
         descriptor: path,
-        access,
+        opening,
         latch,
         open: HashMap::new(),
         files: Vec::new(),
@@ -133,7 +133,7 @@ fn refuse_foreign(head: &[u8]) -> Result<(), VmdkError> {
 struct Extents<'a> {
     dir: &'a Path,
     descriptor: &'a Path,
-    access: Access,
+    opening: Opening,
     latch: Arc<Latch>,
     /// By device and inode: a second open would meet our own lock.
     open: HashMap<(u64, u64), Arc<HostFile>>,
@@ -162,7 +162,7 @@ impl Extents<'_> {
     fn check_access(&self, descriptor: &Descriptor) -> Result<(), OpenError> {
         let writable =
             |line: &ExtentLine| line.writable && matches!(line.kind, ExtentKind::Flat { .. });
-        if self.access == Access::ReadWrite && !descriptor.extents.iter().all(writable) {
+        if self.opening.is_writable() && !descriptor.extents.iter().all(writable) {
             let kind = descriptor.create_type.clone();
             return Err(self.wrong(VmdkError::ReadOnlyKind { kind }));
         }
@@ -189,7 +189,7 @@ impl Extents<'_> {
                     }));
                 }
                 self.windows.push((id, *window));
-                let writable = self.access == Access::ReadWrite;
+                let writable = self.opening.is_writable();
                 Ok(Box::new(RawDevice::new(host, *window, writable)))
             }
             ExtentKind::Sparse { file } => {
@@ -226,7 +226,7 @@ impl Extents<'_> {
         if let Some(host) = self.open.get(&id) {
             return Ok((id, host.clone()));
         }
-        let host = open_host(&path, self.access, OFlags::NOFOLLOW, self.latch.clone())?;
+        let host = open_host(&path, self.opening, OFlags::NOFOLLOW, self.latch.clone())?;
         let opened = host.metadata().map_err(|e| self.io(name, e))?;
         if (opened.dev(), opened.ino()) != id {
             return Err(self.wrong(refuse("it was replaced while it was opened")));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use block::{
-    Access, BlockDevice, Dir, MemoryDevice, OsDir, Overlay, Production, conformance,
-    open_production, vmdk,
+    Access, BlockDevice, Caching, Dir, MemoryDevice, OsDir, Overlay, Production, conformance,
+    open_production, open_production_with, vmdk,
 };
 use tempfile::TempDir;
 
@@ -24,21 +24,27 @@ fn memory_device() {
     });
 }
 
-fn raw(dir: TempDir) -> Kept<(Production, TempDir)> {
+fn raw(dir: TempDir, caching: Caching) -> Kept<(Production, TempDir)> {
     let path = dir.path().join("disk.img");
     raw_file(&path, &sparse_content(SIZE, 1));
-    let production = open_production(&path, Access::ReadWrite).expect("open");
+    let production = open_production_with(&path, Access::ReadWrite, caching).expect("open");
     (production.device.clone(), (production, dir))
 }
 
 #[test]
 fn raw_file_with_holes() {
-    conformance::check(|| raw(scratch()));
+    conformance::check(|| raw(scratch(), Caching::Buffered));
 }
 
 #[test]
 fn raw_file_on_a_file_system_that_cannot_zero_ranges() {
-    conformance::check(|| raw(tempfile::tempdir_in("/dev/shm").expect("tmpfs")));
+    let tmpfs = || tempfile::tempdir_in("/dev/shm").expect("tmpfs");
+    conformance::check(|| raw(tmpfs(), Caching::Buffered));
+}
+
+#[test]
+fn raw_file_past_the_page_cache() {
+    conformance::check(|| raw(scratch(), Caching::Direct));
 }
 
 #[test]
@@ -52,15 +58,25 @@ fn raw_file_read_only() {
     });
 }
 
+fn loop_device(sector_bytes: u32, caching: Caching) -> Kept<(Production, LoopDevice)> {
+    let disk = LoopDevice::new(1 << 20, sector_bytes);
+    let production = open_production_with(&disk.path, Access::ReadWrite, caching).expect("open");
+    // The device is closed before the loop is detached: fields drop in order.
+    (production.device.clone(), (production, disk))
+}
+
 #[test]
 fn block_device() {
     for sector_bytes in [512, 4096] {
-        conformance::check(|| {
-            let disk = LoopDevice::new(1 << 20, sector_bytes);
-            let production = open_production(&disk.path, Access::ReadWrite).expect("open");
-            // The device is closed before the loop is detached: fields drop in order.
-            (production.device.clone(), (production, disk))
-        });
+        conformance::check(|| loop_device(sector_bytes, Caching::Buffered));
+    }
+}
+
+/// With large sectors most requests of the suite change a part of one.
+#[test]
+fn block_device_past_the_page_cache() {
+    for sector_bytes in [512, 4096] {
+        conformance::check(|| loop_device(sector_bytes, Caching::Direct));
     }
 }
 
@@ -110,21 +126,25 @@ fn vmdk_flat() {
 
 #[test]
 fn vmdk_flat_of_several_extents() {
-    conformance::check(|| {
-        let dir = scratch();
-        let mut extents = String::new();
-        for (number, sectors) in [200_u64, 1, 999, 777].into_iter().enumerate() {
-            let name = format!("disk-f{number:03}.vmdk");
-            let bytes = usize::try_from(sectors * 512).expect("small");
-            raw_file(&dir.path().join(&name), &sparse_content(bytes, 5));
-            extents.push_str(&format!("RW {sectors} FLAT \"{name}\" 0\n"));
-        }
-        let head = "# Disk DescriptorFile\nCID=1\nparentCID=ffffffff\ncreateType=\"custom\"\n";
-        let path = dir.path().join("disk.vmdk");
-        std::fs::write(&path, format!("{head}{extents}")).expect("write");
-        let production = open_production(&path, Access::ReadWrite).expect("open");
-        (production.device.clone(), (production, dir))
-    });
+    for caching in [Caching::Buffered, Caching::Direct] {
+        conformance::check(|| split_vmdk(scratch(), caching));
+    }
+}
+
+/// Its extents begin and end anywhere, and so do those of its files.
+fn split_vmdk(dir: TempDir, caching: Caching) -> Kept<(Production, TempDir)> {
+    let mut extents = String::new();
+    for (number, sectors) in [200_u64, 1, 999, 777].into_iter().enumerate() {
+        let name = format!("disk-f{number:03}.vmdk");
+        let bytes = usize::try_from(sectors * 512).expect("small");
+        raw_file(&dir.path().join(&name), &sparse_content(bytes + 512, 5));
+        extents.push_str(&format!("RW {sectors} FLAT \"{name}\" 1\n"));
+    }
+    let head = "# Disk DescriptorFile\nCID=1\nparentCID=ffffffff\ncreateType=\"custom\"\n";
+    let path = dir.path().join("disk.vmdk");
+    std::fs::write(&path, format!("{head}{extents}")).expect("write");
+    let production = open_production_with(&path, Access::ReadWrite, caching).expect("open");
+    (production.device.clone(), (production, dir))
 }
 
 #[test]

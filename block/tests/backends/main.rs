@@ -5,6 +5,7 @@
 mod broken_devices;
 mod common;
 mod conformance;
+mod direct;
 mod full_disk;
 mod hostile_vmdk;
 mod locks;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use agent::{Error, HookOptions, Limits, ProtectOptions, Protection, Result, disk_name};
+use block::Caching;
 use serde_json::json;
 
 use crate::args::Protect;
@@ -35,6 +36,11 @@ pub(crate) fn protect(args: Protect, printer: &Printer) -> Result<()> {
         target: args.target,
         listen: args.listen,
         every: args.every,
+        caching: if args.direct {
+            Caching::Direct
+        } else {
+            Caching::Buffered
+        },
         hooks: HookOptions {
             before: args.before_cut,
             after: args.after_cut,

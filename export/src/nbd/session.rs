@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use block::Fua;
+use block::{Fua, PageBuf};
 use parking_lot::Mutex;
 
 use super::contexts::Context;
@@ -361,7 +361,7 @@ impl Watched for Session {
 
 /// A thread's memory for payload, kept between requests while it is small.
 #[derive(Default)]
-pub(super) struct Scratch(Vec<u8>);
+pub(super) struct Scratch(PageBuf);
 
 impl Scratch {
     /// A fresh mebibyte costs as much in page faults as reading it from the page cache.
@@ -370,15 +370,15 @@ impl Scratch {
     pub(super) fn bytes(&mut self, len: usize) -> &mut [u8] {
         if self.0.len() < len {
             // Fresh zeroed pages come from the kernel as they are touched; growing would copy.
-            self.0 = Vec::new();
-            self.0 = vec![0; len];
+            self.0 = PageBuf::default();
+            self.0 = PageBuf::zeroed(len);
         }
         &mut self.0[..len]
     }
 
     fn shrink(&mut self) {
         if self.0.len() > Self::KEPT_BYTES_MAX {
-            self.0 = Vec::new();
+            self.0 = PageBuf::default();
         }
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use block::{GRANULE, index};
+use block::{GRANULE, PageBuf, index};
 use parking_lot::{Condvar, Mutex};
 
 use crate::frame::{Entry, FrameIdentity, HEADER};
@@ -20,8 +20,6 @@ use crate::map::STAGED_MAX;
 
 use super::AppendError;
 
-/// What writing past the page cache wants memory to be a multiple of.
-const PAGE: u64 = 4096;
 const BYTES: usize = offset_of(STAGED_MAX);
 /// How long who waits for a frame does not ask whether to go on.
 const ASK_EVERY: Duration = Duration::from_millis(10);
@@ -32,9 +30,8 @@ pub(super) struct Frame {
     /// The place that it has and nobody wrote to, or not all of it.
     pub(super) place: Option<u64>,
     pub(super) entries: Vec<Entry>,
-    memory: Vec<u8>,
-    /// Where `bytes` begin in it: at a page.
-    begin: usize,
+    /// The header page, and room for granules after it.
+    bytes: PageBuf,
 }
 
 impl Frame {
@@ -43,18 +40,16 @@ impl Frame {
             slot,
             place,
             entries: Vec::new(),
-            memory: Vec::new(),
-            begin: 0,
+            bytes: PageBuf::default(),
         }
     }
 
-    /// The header page, and room for granules after it. Memory comes with the first use.
+    /// Memory comes with the first use.
     fn bytes(&mut self) -> &mut [u8] {
-        if self.memory.is_empty() {
-            self.memory = vec![0; index(PAGE) + BYTES];
-            self.begin = self.memory.as_ptr().align_offset(index(PAGE));
+        if self.bytes.is_empty() {
+            self.bytes = PageBuf::zeroed(BYTES);
         }
-        &mut self.memory[self.begin..][..BYTES]
+        &mut self.bytes
     }
 
     /// Adds a granule.
@@ -299,6 +294,6 @@ impl Buffers {
     pub(super) fn end(&self) {
         let mut inner = self.inner.lock();
         let free = inner.free.iter_mut();
-        free.for_each(|frame| frame.memory = Vec::new());
+        free.for_each(|frame| frame.bytes = PageBuf::default());
     }
 }
