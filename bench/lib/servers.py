@@ -75,6 +75,9 @@ class Place:
         self.disk, self.socket = f"{work}/disk.raw", f"{work}/s.sock"
         self.state, self.diffs, self.target = f"{work}/state", f"{work}/diffs", f"{work}/target"
         self.log = open(f"{work}/log", "ab")
+        # CACHE=none: every server that can passes the page cache by (O_DIRECT), for production and second copies.
+        self.direct = os.environ.get("CACHE") == "none"
+        self.file = "driver=file,cache.direct=on" if self.direct else "driver=file"
 
     def fresh(self, size_mib=1024):
         """A disk with data, in the page cache, the same for everyone; no server's leftovers. Written in
@@ -87,6 +90,9 @@ class Place:
                 for at in range(0, len(data), 4096):
                     disk.write(data[at:at + 4096])
         os.sync()
+        if self.direct:
+            with open(self.disk, "rb") as disk:
+                os.posix_fadvise(disk.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def forget(self):
         subprocess.run(["rm", "-rf", self.target, self.state, f"{self.work}/second.raw", f"{self.work}/fleece.qcow2"], check=True)
@@ -97,7 +103,8 @@ class Place:
     def protect(self, every, disks=None, **more):
         """`standin protect`; its seed is a matter of `cut(wait=True)`."""
         argv = [self.args.standin, "protect", *(disks or [self.disk]), "--listen", f"unix:{self.socket}", "--state", self.state,
-                "--diff-dir", self.diffs, "--target", f"dir:{self.target}", "--group", "bench", "--every", every]
+                "--diff-dir", self.diffs, "--target", f"dir:{self.target}", "--group", "bench", "--every", every,
+                *(["--direct"] if self.direct else [])]
         return Server(argv, self.socket, self.log, **more)
 
     def cut(self, wait=False):
@@ -115,7 +122,8 @@ class Place:
         return standin(self.args.standin, "status", "bench", "--state", self.state)["groups"][0]
 
     def plain(self, disks=None, **more):
-        return Server([self.args.plain, *(disks or [self.disk]), f"unix:{self.socket}"], self.socket, self.log, **more)
+        direct = ["--direct"] if self.direct else []
+        return Server([self.args.plain, *direct, *(disks or [self.disk]), f"unix:{self.socket}"], self.socket, self.log, **more)
 
     def memory(self):
         argv = [self.args.memory, "--listen", f"unix:{self.socket}", "--size", "1024", "--name", "disk"]
@@ -125,7 +133,8 @@ class Place:
         return Server(["nbdkit", "-f", "-U", self.socket, *plugin], self.socket, self.log)
 
     def qemu_nbd(self):
-        argv = ["qemu-nbd", "-f", "raw", "-t", "-e", "8", "-x", "disk", "--cache=writeback", "-k", self.socket, self.disk]
+        cache = "none" if self.direct else "writeback"
+        argv = ["qemu-nbd", "-f", "raw", "-t", "-e", "8", "-x", "disk", f"--cache={cache}", "-k", self.socket, self.disk]
         return Server(argv, self.socket, self.log)
 
     def storage_daemon(self, node, *blockdevs, prepare=None):
@@ -139,16 +148,16 @@ class Place:
     def second(self):
         """A file of the disk's size for the second copy, allocated as the first is."""
         subprocess.run(["cp", "--sparse=never", self.disk, f"{self.work}/second.raw"], check=True)
-        return f"driver=file,node-name=second,filename={self.work}/second.raw"
+        return f"{self.file},node-name=second,filename={self.work}/second.raw"
 
     def quorum(self):
         """Both children must take the write; reads come from the first."""
         quorum = "driver=quorum,node-name=top,vote-threshold=2,read-pattern=fifo,children.0=first,children.1=second"
-        return self.storage_daemon("top", f"driver=file,node-name=first,filename={self.disk}", self.second(), quorum)
+        return self.storage_daemon("top", f"{self.file},node-name=first,filename={self.disk}", self.second(), quorum)
 
     def mirror(self):
         """blockdev-mirror in write-blocking mode, measured when the copy is complete."""
-        first = f"driver=file,node-name=first,filename={self.disk}"
+        first = f"{self.file},node-name=first,filename={self.disk}"
         job = {"job-id": "mirror", "device": "first", "target": "second", "sync": "full", "copy-mode": "write-blocking"}
         return self.storage_daemon("first", first, self.second(), prepare=lambda: self.qmp("blockdev-mirror", job, "BLOCK_JOB_READY"))
 
@@ -158,7 +167,7 @@ class Place:
         size = os.stat(self.disk).st_size
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", f"{self.work}/fleece.qcow2", str(size)], check=True)
         return self.storage_daemon(
-            "top", f"driver=file,node-name=first,filename={self.disk}",
+            "top", f"{self.file},node-name=first,filename={self.disk}",
             f"driver=qcow2,node-name=second,file.driver=file,file.filename={self.work}/fleece.qcow2",
             "driver=copy-before-write,node-name=top,file=first,target=second")
 

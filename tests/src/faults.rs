@@ -29,6 +29,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bench::Bench;
+use crate::loop_device::LoopDevice;
 use crate::process::{self, Beside, command};
 use crate::time::{elapsed, let_pass, wait_for};
 
@@ -141,7 +142,7 @@ impl Drop for RawFault {
 pub struct FaultyDir {
     // Dropped in this order: the mount, the loop device, the disk below it.
     mount: Mount,
-    _attached: Loop,
+    _attached: LoopDevice,
     raw: RawFault,
 }
 
@@ -189,10 +190,10 @@ impl FaultyDir {
             LIMIT,
         )?;
         let raw = RawFault::failing(bench, &format!("{name}-device"), &image, fails)?;
-        let attached = Loop::attach(raw.path())?;
+        let attached = LoopDevice::attach(raw.path(), 512)?;
         let mount = Mount::new(
             &bench.path(name),
-            &["-t", "ext4", "-o", options, &attached.0],
+            &["-t", "ext4", "-o", options, attached.path()],
         )?;
         Ok(Self {
             mount,
@@ -515,23 +516,6 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         unmount(&self.0);
-    }
-}
-
-#[derive(Debug)]
-struct Loop(String);
-
-impl Loop {
-    fn attach(file: &Path) -> Result<Self> {
-        let mut losetup = command("losetup");
-        let device = process::run(losetup.args(["--find", "--show"]).arg(file), LIMIT)?;
-        Ok(Self(device.trim().to_owned()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = process::say(command("losetup").arg("-d").arg(&self.0), LIMIT);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Disks to protect.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -49,13 +49,15 @@ pub fn scribble(path: &Path, offset: u64, len: u64, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// First byte where the files differ; `None` if they hold the same.
+/// First byte where the files or block devices differ; `None` if they hold the same.
 ///
 /// # Errors
 /// File errors; lengths that differ count as a difference at the shorter one's end.
 pub fn difference(a: &Path, b: &Path) -> Result<Option<u64>> {
-    let (a, b) = (File::open(a)?, File::open(b)?);
-    let len = a.metadata()?.len().min(b.metadata()?.len());
+    let (mut a, mut b) = (File::open(a)?, File::open(b)?);
+    // Block devices tell their length so.
+    let (a_len, b_len) = (a.seek(SeekFrom::End(0))?, b.seek(SeekFrom::End(0))?);
+    let len = a_len.min(b_len);
     let (mut x, mut y) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut at = 0;
     while at < len {
@@ -72,7 +74,7 @@ pub fn difference(a: &Path, b: &Path) -> Result<Option<u64>> {
         }
         at += n as u64;
     }
-    Ok((a.metadata()?.len() != b.metadata()?.len()).then_some(len))
+    Ok((a_len != b_len).then_some(len))
 }
 
 /// Sectors of `size` bytes.

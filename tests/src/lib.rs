@@ -16,6 +16,7 @@ pub mod guest;
 pub mod image;
 pub mod ledger;
 pub mod load;
+pub mod loop_device;
 pub mod nbd;
 pub mod process;
 pub mod protect;
