@@ -78,6 +78,11 @@ pub trait Dir: Send + Sync {
     /// The operating system's.
     fn space(&self) -> io::Result<Space>;
 
+    /// In which pieces space is taken and freed, in bytes.
+    fn granularity(&self) -> u64 {
+        4096
+    }
+
     /// How to name this directory to a person.
     fn describe(&self) -> String;
 }

@@ -9,8 +9,8 @@
 //!   done     |--------|========|--------|             -- read, changed, written; nobody else writes there meanwhile
 //! ```
 //!
-//! Where the file ends inside a page, that end goes through the page cache: written whole it would grow the file. No
-//! page of the cache has bytes of both kinds.
+//! Where the file does not end with a page, its end goes through the page cache: written whole it would grow the file.
+//! No page that is written there has bytes of both kinds.
 //!
 //! Rule: who changes a block holds the lock of its place, shared if it changes all of it. Else two writes of disjoint
 //! bytes of a block could undo each other.
@@ -23,9 +23,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
+use crate::host_file::Done;
 use crate::{ByteRange, PageBuf, index};
 
 const PAGE: u64 = PageBuf::ALIGN as u64;
+/// The largest page of the page cache that any Linux has (arm64).
+const PAGE_MAX: u64 = 64 << 10;
 /// Bytes that are copied at once, where they must be copied; a multiple of every block.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Bytes that one lock stands for; a multiple of [`PIECE_BYTES`]. Larger than what guests write at once, so that a
@@ -41,7 +44,7 @@ pub(crate) struct Direct {
     block: u64,
     /// What addresses must be multiples of.
     memory: u64,
-    /// Where the last whole block, which is also a whole page, ends.
+    /// Where the last whole block, which is also a whole page of the cache, ends.
     end: u64,
     locks: [RwLock<()>; LOCKS],
 }
@@ -76,7 +79,7 @@ impl Direct {
             file,
             block,
             memory,
-            end: len / block.max(PAGE) * block.max(PAGE),
+            end: len / block.max(PAGE_MAX) * block.max(PAGE_MAX),
             locks: std::array::from_fn(|_| RwLock::new(())),
         })
     }
@@ -142,17 +145,22 @@ impl Direct {
         }
     }
 
-    /// Keeps everybody from changing part of a block of `range`, which consists of whole ones.
-    pub(crate) fn share(&self, range: ByteRange) -> Vec<RwLockReadGuard<'_, ()>> {
-        let places = range.start() / PLACE_BYTES..range.end().div_ceil(PLACE_BYTES);
-        let mut numbers: Vec<usize> = places
-            .take(LOCKS)
-            .map(|place| index(place) % LOCKS)
-            .collect();
-        // In one order, so that no two wait for each other.
-        numbers.sort_unstable();
-        let lock = |number: usize| self.locks[number].read();
-        numbers.into_iter().map(lock).collect()
+    /// Calls `change` for the parts of `range`, which consists of whole blocks, while nobody changes a part of one there.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub(crate) fn change_whole(
+        &self,
+        range: ByteRange,
+        mut change: impl FnMut(ByteRange) -> io::Result<Done>,
+    ) -> io::Result<Done> {
+        for piece in pieces(range, PLACE_BYTES) {
+            let _held = self.lock(piece);
+            if change(piece)? == Done::Unsupported {
+                return Ok(Done::Unsupported);
+            }
+        }
+        Ok(Done::Yes)
     }
 
     /// Writes a piece that lies in the wrong place in memory, or covers blocks in part.
@@ -244,7 +252,8 @@ fn alignment(file: &fs::File) -> io::Result<(u64, u64)> {
         Some((0, _) | (_, 0)) => Err(unsupported()),
         Some((block, memory)) => {
             let (block, memory) = (u64::from(block), u64::from(memory));
-            let handled = block.is_power_of_two() && block <= PIECE_BYTES && memory <= PAGE;
+            let powers = block.is_power_of_two() && memory.is_power_of_two();
+            let handled = powers && block <= PIECE_BYTES && memory <= PAGE;
             handled.then_some((block, memory)).ok_or_else(unsupported)
         }
     }

@@ -160,13 +160,11 @@ impl HostFile {
             return self.fallocate(flags, range);
         };
         let blocks = direct.blocks_covered(range);
-        let held = direct.share(blocks);
-        if self.fallocate(flags, blocks)? == Done::Unsupported {
-            return Ok(Done::Unsupported);
+        let zeroed = direct.change_whole(blocks, |piece| self.fallocate(flags, piece))?;
+        if zeroed == Done::Yes {
+            self.write_edges(range, blocks)?;
         }
-        drop(held);
-        self.write_edges(range, blocks)?;
-        Ok(Done::Yes)
+        Ok(zeroed)
     }
 
     /// Writes zeroes over what of `range` is not `middle`.

@@ -13,6 +13,7 @@ mod concat;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod device;
+mod device_dir;
 mod dir;
 mod direct;
 mod error;
@@ -37,6 +38,7 @@ pub mod vmdk;
 pub use bitmap::{DirtyBitmap, DirtyExtent};
 pub use clock::{Clock, SystemClock, UnixNanos};
 pub use device::{BlockDevice, Features, Fua, Hole, Speed, ZeroOptions};
+pub use device_dir::{DeviceDir, DeviceDirError};
 pub use dir::{Dir, File, SharedWords, Space};
 pub use error::{Error, ErrorKind, Op, Result};
 pub use identity::Identity;

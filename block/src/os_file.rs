@@ -10,13 +10,13 @@ use std::fs;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{Advice as PageAdvice, FallocateFlags, OFlags};
+use rustix::fs::{Advice as PageAdvice, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::host_file::write_in_pieces;
@@ -90,7 +90,12 @@ impl OsFile {
 
 impl File for OsFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.named("stat", self.file.metadata())?.len())
+        let meta = self.named("stat", self.file.metadata())?;
+        if meta.file_type().is_block_device() {
+            let end = rustix::fs::seek(&self.file, SeekFrom::End(0));
+            return self.named("find the end of", end);
+        }
+        Ok(meta.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -71,7 +71,7 @@ pub(crate) fn text(path: &Path) -> &str {
 /// A loop device over a file, detached when dropped.
 pub(crate) struct LoopDevice {
     pub(crate) path: PathBuf,
-    _dir: TempDir,
+    kept: Option<TempDir>,
 }
 
 impl LoopDevice {
@@ -80,10 +80,16 @@ impl LoopDevice {
         let file = dir.path().join("disk");
         let content = sparse_content(usize::try_from(size).expect("small"), 7);
         raw_file(&file, &content);
+        let mut device = Self::over(&file, sector_bytes);
+        device.kept = Some(dir);
+        device
+    }
+
+    pub(crate) fn over(file: &Path, sector_bytes: u32) -> Self {
         let sector = sector_bytes.to_string();
-        let arguments = ["--find", "--show", "--sector-size", &sector, text(&file)];
+        let arguments = ["--find", "--show", "--sector-size", &sector, text(file)];
         let path = PathBuf::from(run("losetup", &arguments).trim());
-        Self { path, _dir: dir }
+        Self { path, kept: None }
     }
 }
 

@@ -5,6 +5,7 @@
 mod broken_devices;
 mod common;
 mod conformance;
+mod device_dir;
 mod direct;
 mod full_disk;
 mod hostile_vmdk;

@@ -1,0 +1,612 @@
+//! A file of a device: its segments, and which pages of them were written.
+//!
+//! | lock | held while | protects |
+//! |---|---|---|
+//! | `record` | the device is written, for this file | one change at a time; the file's slot |
+//! | `extents` | memory is looked at or changed, never across the device's work | what the file has |
+//! | `readers` | they are counted | segments that are still read: they are nobody else's until that ends |
+//!
+//! Rule: what a record says on the device is changed before its segment can be another's. Where such a change failed,
+//! and nobody can say what the device has, the segment stays this file's, and is written about again.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use super::disk::Disk;
+use super::layout::{ENTRY, Entry, Half, LEN_MAX, Layout, PAGE, SEGMENT, Slot};
+use crate::{ByteRange, index};
+
+/// A file, as long as it has a name or somebody has it open.
+pub(super) struct Inode {
+    disk: Arc<Disk>,
+    id: u64,
+    record: Mutex<Option<Record>>,
+    extents: RwLock<Extents>,
+    readers: Mutex<Readers>,
+    /// Failures of the device that were passed on.
+    told: AtomicU64,
+}
+
+/// Where the file's slot is, and what it says. A file that was removed has none.
+#[derive(Clone)]
+pub(super) struct Record {
+    /// Of the slot.
+    pub(super) number: u32,
+    /// Which half says it.
+    pub(super) half: Half,
+    pub(super) says: Slot,
+}
+
+/// A slot without a file.
+#[derive(Clone, Copy)]
+pub(super) struct FreeSlot {
+    pub(super) number: u32,
+    /// Which half said so last.
+    pub(super) half: Half,
+}
+
+impl Record {
+    /// Says `says` from here on. If it cannot be written the device is told once more what it said before: else a kill
+    /// might bring what nobody was told had happened.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn say(&mut self, disk: &Disk, says: Slot) -> io::Result<()> {
+        let half = self.half.other();
+        let at = Layout::half_at(self.number, half);
+        let sequence = disk.next_sequence();
+        let says = Slot { sequence, ..says };
+        match disk.device.write_all_at(&says.encode(), at) {
+            Ok(()) => {
+                (self.half, self.says) = (half, says);
+                Ok(())
+            }
+            Err(error) => {
+                // With its old sequence: another may have the name since.
+                let _ = disk.device.write_all_at(&self.says.encode(), at);
+                Err(error)
+            }
+        }
+    }
+
+    /// The same in both halves: where the next record of the slot is torn, and the one after it lost, a name that was
+    /// taken away must not come back. That is all it costs if the second cannot be written.
+    fn say_twice(&mut self, disk: &Disk, says: Slot) -> io::Result<()> {
+        self.say(disk, says.clone())?;
+        let _ = self.say(disk, says);
+        Ok(())
+    }
+
+    /// Notes that the file is gone.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn remove(mut self, disk: &Disk) -> io::Result<FreeSlot> {
+        self.say_twice(disk, Slot::gone())?;
+        let Self { number, half, .. } = self;
+        Ok(FreeSlot { number, half })
+    }
+}
+
+/// Says that nobody else changes the file.
+pub(super) struct Alone<'a>(MutexGuard<'a, Option<Record>>);
+
+#[derive(Default)]
+struct Extents {
+    len: u64,
+    pieces: BTreeMap<u32, Piece>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    segment: u32,
+    pages: u32,
+    /// Its record could not be written, in whole or in part: the device may say this, or what it said before.
+    doubtful: bool,
+}
+
+#[derive(Default)]
+struct Readers {
+    count: usize,
+    /// Segments that were given up meanwhile.
+    left: Vec<u32>,
+}
+
+/// A segment that says it is a file's.
+#[derive(Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) segment: u32,
+    pub(super) position: u32,
+    pub(super) pages: u32,
+}
+
+/// A part of a file that lies in one place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// In the file.
+    pub(super) range: ByteRange,
+    /// On the device; `None` where nothing was written: zeroes.
+    pub(super) at: Option<u64>,
+}
+
+impl Inode {
+    /// A file that has nothing yet.
+    fn of(disk: Arc<Disk>, record: Record) -> Self {
+        let extents = Extents {
+            len: record.says.len,
+            ..Extents::default()
+        };
+        Self {
+            id: record.says.id,
+            told: AtomicU64::new(disk.failures()),
+            disk,
+            record: Mutex::new(Some(record)),
+            extents: RwLock::new(extents),
+            readers: Mutex::default(),
+        }
+    }
+
+    /// A file that was found on the device, and what says it is its own.
+    ///
+    /// Where two claim one place neither counts, and that is put down before they are anybody's. After a loss of power
+    /// there may also be bytes past the end, of a write whose length was lost: they go, or the file would have them
+    /// again once it grows.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn found(
+        disk: Arc<Disk>,
+        record: Record,
+        mut claims: Vec<Claim>,
+    ) -> io::Result<Self> {
+        let inode = Self::of(disk, record);
+        // What an earlier process was not told.
+        inode.told.store(0, Ordering::Release);
+        claims.sort_unstable_by_key(|claim| claim.position);
+        for same in claims.chunk_by(|one, other| one.position == other.position) {
+            if let [claim] = same {
+                inode.disk.space.lock().take_at(claim.segment);
+                let piece = Piece {
+                    segment: claim.segment,
+                    pages: claim.pages,
+                    doubtful: false,
+                };
+                inode.extents.write().pieces.insert(claim.position, piece);
+                continue;
+            }
+            for claim in same {
+                let entry = Layout::entry_at(claim.segment);
+                inode
+                    .disk
+                    .device
+                    .write_all_at(&Entry::FREE.encode(), entry)?;
+            }
+        }
+        inode.forget_past_end()?;
+        Ok(inode)
+    }
+
+    /// What the device lost of what was to be written to it, if this file was not told yet. Whose bytes those were
+    /// nobody says: so every file is told, once.
+    ///
+    /// # Errors
+    /// That, and the operating system's.
+    pub(super) fn check_writeback(&self) -> io::Result<()> {
+        self.disk.ask();
+        self.tell()
+    }
+
+    /// # Errors
+    /// As [`Self::check_writeback`].
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let synced = self.disk.sync();
+        self.tell()?;
+        synced
+    }
+
+    fn tell(&self) -> io::Result<()> {
+        let failures = self.disk.failures();
+        if self.told.swap(failures, Ordering::AcqRel) == failures {
+            return Ok(());
+        }
+        Err(self.disk.last_failure())
+    }
+
+    /// Gives a new file the slot.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn create(disk: Arc<Disk>, slot: FreeSlot, name: &str) -> io::Result<Self> {
+        let FreeSlot { number, half } = slot;
+        let says = Slot::gone();
+        let mut record = Record { number, half, says };
+        let says = Slot {
+            id: disk.next_sequence(),
+            sequence: 0,
+            len: 0,
+            name: name.to_owned(),
+        };
+        record.say(&disk, says)?;
+        Ok(Self::of(disk, record))
+    }
+
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn rename(&self, name: &str) -> io::Result<()> {
+        let mut alone = self.alone();
+        let Some(record) = &mut *alone.0 else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let mut says = record.says.clone();
+        name.clone_into(&mut says.name);
+        record.say_twice(&self.disk, says)
+    }
+
+    /// Takes its name away. Returns the slot, which is free now.
+    ///
+    /// # Errors
+    /// `NotFound` if it has none; the operating system's.
+    pub(super) fn unlink(&self) -> io::Result<FreeSlot> {
+        let mut alone = self.alone();
+        let Some(record) = alone.0.clone() else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let slot = record.remove(&self.disk)?;
+        *alone.0 = None;
+        Ok(slot)
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.extents.read().len
+    }
+
+    /// Bytes of the segments that it has.
+    pub(super) fn allocated(&self) -> u64 {
+        self.extents.read().pieces.len() as u64 * SEGMENT
+    }
+
+    /// Waits until nobody else changes the file.
+    pub(super) fn alone(&self) -> Alone<'_> {
+        Alone(self.record.lock())
+    }
+
+    /// Calls `each` for the parts of `range`, in order. None of them is another's meanwhile.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file ends before; those of `each`.
+    pub(super) fn read(
+        &self,
+        range: ByteRange,
+        each: impl FnMut(Run) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let _reading = Reading::begin(self);
+        let runs: Vec<Run> = {
+            let extents = self.extents.read();
+            if range.end() > extents.len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            extents.runs(self.disk.layout, range).collect()
+        };
+        runs.into_iter().try_for_each(each)
+    }
+
+    /// The parts of `range` that lie on the device, as far as the file goes.
+    pub(super) fn written(&self, range: ByteRange) -> Vec<ByteRange> {
+        let extents = self.extents.read();
+        let end = range.end().min(extents.len);
+        let Some(range) = ByteRange::new(range.start(), end) else {
+            return Vec::new();
+        };
+        let runs = extents.runs(self.disk.layout, range);
+        runs.filter_map(|run| ByteRange::at(run.at?, run.range.len()))
+            .collect()
+    }
+
+    /// Calls `write` for the places of whole pages `range`, and counts them as written if it succeeds; the file
+    /// reaches to `len` at least then.
+    ///
+    /// # Errors
+    /// `StorageFull`; those of `write` and of the records.
+    pub(super) fn write(
+        &self,
+        alone: &mut Alone<'_>,
+        range: ByteRange,
+        len: u64,
+        write: impl FnMut(Run) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let new = self.reserve(range)?;
+        let places = self.extents.read().places(self.disk.layout, range);
+        let written = places
+            .into_iter()
+            .try_for_each(write)
+            .and_then(|()| self.lengthen(alone, len))
+            .and_then(|()| {
+                let marked = |position, piece: Piece| piece.pages | pages_within(position, range);
+                self.put(alone, range, marked)
+            });
+        if written.is_err() {
+            self.give_back(&new);
+        }
+        written
+    }
+
+    /// Whole pages `range` were never written.
+    ///
+    /// # Errors
+    /// Those of the records.
+    pub(super) fn forget(&self, alone: &Alone<'_>, range: ByteRange) -> io::Result<()> {
+        let kept = |position, piece: Piece| piece.pages & !pages_within(position, range);
+        self.put(alone, range, kept)
+    }
+
+    /// The file ends at `len`; pages past it were never written.
+    ///
+    /// # Errors
+    /// Those of the records.
+    pub(super) fn set_len(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
+        let end = self.len().next_multiple_of(SEGMENT);
+        if let Some(past) = ByteRange::new(len.next_multiple_of(PAGE), end) {
+            self.forget(alone, past)?;
+        }
+        self.save_len(alone, len)
+    }
+
+    fn lengthen(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
+        self.save_len(alone, len.max(self.len()))
+    }
+
+    fn save_len(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
+        if len != self.len() {
+            alone.save_len(&self.disk, len)?;
+            self.extents.write().len = len;
+        }
+        Ok(())
+    }
+
+    fn forget_past_end(&self) -> io::Result<()> {
+        let len = self.len();
+        let end = len.next_multiple_of(PAGE);
+        if let Some(past) = ByteRange::new(end, LEN_MAX) {
+            self.forget(&self.alone(), past)?;
+        }
+        let rest = ByteRange::new(len, end).expect("rounded up");
+        let runs: Vec<Run> = self.extents.read().runs(self.disk.layout, rest).collect();
+        for Run { range, at } in runs {
+            let mut bytes = vec![0; index(range.len())];
+            if let Some(at) = at {
+                self.disk.device.read_exact_at(&mut bytes, at)?;
+                if bytes.iter().any(|byte| *byte != 0) {
+                    bytes.fill(0);
+                    self.disk.device.write_all_at(&bytes, at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments for all of `range`. Returns the positions that had none.
+    fn reserve(&self, range: ByteRange) -> io::Result<Vec<u32>> {
+        let mut extents = self.extents.write();
+        let new: Vec<u32> = positions(range)
+            .filter(|position| !extents.pieces.contains_key(position))
+            .collect();
+        let segments = self.disk.space.lock().take(new.len())?;
+        for (position, segment) in new.iter().zip(segments) {
+            let piece = Piece {
+                segment,
+                pages: 0,
+                doubtful: false,
+            };
+            extents.pieces.insert(*position, piece);
+        }
+        Ok(new)
+    }
+
+    /// Those without a page, of which the device says nothing.
+    fn give_back(&self, positions: &[u32]) {
+        let mut extents = self.extents.write();
+        for position in positions {
+            if let Some(piece) = extents.pieces.get(position).copied()
+                && piece.pages == 0
+                && !piece.doubtful
+            {
+                extents.pieces.remove(position);
+                self.disk.space.lock().give_back(piece.segment);
+            }
+        }
+    }
+
+    /// Gives the pieces of `range` other pages, on the device first: those that lie side by side there at once.
+    fn put(
+        &self,
+        _alone: &Alone<'_>,
+        range: ByteRange,
+        pages: impl Fn(u32, Piece) -> u32,
+    ) -> io::Result<()> {
+        let Some((first, last)) = positions_around(range) else {
+            return Ok(());
+        };
+        let changed: Vec<(u32, Piece)> = {
+            let extents = self.extents.read();
+            let there = extents.pieces.range(first..=last);
+            let change = |(position, piece): (&u32, &Piece)| {
+                let pages = pages(*position, *piece);
+                (pages != piece.pages || piece.doubtful)
+                    .then_some((*position, Piece { pages, ..*piece }))
+            };
+            there.filter_map(change).collect()
+        };
+        let beside = |(_, one): &(u32, Piece), (_, next): &(u32, Piece)| {
+            one.segment.checked_add(1) == Some(next.segment)
+        };
+        changed
+            .chunk_by(beside)
+            .try_for_each(|group| self.put_group(group))
+    }
+
+    fn put_group(&self, group: &[(u32, Piece)]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(group.len() * index(ENTRY));
+        for (position, piece) in group {
+            let entry = match piece.pages {
+                0 => Entry::FREE,
+                pages => Entry {
+                    id: self.id,
+                    position: *position,
+                    pages,
+                },
+            };
+            bytes.extend(entry.encode());
+        }
+        let at = Layout::entry_at(group[0].1.segment);
+        let put = self.disk.device.write_all_at(&bytes, at);
+        let mut extents = self.extents.write();
+        for (position, piece) in group {
+            let known = extents.pieces.get_mut(position).expect("changed alone");
+            if put.is_err() {
+                known.doubtful = true;
+            } else if piece.pages == 0 {
+                extents.pieces.remove(position);
+                self.leave(piece.segment);
+            } else {
+                *known = Piece {
+                    doubtful: false,
+                    ..*piece
+                };
+            }
+        }
+        put
+    }
+
+    /// A segment is not this file's any more, once nobody reads it.
+    fn leave(&self, segment: u32) {
+        let mut readers = self.readers.lock();
+        if readers.count > 0 {
+            readers.left.push(segment);
+        } else {
+            self.disk.space.lock().give_back(segment);
+        }
+    }
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        let mut space = self.disk.space.lock();
+        for piece in self.extents.get_mut().pieces.values() {
+            space.give_back(piece.segment);
+        }
+    }
+}
+
+impl Alone<'_> {
+    fn save_len(&mut self, disk: &Disk, len: u64) -> io::Result<()> {
+        match &mut *self.0 {
+            // Nobody will find it any more.
+            None => Ok(()),
+            Some(record) => {
+                let says = record.says.clone();
+                record.say(disk, Slot { len, ..says })
+            }
+        }
+    }
+}
+
+/// A read of the device that has not ended.
+struct Reading<'a>(&'a Inode);
+
+impl<'a> Reading<'a> {
+    fn begin(inode: &'a Inode) -> Self {
+        inode.readers.lock().count += 1;
+        Self(inode)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut readers = self.0.readers.lock();
+        readers.count -= 1;
+        if readers.count == 0 && !readers.left.is_empty() {
+            let mut space = self.0.disk.space.lock();
+            readers
+                .left
+                .drain(..)
+                .for_each(|left| space.give_back(left));
+        }
+    }
+}
+
+impl Extents {
+    /// `range` in parts that lie in sequence on the device, or were not written.
+    fn runs(&self, layout: Layout, range: ByteRange) -> impl Iterator<Item = Run> {
+        let place = move |at: u64| {
+            let piece = self.pieces.get(&position_of(at))?;
+            let bit = 1_u32 << (at / PAGE % 32);
+            (piece.pages & bit != 0).then(|| layout.segment_at(piece.segment) + at % SEGMENT)
+        };
+        joined(range, place)
+    }
+
+    /// The same for what is about to be written.
+    fn places(&self, layout: Layout, range: ByteRange) -> Vec<Run> {
+        let place = |at: u64| {
+            let piece = self.pieces.get(&position_of(at))?;
+            Some(layout.segment_at(piece.segment) + at % SEGMENT)
+        };
+        joined(range, place).collect()
+    }
+}
+
+/// Page by page, and joined where one follows the other.
+fn joined<'a>(
+    range: ByteRange,
+    place: impl Fn(u64) -> Option<u64> + 'a,
+) -> impl Iterator<Item = Run> + 'a {
+    let mut at = range.start();
+    std::iter::from_fn(move || {
+        if at >= range.end() {
+            return None;
+        }
+        let (start, first) = (at, place(at));
+        loop {
+            at = (at / PAGE + 1).saturating_mul(PAGE).min(range.end());
+            let follows = at < range.end() && place(at) == first.map(|first| first + (at - start));
+            if !follows {
+                break;
+            }
+        }
+        let range = ByteRange::new(start, at).expect("goes forward");
+        Some(Run { range, at: first })
+    })
+}
+
+fn position_of(at: u64) -> u32 {
+    u32::try_from(at / SEGMENT).expect("files are shorter")
+}
+
+fn positions(range: ByteRange) -> impl Iterator<Item = u32> {
+    positions_around(range)
+        .into_iter()
+        .flat_map(|(first, last)| first..=last)
+}
+
+/// First and last; none of an empty range.
+fn positions_around(range: ByteRange) -> Option<(u32, u32)> {
+    if range.is_empty() {
+        return None;
+    }
+    let last = u32::try_from((range.end() - 1) / SEGMENT).unwrap_or(u32::MAX);
+    let first = u32::try_from(range.start() / SEGMENT).ok()?;
+    Some((first, last))
+}
+
+/// The pages of a position that lie in `range`.
+fn pages_within(position: u32, range: ByteRange) -> u32 {
+    let start = u64::from(position) * SEGMENT;
+    let page = |at: u64| (at.clamp(start, start + SEGMENT) - start) / PAGE;
+    let below = |page: u64| (1_u64 << page) - 1;
+    let bits = below(page(range.end())) & !below(page(range.start()));
+    u32::try_from(bits).expect("32 pages")
+}
