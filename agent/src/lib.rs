@@ -18,6 +18,7 @@ pub mod client;
 mod control;
 mod crew;
 mod cutter;
+mod diff_place;
 mod engine;
 mod error;
 mod frame_writer;

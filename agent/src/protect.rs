@@ -25,6 +25,7 @@ use splitter::{DiskSpec, Group, How, Surroundings};
 use tracing::{error, info, warn};
 
 use crate::control::Control;
+use crate::diff_place::{DiffPlace, open_dir};
 use crate::engine::{Engine, Policy, SCHEDULED_TRIES, Stop};
 use crate::hooks::HookOptions;
 use crate::limits::Limits;
@@ -70,7 +71,7 @@ pub struct ProtectOptions {
     pub limits: Limits,
     /// Where state is kept.
     pub state: StateRoot,
-    /// Where diffs are kept, if not in the state.
+    /// Where diffs are kept, if not in the state: a directory, or a block device.
     pub diff_dir: Option<PathBuf>,
 }
 
@@ -123,8 +124,10 @@ impl Protection {
         create_private(place.dir())?;
         let mut locks = vec![lock_group(&place)?];
         let disks = open_disks(&options.disks, options.caching)?;
-        locks.extend(lock_diffs(&place, options.diff_dir.as_deref())?);
-        let group_dirs = open_dirs(&place, options.diff_dir.as_deref())?;
+        let diffs = DiffPlace::open(&place, options.diff_dir.as_deref())?;
+        locks.extend(diffs.lock);
+        let [state, maps] = [place.tracking_dir(), place.map_dir()].map(|path| open_dir(&path));
+        let group_dirs = [state?, maps?, diffs.dir];
         let (group, opened) = open_group(&options.group, &disks, group_dirs, &world)?;
         let target = options.target.absolute();
         let known = place
@@ -312,33 +315,6 @@ fn lock_group(place: &GroupPlace) -> Result<Box<dyn Any + Send + Sync>> {
         })
 }
 
-/// A diff directory outside the state may be shared by mistake: with another state directory that
-/// has a group of the same name, each would remove the other's files.
-fn lock_diffs(
-    place: &GroupPlace,
-    chosen: Option<&Path>,
-) -> Result<Option<Box<dyn Any + Send + Sync>>> {
-    let Some(chosen) = chosen else {
-        return Ok(None);
-    };
-    let dir = OsDir::create_all(chosen).map_err(Error::file("open the diff directory", chosen))?;
-    let lock = format!(".{}.lock", place.group());
-    let taken = dir
-        .lock_exclusive(&lock)
-        .map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => Error::usage(
-                format!(
-                    "the diff directory `{}` is in use by another group {}",
-                    chosen.display(),
-                    place.group()
-                ),
-                "give each state directory its own --diff-dir",
-            ),
-            _ => Error::file("lock the diff directory", chosen)(source),
-        });
-    taken.map(Some)
-}
-
 fn open_disks(paths: &[PathBuf], caching: Caching) -> Result<Vec<Opened>> {
     let mut disks: Vec<Opened> = Vec::new();
     for path in paths {
@@ -382,27 +358,6 @@ pub fn disk_name(path: &Path) -> Result<Name> {
                 "rename the file, or make a symbolic link with another name",
             )
         })
-}
-
-fn open_dirs(place: &GroupPlace, chosen: Option<&Path>) -> Result<[Arc<dyn Dir>; 3]> {
-    let open = |path: PathBuf| -> Result<Arc<dyn Dir>> {
-        let dir = OsDir::create_all(&path).map_err(Error::file("open", &path))?;
-        match dir.copy_on_write().map_err(Error::file("open", &path))? {
-            None => Ok(Arc::new(dir)),
-            Some(name) => Err(Error::usage(
-                format!(
-                    "`{}` is on {name}, where a full disk would end the process",
-                    path.display()
-                ),
-                "keep the state and --diff-dir on ext4, XFS or tmpfs",
-            )),
-        }
-    };
-    Ok([
-        open(place.tracking_dir())?,
-        open(place.map_dir())?,
-        open(place.diff_dir(chosen))?,
-    ])
 }
 
 fn open_group(

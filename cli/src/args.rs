@@ -90,8 +90,8 @@ pub(crate) struct Protect {
     pub(crate) audit_rate: RateLimit,
     #[command(flatten)]
     pub(crate) state: State,
-    /// Where diffs are kept, if not in the state directory.
-    #[arg(long, value_name = "DIR")]
+    /// Where diffs are kept, if not in the state directory: a directory, or a block device of the group's own.
+    #[arg(long, value_name = "PATH")]
     pub(crate) diff_dir: Option<PathBuf>,
     /// What all diffs may occupy, as in 20GiB; what their file system has, if left out. Beyond it writes
     /// are only marked, and guests go on.

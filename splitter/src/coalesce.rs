@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use block::{GRANULE, GranuleRange, UnixNanos, index};
 
 use crate::error::damaged;
+use crate::frame::STRIDE;
 use crate::log::DiffLog;
 use crate::map::{DirtyMap, STAGED_MAX, Settled};
 use crate::runs::{GranuleState, StateRun};
@@ -100,6 +101,12 @@ impl Group {
         if !is_whole(&newer).map_err(self.diff_error("begin to merge diffs"))? {
             return Ok(None);
         }
+        if !self
+            .has_room_to_merge(&older)
+            .map_err(self.diff_error("begin to merge diffs"))?
+        {
+            return Ok(None);
+        }
         if !older.uses.take() {
             return Ok(None);
         }
@@ -116,6 +123,18 @@ impl Group {
         let merged = Arc::new(joined(older, &newer));
         tracking.sealed.splice(at..=at + 1, [Arc::clone(&merged)]);
         Ok(Some(merged))
+    }
+
+    /// Whether the merge can end, where granules that are punched here and there give nothing back: then all of `older`
+    /// is there twice until its file goes.
+    fn has_room_to_merge(&self, older: &SealedGeneration) -> io::Result<bool> {
+        let dir = &self.around.diffs;
+        if dir.granularity() <= GRANULE {
+            return Ok(true);
+        }
+        // Frames are not full, and end within a piece.
+        let frames = older.dirty_bytes() / 2 + older.disks.len() as u64 * STRIDE;
+        Ok(dir.space()?.free_bytes >= older.dirty_bytes() + frames)
     }
 
     /// Moves what is left to move. Cuts, releases and folds go on meanwhile: if they remove the

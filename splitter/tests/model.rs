@@ -19,6 +19,9 @@ use splitter::{CutError, How};
 /// Histories of a run; `STANDIN_HISTORIES` asks for more.
 const HISTORIES: u64 = 200;
 
+/// Of so many histories, one has its diffs on a bare device.
+const DEVICE_EVERY: u64 = 8;
+
 #[test]
 fn every_cut_is_production_whatever_happened() {
     let first = sim::seed_from_env(1);
@@ -47,7 +50,11 @@ fn every_cut_is_production_whatever_happened() {
 
 /// Returns how often tracking went on from the intent log, at an open and in between.
 fn history(seed: u64) -> [u64; 2] {
-    let mut bench = Bench::new(seed, &[100 * 4096 + 512, 24 * 4096]);
+    let sizes = [100 * 4096 + 512, 24 * 4096];
+    let mut bench = match seed % DEVICE_EVERY {
+        0 => Bench::bare(seed, &sizes),
+        _ => Bench::new(seed, &sizes),
+    };
     bench.rough = true;
     for _ in 0..6 {
         let steps = bench.rng.random_range(1..120);

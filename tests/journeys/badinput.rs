@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tests::loop_device::LoopDevice;
 use tests::nbd::Client;
 use tests::process::{self, Said};
 use tests::protect::How;
@@ -601,4 +602,38 @@ fn badinput_on_the_command_line() -> Result<()> {
         "reading verbs create nothing"
     );
     Ok(())
+}
+
+/// `--diff-dir` names a block device that is not free: whatever is on it stays.
+#[test]
+fn badinput_diff_devices_that_are_not_free() -> Result<()> {
+    let bench = Bench::new()?;
+    let (disk, _) = bench.empty_disk("disk", 1 << 20)?;
+    let (other, _) = bench.empty_disk("other", 1 << 20)?;
+    let image = bench.path("device");
+    image::sparse(&image, 128 << 20)?;
+    let format = format!("mkfs.ext4 -q -F '{}'", image.display());
+    process::sh(bench.dir(), &format, LIMIT)?;
+    let device = LoopDevice::attach(&image, 512)?;
+    let how = How::new(&bench, &[&disk]).diff_dir(device.path());
+    let before = std::fs::read(&image)?;
+    refused(
+        &bench,
+        &how,
+        &["not blank", "blkdiscard", "nothing was written"],
+    )?;
+    ensure!(std::fs::read(&image)? == before, "it was written to");
+
+    // As the message says.
+    process::run(
+        process::command("blkdiscard").args(["--zeroout", device.path()]),
+        LIMIT,
+    )?;
+    let running = Protect::start(&bench, &how)?;
+    let mut second = How::new(&bench, &[&other]).diff_dir(device.path());
+    second.group = "h".into();
+    refused(&bench, &second, &["in use", device.path()])?;
+    running.stop()?;
+    refused(&bench, &second, &["holds the files of group g"])?;
+    Protect::start(&bench, &how)?.stop()
 }

@@ -76,6 +76,18 @@ fn kill9_past_the_page_cache() -> Result<()> {
     kill9_under_write_load(&bench, how, &ledger, kills() / 2)
 }
 
+/// Diffs lie on a block device of their own, without a file system.
+#[test]
+fn kill9_with_diffs_on_a_bare_device() -> Result<()> {
+    let bench = Bench::new()?;
+    let (disk, ledger) = bench.stamped_disk("disk", DISK)?;
+    let image = bench.path("device");
+    image::sparse(&image, 1 << 30)?;
+    let device = LoopDevice::attach(&image, 512)?;
+    let how = How::new(&bench, &[&disk]).diff_dir(device.path());
+    kill9_under_write_load(&bench, how, &ledger, kills() / 2)
+}
+
 fn kill9_under_write_load(bench: &Bench, how: How, ledger: &Arc<Ledger>, kills: u64) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(bench.seed);
     // Cuts so often that a kill falls into a cut or a ship as often as between them.

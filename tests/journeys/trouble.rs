@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tests::faults::{Fault, FaultyDir, Frozen, MemoryLimit, RawFault, SmallDir};
+use tests::faults::{Fault, FaultyDir, Frozen, MemoryLimit, RawFault, SmallDir, WriteBack};
 use tests::load::{Load, Refusal};
+use tests::loop_device::LoopDevice;
 use tests::protect::How;
 use tests::story::{Gap, Seen, Story};
 use tests::time::{count_from_env, let_pass};
@@ -95,6 +96,27 @@ fn trouble_diff_space_full() -> Result<()> {
     met_and_bounded(&seen)?;
     seen.stepped("map-only", &["diff-space"])?;
     seen.missed("diff-space", lasting() - SLACK)
+}
+
+/// Diffs on a device without a file system: what it does not take is what any of them lacks.
+#[test]
+fn trouble_bare_diff_device_eio() -> Result<()> {
+    let place = Place::new()?;
+    let image = place.bench.path("device");
+    image::sparse(&image, 256 << 20)?;
+    let mut faulty = RawFault::start(&place.bench, "device-below", &image)?;
+    let device = LoopDevice::attach(faulty.path(), 512)?;
+    let how = place.how().diff_dir(device.path());
+    let mut story = Story::settle(&place.bench, how, &place.ledger, shape())?;
+    let written_back = WriteBack::of_device(device.path());
+    faulty.begin()?;
+    story.hold(lasting())?;
+    faulty.end()?;
+    story.recovered(PATIENCE)?;
+    let seen = story.check(&place.bench, "bare diff device EIO")?;
+    ensure!(written_back.stop().failed, "the device never failed");
+    bounded(&seen)?;
+    seen.stepped("map-only", &["diff-error"])
 }
 
 /// A diff that is shipped before it is written back never meets the device: the fault is seen there.

@@ -414,15 +414,25 @@ pub struct Written {
 }
 
 impl WriteBack {
+    /// Of a block device that nobody mounted.
+    #[must_use]
+    pub fn of_device(path: &str) -> Self {
+        Self::start_with("sync", &[], path.into())
+    }
+
     fn start(at: PathBuf) -> Self {
+        // The whole file system: fsync of a file might take an error from whoever wrote.
+        Self::start_with("sync", &["-f"], at)
+    }
+
+    fn start_with(program: &'static str, args: &'static [&str], at: PathBuf) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let mut written = Written::default();
             while !told.load(Ordering::Relaxed) {
                 let began = elapsed();
-                // The whole file system: fsync of a file might take an error from whoever wrote.
-                let said = process::say(command("sync").arg("-f").arg(&at), LIMIT);
+                let said = process::say(command(program).args(args).arg(&at), LIMIT);
                 written.failed |= !said.is_ok_and(|said| said.status.success());
                 written.slowest = written.slowest.max(elapsed() - began);
                 wait_told(&told, Duration::from_millis(200));

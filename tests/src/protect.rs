@@ -26,6 +26,8 @@ pub struct How {
     pub every: String,
     /// `--listen`.
     pub listen: Address,
+    /// `--diff-dir`; a directory of the bench if none.
+    pub diff_dir: Option<PathBuf>,
     /// Further arguments.
     pub more: Vec<String>,
     /// Added to its environment.
@@ -43,6 +45,7 @@ impl How {
             group: "g".into(),
             every: "manual".into(),
             listen: Address::Unix(bench.path("nbd.sock")),
+            diff_dir: None,
             more: Vec::new(),
             env: Vec::new(),
             patience: Duration::from_secs(60),
@@ -65,6 +68,13 @@ impl How {
         Ok(self)
     }
 
+    /// Keeps diffs at `path`.
+    #[must_use]
+    pub fn diff_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.diff_dir = Some(path.into());
+        self
+    }
+
     /// Appends arguments.
     #[must_use]
     pub fn with(mut self, more: &[&str]) -> Self {
@@ -77,13 +87,17 @@ impl How {
     pub fn args(&self, bench: &Bench) -> Vec<String> {
         let mut args = vec!["protect".to_owned()];
         args.extend(self.disks.iter().map(|disk| disk.display().to_string()));
+        let diffs = self.diff_dir.as_ref();
         for (flag, value) in [
             ("--target", bench.target()),
             ("--group", self.group.clone()),
             ("--listen", self.listen.to_string()),
             ("--every", self.every.clone()),
             ("--state", bench.state()),
-            ("--diff-dir", bench.text("diffs")),
+            (
+                "--diff-dir",
+                diffs.map_or_else(|| bench.text("diffs"), |path| path.display().to_string()),
+            ),
         ] {
             args.extend([flag.to_owned(), value]);
         }

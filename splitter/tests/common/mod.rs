@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use block::{
-    BlockDevice, ByteRange, Clock, Dir, File, Fua, GRANULE, Hole, Name, Speed, Stamp, UnixNanos,
-    ZeroOptions, index,
+    BlockDevice, ByteRange, Clock, DeviceDir, Dir, File, Fua, GRANULE, Hole, Name, Speed, Stamp,
+    UnixNanos, ZeroOptions, index,
 };
 use rand::RngExt;
 use rand::SeedableRng;
@@ -36,6 +36,17 @@ pub type Image = Vec<u8>;
 /// Where a group has its state, its maps and its diffs.
 fn group_dirs(world: &SimWorld) -> [Arc<dyn Dir>; 3] {
     ["state", "maps", "diffs"].map(|name| world.dir().subdir(name).unwrap())
+}
+
+/// A device for diffs. Its name has it fail where diffs do.
+const DEVICE: &str = "device.diff";
+/// A frame of a few granules takes a whole segment there, so small disks need much.
+const DEVICE_BYTES: u64 = 1 << 30;
+
+/// Diffs on the bare device. Looking at it brings no end closer.
+fn bare_diffs(world: &SimWorld) -> Arc<dyn Dir> {
+    let open = || DeviceDir::open(world.dir(), DEVICE, "web");
+    Arc::new(world.observe(open).unwrap())
 }
 
 /// The same surroundings, with the files in another world.
@@ -89,10 +100,21 @@ pub struct Bench {
     /// A crash is to come. Between the failure of a flush, which the kernel tells once, and the note of
     /// it, a kill goes unnoticed: nothing can be done about that, so the model does not ask for it.
     pub will_crash: bool,
+    /// Diffs lie on a device without a file system.
+    bare: bool,
 }
 
 impl Bench {
     pub fn new(seed: u64, sizes: &[u64]) -> Self {
+        Self::with(seed, sizes, false)
+    }
+
+    /// Diffs lie on a device without a file system.
+    pub fn bare(seed: u64, sizes: &[u64]) -> Self {
+        Self::with(seed, sizes, true)
+    }
+
+    fn with(seed: u64, sizes: &[u64], bare: bool) -> Self {
         let world = SimWorld::new(seed);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         for (at, size) in sizes.iter().enumerate() {
@@ -102,9 +124,15 @@ impl Bench {
             file.write_all_at(&first, 0).unwrap();
             file.sync_data().unwrap();
         }
+        if bare {
+            let device = world.dir().create(DEVICE).unwrap();
+            device.set_len(DEVICE_BYTES).unwrap();
+            device.sync_data().unwrap();
+        }
         world.dir().sync().unwrap();
         let mut bench = Self {
             world,
+            bare,
             rng,
             clock: Arc::new(SimClock::new()),
             sizes: sizes.to_vec(),
@@ -162,7 +190,11 @@ impl Bench {
         Surroundings {
             state,
             maps,
-            diffs,
+            diffs: if self.bare {
+                bare_diffs(&self.world)
+            } else {
+                diffs
+            },
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             boot: self.boot.clone(),
             booted_at: self.booted_at,
