@@ -346,9 +346,9 @@ fn both(a: &[GranuleRange], b: &[GranuleRange]) -> Vec<GranuleRange> {
 /// is among them.
 fn differing(piece: GranuleRange, content: &[u8], wanted: &[Fingerprint]) -> Vec<GranuleRange> {
     let mut runs: Vec<GranuleRange> = Vec::new();
-    let granules = content.chunks_exact(index(GRANULE));
-    for (granule, (content, wanted)) in (piece.start..).zip(granules.zip(wanted)) {
-        if Fingerprint::of_granule(content) == *wanted {
+    let found = Fingerprint::of_granules(content);
+    for (granule, (found, wanted)) in (piece.start..).zip(found.iter().zip(wanted)) {
+        if found == wanted {
             continue;
         }
         match runs.last_mut() {

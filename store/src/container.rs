@@ -358,8 +358,10 @@ impl Manifest {
             raw
         };
         let first = usize::from(region.first_slot);
-        let named = raw.chunks_exact(CHUNK).zip(&self.fingerprints[first..]);
-        if raw.len() != raw_len || named.clone().any(|(c, f)| Fingerprint::of_chunk(c) != *f) {
+        let (chunks, _) = raw.as_chunks();
+        let chunks: Vec<_> = chunks.iter().collect();
+        let named = &self.fingerprints[first..][..usize::from(region.chunks)];
+        if raw.len() != raw_len || Fingerprint::of_chunks(&chunks) != named {
             return Err(wrong("a chunk does not have its fingerprint"));
         }
         Ok(raw)

@@ -13,6 +13,23 @@ use std::fmt;
 use block::{GRANULE, index};
 use sha2::{Digest, Sha256};
 
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+/// No other processor that we know has as many lanes.
+#[cfg(not(target_arch = "x86_64"))]
+mod lanes {
+    pub(super) const LANES: usize = 16;
+
+    pub(super) fn digests(_: &[&[u8; super::CHUNK]; LANES]) -> Option<[[u8; 32]; LANES]> {
+        None
+    }
+}
+
+/// Chunks that are best hashed at once.
+pub(crate) const AT_ONCE: usize = lanes::LANES;
+/// Fewer are hashed one by one: all lanes take as long as seven of them.
+const AT_ONCE_MIN: usize = 8;
+
 /// Bytes of a chunk.
 pub(crate) const CHUNK: usize = index(GRANULE);
 
@@ -46,6 +63,47 @@ impl Fingerprint {
     /// The fingerprint of a chunk that is not all zeroes.
     pub(crate) fn of_chunk(chunk: &[u8]) -> Self {
         Self(Sha256::digest(chunk).into())
+    }
+
+    /// The fingerprints of granules, as [`of_granule`](Self::of_granule) has them.
+    ///
+    /// # Panics
+    /// If it is not whole granules.
+    #[must_use]
+    pub fn of_granules(content: &[u8]) -> Vec<Self> {
+        let (chunks, rest) = content.as_chunks();
+        assert!(rest.is_empty(), "whole granules");
+        let mut found = vec![Self::ZERO; chunks.len()];
+        let data: Vec<usize> = (0..chunks.len())
+            .filter(|at| chunks[*at] != ZERO_CHUNK)
+            .collect();
+        let some: Vec<_> = data.iter().map(|at| &chunks[*at]).collect();
+        for (at, fingerprint) in data.into_iter().zip(Self::of_chunks(&some)) {
+            found[at] = fingerprint;
+        }
+        found
+    }
+
+    /// The fingerprints of chunks that are not all zeroes; fastest for a multiple of [`AT_ONCE`].
+    pub(crate) fn of_chunks(chunks: &[&[u8; CHUNK]]) -> Vec<Self> {
+        let mut found = Vec::with_capacity(chunks.len());
+        for some in chunks.chunks(AT_ONCE) {
+            match Self::of_some(some) {
+                Some(digests) => found.extend(digests[..some.len()].iter().map(|d| Self(*d))),
+                None => found.extend(some.iter().map(|chunk| Self::of_chunk(*chunk))),
+            }
+        }
+        found
+    }
+
+    /// `None` if it is better done one by one.
+    fn of_some(some: &[&[u8; CHUNK]]) -> Option<[[u8; 32]; AT_ONCE]> {
+        if some.len() < AT_ONCE_MIN {
+            return None;
+        }
+        // Lanes that are left over hash the first one again.
+        let all = std::array::from_fn(|at| *some.get(at).unwrap_or(&some[0]));
+        lanes::digests(&all)
     }
 
     /// The fingerprint of a node from those of its children.
@@ -99,5 +157,29 @@ impl fmt::Debug for Fingerprint {
         self.0[..6]
             .iter()
             .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn many_at_once_are_as_one_by_one() {
+        let mut content = vec![0; 70 * CHUNK];
+        ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut content);
+        content[3 * CHUNK..5 * CHUNK].fill(0);
+        content[7 * CHUNK..8 * CHUNK].fill(0xff);
+        for count in 0..=70 {
+            let content = &content[..count * CHUNK];
+            let one_by_one = content.chunks_exact(CHUNK).map(Fingerprint::of_granule);
+            assert_eq!(
+                Fingerprint::of_granules(content),
+                one_by_one.collect::<Vec<_>>()
+            );
+        }
     }
 }

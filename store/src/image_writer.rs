@@ -1,8 +1,8 @@
 //! Writing an image: hash, look up, pack what is new, remember where every chunk lies.
 //!
 //! ```text
-//! chunk -> zeroes? -> fingerprint -> where the last hit goes on? -> packer -> index -> (sampled: neighbours, base)
-//!            |            found: checked in its manifest                             not found: packed
+//! chunk -> zeroes? -> 16 fingerprints -> where the last hit goes on? -> packer -> index -> (sampled: neighbours, base)
+//!            |               found: checked in its manifest                             not found: packed
 //!            +---------------------------> Changes --finish--> a change list, or folded into a tree
 //! ```
 //!
@@ -14,7 +14,7 @@ use block::{GRANULE, GranuleRange};
 
 use crate::container::Manifest;
 use crate::error::{Result, StoreError};
-use crate::fingerprint::{CHUNK, Fingerprint, ZERO_CHUNK};
+use crate::fingerprint::{AT_ONCE, CHUNK, Fingerprint, ZERO_CHUNK};
 use crate::fold::{self, TreeWriter};
 use crate::image::{Image, Locator};
 use crate::index::Neighbours;
@@ -23,6 +23,9 @@ use crate::place::{ObjectId, Place};
 use crate::pool::Pool;
 use crate::runs::{self, Changes, Run};
 use crate::tree::{self, ImageRef, LIST_RUNS_MAX, LISTS_MAX, ListRef, SIZE_MAX, Shape};
+use waiting::Waiting;
+
+mod waiting;
 
 /// What a new image starts from.
 #[derive(Clone, Debug)]
@@ -48,6 +51,7 @@ pub struct ImageWriter {
     neighbours: Neighbours,
     /// The manifest of the last hit, and the place after it: streams repeat in order.
     expected: Option<(ObjectId, Arc<Manifest>, usize)>,
+    waiting: Waiting,
     changed_granules: u64,
     failed: Option<(Arc<str>, crate::ErrorKind)>,
 }
@@ -101,6 +105,7 @@ impl ImageWriter {
             changes: Changes::default(),
             neighbours: Neighbours::default(),
             expected: None,
+            waiting: Waiting::default(),
             changed_granules: 0,
             failed: None,
         })
@@ -125,12 +130,8 @@ impl ImageWriter {
         }
         let granules = self.checked(first_granule, (data.len() / CHUNK) as u64)?;
         self.check_tail(granules, data)?;
-        self.guarded(|writer| {
-            for (granule, chunk) in (granules.start..).zip(data.chunks_exact(CHUNK)) {
-                writer.put_chunk(granule, chunk)?;
-            }
-            Ok(())
-        })
+        let (chunks, _) = data.as_chunks();
+        self.guarded(|writer| writer.put_chunks(granules, chunks))
     }
 
     /// Makes granules zero.
@@ -142,14 +143,7 @@ impl ImageWriter {
         if granules.is_empty() {
             return Ok(());
         }
-        self.guarded(|writer| {
-            writer.changed_granules += granules.count();
-            writer.record(Run {
-                start: granules.start,
-                count: granules.count(),
-                place: None,
-            })
-        })
+        self.guarded(|writer| writer.put_zeroes(granules))
     }
 
     /// Completes the image: every chunk is in a container, every container and tree object is put.
@@ -196,22 +190,61 @@ impl ImageWriter {
         done
     }
 
-    fn put_chunk(&mut self, granule: u64, chunk: &[u8]) -> Result<()> {
-        let place = if *chunk == ZERO_CHUNK {
-            None
-        } else {
-            Some(self.place_of(granule, chunk)?)
-        };
-        self.changed_granules += 1;
+    fn put_zeroes(&mut self, granules: GranuleRange) -> Result<()> {
+        if self.waiting.touches(granules) {
+            self.place_waiting(&mut Vec::new())?;
+        }
+        self.changed_granules += granules.count();
         self.record(Run {
-            start: granule,
-            count: 1,
-            place,
+            start: granules.start,
+            count: granules.count(),
+            place: None,
         })
     }
 
-    fn place_of(&mut self, granule: u64, chunk: &[u8]) -> Result<Place> {
-        let fingerprint = Fingerprint::of_chunk(chunk);
+    fn put_chunks(&mut self, granules: GranuleRange, chunks: &[[u8; CHUNK]]) -> Result<()> {
+        // These and what waits are hashed at once; what is left over waits.
+        let mut some = Vec::with_capacity(AT_ONCE);
+        for (granule, chunk) in (granules.start..).zip(chunks) {
+            if *chunk == ZERO_CHUNK {
+                self.put_zeroes(GranuleRange {
+                    start: granule,
+                    end: granule + 1,
+                })?;
+                continue;
+            }
+            self.changed_granules += 1;
+            some.push((granule, chunk));
+            if self.waiting.len() + some.len() == AT_ONCE {
+                self.place_waiting(&mut some)?;
+            }
+        }
+        for (granule, chunk) in some {
+            self.waiting.push(granule, chunk);
+        }
+        Ok(())
+    }
+
+    /// Places what waits, then `more`, in this order.
+    fn place_waiting(&mut self, more: &mut Vec<(u64, &[u8; CHUNK])>) -> Result<()> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let all: Vec<_> = waiting.iter().chain(more.drain(..)).collect();
+        let chunks: Vec<_> = all.iter().map(|(_, chunk)| *chunk).collect();
+        for ((granule, chunk), fingerprint) in all.into_iter().zip(Fingerprint::of_chunks(&chunks))
+        {
+            let place = self.place_of(granule, fingerprint, chunk)?;
+            self.record(Run {
+                start: granule,
+                count: 1,
+                place: Some(place),
+            })?;
+        }
+        waiting.clear();
+        self.waiting = waiting;
+        Ok(())
+    }
+
+    fn place_of(&mut self, granule: u64, fingerprint: Fingerprint, chunk: &[u8]) -> Result<Place> {
         if let Some(place) = self.expected_hit(&fingerprint) {
             return Ok(place);
         }
@@ -276,6 +309,7 @@ impl ImageWriter {
     }
 
     fn settle(&mut self) -> Result<()> {
+        self.place_waiting(&mut Vec::new())?;
         self.packer.flush()?;
         let runs = self.drop_unchanged()?;
         if !runs.is_empty() {
