@@ -48,10 +48,11 @@ impl DiffPlace {
     }
 
     fn on_device(place: &GroupPlace, device: &Path) -> Result<Self> {
-        // As a disk is opened: nobody mounts it, or makes a volume of it, while we have it.
-        let claim = block::open_production(device, Access::ReadWrite)?;
         let failed = |source: io::Error| Error::file("open the diff device", device)(source);
+        // A link may lead elsewhere by the time it is followed again.
         let real = fs::canonicalize(device).map_err(failed)?;
+        // As a disk is opened: nobody mounts it, or makes a volume of it, while we have it.
+        let claim = block::open_production(&real, Access::ReadWrite)?;
         let (Some(parent), Some(name)) = (real.parent(), real.file_name().and_then(|n| n.to_str()))
         else {
             return Err(failed(io::ErrorKind::InvalidInput.into()));

@@ -23,6 +23,7 @@ use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -31,8 +32,8 @@ use disk::Disk;
 use file::DeviceFile;
 use inode::{Claim, FreeSlot, Inode, Record};
 use layout::{
-    Damaged, Entry, Half, Layout, NAME_MAX, RECORDS, SEGMENT, SLOT, SLOTS, SUPERBLOCK, Slot,
-    Superblock,
+    COUNT_MAX, Damaged, Entry, Half, Layout, NAME_MAX, RECORDS, SEGMENT, SLOT, SLOTS, SUPERBLOCK,
+    Slot, Superblock,
 };
 
 mod disk;
@@ -56,6 +57,8 @@ pub struct DeviceDir {
     /// Held while they are looked at or changed in memory, never across the device's work.
     files: Mutex<HashMap<String, Arc<Inode>>>,
     locks: Arc<Mutex<HashSet<String>>>,
+    /// Failures of the device that a sync passed on.
+    told: AtomicU64,
 }
 
 #[derive(Default)]
@@ -139,12 +142,15 @@ impl DeviceDir {
             free_slots,
             replaced: Vec::new(),
         };
+        // Of what an earlier process was not told, files tell.
+        let told = AtomicU64::new(disk.failures());
         Ok(Self {
             what,
             disk,
             changes: Mutex::new(changes),
             files: Mutex::new(files),
             locks: Arc::default(),
+            told,
         })
     }
 
@@ -162,28 +168,35 @@ impl DeviceDir {
         let mut changes = self.changes.lock();
         changes.finish()?;
         let inode = self.known(from)?;
+        if self.known(to).is_ok() && !replacing {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         if from == to {
             return Ok(());
         }
         let before = self.known(to).ok();
-        if before.is_some() && !replacing {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
+        // Nobody makes it longer meanwhile, and so later than what takes its name.
+        let mut alone = before.as_ref().map(|before| before.alone());
         inode.rename(to)?;
+        if let Some(alone) = &mut alone {
+            alone.replace();
+        }
+        drop(alone);
         let mut files = self.files.lock();
         files.remove(from);
         files.insert(to.to_owned(), inode);
         drop(files);
-        // Both have the name now; this one has it since later.
         changes.replaced.extend(before);
-        changes.finish()
+        // What fails here is tried again with the next change.
+        let _ = changes.finish();
+        Ok(())
     }
 }
 
 impl Changes {
     fn finish(&mut self) -> io::Result<()> {
         while let Some(inode) = self.replaced.last() {
-            let slot = inode.unlink()?;
+            let slot = inode.unlink(&mut inode.alone())?;
             self.replaced.pop();
             self.free_slots.push(slot);
         }
@@ -198,7 +211,12 @@ fn read_slots(disk: &Disk) -> io::Result<(HashMap<String, Record>, Vec<FreeSlot>
     disk.device.read_exact_at(&mut bytes, Layout::slot_at(0))?;
     for (number, bytes) in (0..).zip(bytes.chunks_exact(index(SLOT))) {
         match Slot::of_halves(bytes) {
-            Some((half, says)) => found.see(Record { number, half, says }),
+            Some((half, says)) => found.see(Record {
+                number,
+                half,
+                says,
+                replaced: false,
+            }),
             None => found.free.push(FreeSlot {
                 number,
                 half: Half::Second,
@@ -246,6 +264,11 @@ fn read_entries(
         }
     }
     disk.go_on_after(highest);
+    if disk.next_sequence() > COUNT_MAX / 2 {
+        // What is written from here on would not be believed some day.
+        let sentence = "a record on the device has a number that was never given";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
+    }
     Ok(claims)
 }
 
@@ -315,7 +338,8 @@ impl Dir for DeviceDir {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut changes = self.changes.lock();
         changes.finish()?;
-        let slot = self.known(name)?.unlink()?;
+        let inode = self.known(name)?;
+        let slot = inode.unlink(&mut inode.alone())?;
         changes.free_slots.push(slot);
         self.files.lock().remove(name);
         Ok(())
@@ -326,7 +350,10 @@ impl Dir for DeviceDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.sync()
+        let synced = self.disk.sync();
+        // Also what somebody else was told: it may have been a name.
+        self.disk.tell(&self.told)?;
+        synced
     }
 
     fn subdir(&self, _name: &str) -> io::Result<Arc<dyn Dir>> {

@@ -132,8 +132,8 @@ impl Group {
         if dir.granularity() <= GRANULE {
             return Ok(true);
         }
-        // Frames are not full, and end within a piece.
-        let frames = older.dirty_bytes() / 2 + older.disks.len() as u64 * STRIDE;
+        // Frames are not full, and end within a piece; guests go on meanwhile.
+        let frames = older.dirty_bytes() + older.disks.len() as u64 * STRIDE;
         Ok(dir.space()?.free_bytes >= older.dirty_bytes() + frames)
     }
 

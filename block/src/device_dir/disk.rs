@@ -16,12 +16,10 @@ pub(super) struct Disk {
     pub(super) space: Mutex<FreeSpace>,
     /// What the next record has.
     sequence: AtomicU64,
-    failures: Failures,
-}
-
-/// How often the device lost what was to be written to it. It tells that to its one handle here, once.
-struct Failures {
-    count: AtomicU64,
+    /// How often the device lost what was to be written to it.
+    failures: AtomicU64,
+    /// The last of them. Held while the device is asked: it tells a failure once, to its one handle here, and whoever
+    /// asks next must find it counted.
     last: Mutex<String>,
 }
 
@@ -32,10 +30,8 @@ impl Disk {
             layout,
             space: Mutex::new(FreeSpace::new(layout.segments)),
             sequence: AtomicU64::new(1),
-            failures: Failures {
-                count: AtomicU64::new(0),
-                last: Mutex::default(),
-            },
+            failures: AtomicU64::new(0),
+            last: Mutex::default(),
         };
         disk.ask();
         disk
@@ -53,27 +49,36 @@ impl Disk {
 
     /// Looks whether the device failed since somebody looked.
     pub(super) fn ask(&self) {
-        self.note(&self.device.check_writeback());
+        let _ = self.asked(|| self.device.check_writeback());
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        let synced = self.device.sync_data();
-        self.note(&synced);
-        synced
+        self.asked(|| self.device.sync_data())
     }
 
-    fn note(&self, said: &io::Result<()>) {
-        if let Err(error) = said {
-            *self.failures.last.lock() = error.to_string();
-            self.failures.count.fetch_add(1, Ordering::AcqRel);
+    fn asked(&self, ask: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut last = self.last.lock();
+        let said = ask();
+        if let Err(error) = &said {
+            *last = error.to_string();
+            self.failures.fetch_add(1, Ordering::AcqRel);
         }
+        said
     }
 
     pub(super) fn failures(&self) -> u64 {
-        self.failures.count.load(Ordering::Acquire)
+        self.failures.load(Ordering::Acquire)
     }
 
-    pub(super) fn last_failure(&self) -> io::Error {
-        io::Error::other(self.failures.last.lock().clone())
+    /// Fails if the device did since `told` was told.
+    ///
+    /// # Errors
+    /// The last failure.
+    pub(super) fn tell(&self, told: &AtomicU64) -> io::Result<()> {
+        let failures = self.failures();
+        if told.fetch_max(failures, Ordering::AcqRel) >= failures {
+            return Ok(());
+        }
+        Err(io::Error::other(self.last.lock().clone()))
     }
 }

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -29,6 +29,8 @@ pub(super) struct Inode {
     readers: Mutex<Readers>,
     /// Failures of the device that were passed on.
     told: AtomicU64,
+    /// The slot may not have reached the device.
+    length_is_doubtful: AtomicBool,
 }
 
 /// Where the file's slot is, and what it says. A file that was removed has none.
@@ -39,6 +41,8 @@ pub(super) struct Record {
     /// Which half says it.
     pub(super) half: Half,
     pub(super) says: Slot,
+    /// Another file has the name since: what is written here must not count as later.
+    pub(super) replaced: bool,
 }
 
 /// A slot without a file.
@@ -147,6 +151,7 @@ impl Inode {
             record: Mutex::new(Some(record)),
             extents: RwLock::new(extents),
             readers: Mutex::default(),
+            length_is_doubtful: AtomicBool::new(false),
         }
     }
 
@@ -208,12 +213,14 @@ impl Inode {
         synced
     }
 
+    /// What the device says of this file may be lost as well: it is said again.
     fn tell(&self) -> io::Result<()> {
-        let failures = self.disk.failures();
-        if self.told.swap(failures, Ordering::AcqRel) == failures {
-            return Ok(());
-        }
-        Err(self.disk.last_failure())
+        self.disk.tell(&self.told).inspect_err(|_| {
+            self.length_is_doubtful.store(true, Ordering::Release);
+            let mut extents = self.extents.write();
+            let pieces = extents.pieces.values_mut();
+            pieces.for_each(|piece| piece.doubtful = true);
+        })
     }
 
     /// Gives a new file the slot.
@@ -223,7 +230,12 @@ impl Inode {
     pub(super) fn create(disk: Arc<Disk>, slot: FreeSlot, name: &str) -> io::Result<Self> {
         let FreeSlot { number, half } = slot;
         let says = Slot::gone();
-        let mut record = Record { number, half, says };
+        let mut record = Record {
+            number,
+            half,
+            says,
+            replaced: false,
+        };
         let says = Slot {
             id: disk.next_sequence(),
             sequence: 0,
@@ -250,8 +262,7 @@ impl Inode {
     ///
     /// # Errors
     /// `NotFound` if it has none; the operating system's.
-    pub(super) fn unlink(&self) -> io::Result<FreeSlot> {
-        let mut alone = self.alone();
+    pub(super) fn unlink(&self, alone: &mut Alone<'_>) -> io::Result<FreeSlot> {
         let Some(record) = alone.0.clone() else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -360,10 +371,14 @@ impl Inode {
     }
 
     fn save_len(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
-        if len != self.len() {
-            alone.save_len(&self.disk, len)?;
-            self.extents.write().len = len;
+        let doubtful = self.length_is_doubtful.swap(false, Ordering::AcqRel);
+        if len == self.len() && !doubtful {
+            return Ok(());
         }
+        alone.save_len(&self.disk, len).inspect_err(|_| {
+            self.length_is_doubtful.store(true, Ordering::Release);
+        })?;
+        self.extents.write().len = len;
         Ok(())
     }
 
@@ -502,10 +517,17 @@ impl Drop for Inode {
 }
 
 impl Alone<'_> {
+    /// Another file takes the name: this one's slot says nothing more until it is freed.
+    pub(super) fn replace(&mut self) {
+        if let Some(record) = &mut *self.0 {
+            record.replaced = true;
+        }
+    }
+
     fn save_len(&mut self, disk: &Disk, len: u64) -> io::Result<()> {
         match &mut *self.0 {
             // Nobody will find it any more.
-            None => Ok(()),
+            None | Some(Record { replaced: true, .. }) => Ok(()),
             Some(record) => {
                 let says = record.says.clone();
                 record.say(disk, Slot { len, ..says })

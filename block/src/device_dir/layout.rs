@@ -40,7 +40,7 @@ pub(super) const NAME_MAX: usize = 255;
 pub(super) const SIZE_MIN: u64 = 64 << 20;
 /// 32 TiB: beyond it the rest is not used.
 const SEGMENTS_MAX: u64 = 1 << 28;
-/// No id or sequence above this is believed: there is always one more.
+/// No id or sequence above this is believed, and none above half of it is used.
 pub(super) const COUNT_MAX: u64 = 1 << 62;
 /// Longest file, in bytes.
 pub(super) const LEN_MAX: u64 = u32::MAX as u64 * SEGMENT;

@@ -463,9 +463,34 @@ fn every_file_is_told_of_a_failure_and_once() {
     dir.open("two")
         .and_then(|two| two.check_writeback())
         .expect_err("told");
+    dir.sync().expect_err("a name may be lost as well");
+    dir.sync().expect("told before");
     for file in [one, two, three] {
         file.check_writeback().expect("told before");
     }
+}
+
+/// A file that another replaced, and whose slot could not be freed, grew: its record was the later one, and the next
+/// process took it for the file of that name.
+#[test]
+fn a_file_that_was_replaced_does_not_come_back_by_growing() {
+    let world = blank(1, SIZE);
+    let dir = open(&world);
+    let [old, new] = ["name", "new"].map(|name| dir.create(name).expect("created"));
+    old.write_all_at(&[1; 4096], 0).expect("written");
+    new.write_all_at(&[2; 4096], 0).expect("written");
+    // The name is written twice; what frees the slot of the old one fails.
+    let ops = AtomicU64::new(0);
+    world.set_fault(Some(Arc::new(move |_: &str| {
+        (ops.fetch_add(1, Ordering::Relaxed) >= 2).then_some(io::ErrorKind::Other)
+    })));
+    dir.rename("new", "name").expect("it has the name");
+    world.set_fault(None);
+    old.write_all_at(&[1; 4096], 1 << 20)
+        .expect("it has no name any more");
+    drop((old, new, dir));
+    let dir = open(&world.kill());
+    assert_eq!(content(&dir)["name"], [2; 4096]);
 }
 
 /// On a real block device: past the cache and through it, held against the same model.
