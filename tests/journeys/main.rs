@@ -11,6 +11,7 @@ mod guest;
 mod harness;
 mod kill9;
 mod peers;
+mod places;
 mod powercut;
 mod seed;
 mod soak;
