@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   names --> slots ----> segments of 128 KiB, from anywhere on the device
-//!             (layout.rs)  (space.rs: which are free; inode.rs: which are a file's)
+//!             (record.rs)  (space.rs: which are free; extents.rs: which are a file's)
 //! ```
 //!
 //! It keeps the promises of [`Dir`] and [`File`]: what completed survives the process; what was synced survives the
@@ -27,19 +27,22 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
-use crate::{Dir, File, Space, index};
+use crate::{Dir, File, Space, dir, index};
 use disk::Disk;
 use file::DeviceFile;
-use inode::{Claim, FreeSlot, Inode, Record};
+use inode::{Claim, Inode};
 use layout::{
     COUNT_MAX, Damaged, Entry, Half, Layout, NAME_MAX, RECORDS, SEGMENT, SLOT, SLOTS, SUPERBLOCK,
     Slot, Superblock,
 };
+use record::{FreeSlot, Record};
 
 mod disk;
+mod extents;
 mod file;
 mod inode;
 mod layout;
+mod record;
 mod space;
 
 /// What must be zero at both ends of a device that is used for the first time. File systems, partition tables and
@@ -363,16 +366,13 @@ impl Dir for DeviceDir {
     }
 
     fn lock_exclusive(&self, name: &str) -> io::Result<Box<dyn Any + Send + Sync>> {
-        let lock = Lock {
+        if !self.locks.lock().insert(name.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Lock {
             name: name.to_owned(),
             locks: Arc::clone(&self.locks),
-        };
-        if self.locks.lock().insert(name.to_owned()) {
-            return Ok(Box::new(lock));
-        }
-        // It is another's.
-        std::mem::forget(lock);
-        Err(io::ErrorKind::WouldBlock.into())
+        }))
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -455,12 +455,13 @@ fn is_zero(file: &dyn File, at: u64) -> io::Result<bool> {
     Ok(bytes.iter().all(|byte| *byte == 0))
 }
 
+/// A plain name that fits in a slot.
 fn check_name(name: &str) -> io::Result<()> {
-    if !name.is_empty() && name.len() <= NAME_MAX && !name.contains(['/', '\0']) {
+    dir::check_name(name)?;
+    if name.len() <= NAME_MAX {
         return Ok(());
     }
-    let sentence = format!("{name:?} is not a plain file name");
-    Err(io::Error::new(io::ErrorKind::InvalidInput, sentence))
+    Err(io::ErrorKind::InvalidFilename.into())
 }
 
 fn unsupported(sentence: &'static str) -> io::Error {

@@ -212,3 +212,14 @@ pub trait SharedWords: Send + Sync {
     /// The words. Byte `8 * i` of the file is the low byte of word `i` (little-endian machines only).
     fn words(&self) -> &[AtomicU64];
 }
+
+/// A name never leaves its directory.
+pub(crate) fn check_name(name: &str) -> io::Result<()> {
+    let plain = !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
+    if plain {
+        Ok(())
+    } else {
+        let sentence = format!("{name:?} is not a plain file name");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, sentence))
+    }
+}

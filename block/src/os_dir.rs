@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::dir::check_name;
 use crate::os_file::OsFile;
 use crate::{Dir, File, Space};
 
@@ -253,17 +254,6 @@ impl AsFd for OsDir {
 impl fmt::Debug for OsDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("OsDir").field(&self.path).finish()
-    }
-}
-
-/// A name never leaves its directory.
-fn check_name(name: &str) -> io::Result<()> {
-    let plain = !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
-    if plain {
-        Ok(())
-    } else {
-        let sentence = format!("{name:?} is not a plain file name");
-        Err(io::Error::new(io::ErrorKind::InvalidInput, sentence))
     }
 }
 

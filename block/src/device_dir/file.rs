@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::Disk;
-use super::inode::{Alone, Inode, Run};
+use super::extents::Run;
+use super::inode::{Alone, Inode};
 use super::layout::{LEN_MAX, PAGE};
 use super::unsupported;
 use crate::{ByteRange, File, PageBuf, SharedWords, index};

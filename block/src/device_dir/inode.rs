@@ -1,4 +1,4 @@
-//! A file of a device: its segments, and which pages of them were written.
+//! A file of a device: reading and changing it, its records included.
 //!
 //! | lock | held while | protects |
 //! |---|---|---|
@@ -9,7 +9,6 @@
 //! Rule: what a record says on the device is changed before its segment can be another's. Where such a change failed,
 //! and nobody can say what the device has, the segment stays this file's, and is written about again.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::disk::Disk;
-use super::layout::{ENTRY, Entry, Half, LEN_MAX, Layout, PAGE, SEGMENT, Slot};
+use super::extents::{Extents, Piece, Run, pages_within, positions, positions_around};
+use super::layout::{ENTRY, Entry, LEN_MAX, Layout, PAGE, SEGMENT, Slot};
+use super::record::{FreeSlot, Record};
 use crate::{ByteRange, index};
 
 /// A file, as long as it has a name or somebody has it open.
@@ -33,85 +34,8 @@ pub(super) struct Inode {
     length_is_doubtful: AtomicBool,
 }
 
-/// Where the file's slot is, and what it says. A file that was removed has none.
-#[derive(Clone)]
-pub(super) struct Record {
-    /// Of the slot.
-    pub(super) number: u32,
-    /// Which half says it.
-    pub(super) half: Half,
-    pub(super) says: Slot,
-    /// Another file has the name since: what is written here must not count as later.
-    pub(super) replaced: bool,
-}
-
-/// A slot without a file.
-#[derive(Clone, Copy)]
-pub(super) struct FreeSlot {
-    pub(super) number: u32,
-    /// Which half said so last.
-    pub(super) half: Half,
-}
-
-impl Record {
-    /// Says `says` from here on. If it cannot be written the device is told once more what it said before: else a kill
-    /// might bring what nobody was told had happened.
-    ///
-    /// # Errors
-    /// The operating system's.
-    fn say(&mut self, disk: &Disk, says: Slot) -> io::Result<()> {
-        let half = self.half.other();
-        let at = Layout::half_at(self.number, half);
-        let sequence = disk.next_sequence();
-        let says = Slot { sequence, ..says };
-        match disk.device.write_all_at(&says.encode(), at) {
-            Ok(()) => {
-                (self.half, self.says) = (half, says);
-                Ok(())
-            }
-            Err(error) => {
-                // With its old sequence: another may have the name since.
-                let _ = disk.device.write_all_at(&self.says.encode(), at);
-                Err(error)
-            }
-        }
-    }
-
-    /// The same in both halves: where the next record of the slot is torn, and the one after it lost, a name that was
-    /// taken away must not come back. That is all it costs if the second cannot be written.
-    fn say_twice(&mut self, disk: &Disk, says: Slot) -> io::Result<()> {
-        self.say(disk, says.clone())?;
-        let _ = self.say(disk, says);
-        Ok(())
-    }
-
-    /// Notes that the file is gone.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub(super) fn remove(mut self, disk: &Disk) -> io::Result<FreeSlot> {
-        self.say_twice(disk, Slot::gone())?;
-        let Self { number, half, .. } = self;
-        Ok(FreeSlot { number, half })
-    }
-}
-
 /// Says that nobody else changes the file.
 pub(super) struct Alone<'a>(MutexGuard<'a, Option<Record>>);
-
-#[derive(Default)]
-struct Extents {
-    len: u64,
-    pieces: BTreeMap<u32, Piece>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    segment: u32,
-    pages: u32,
-    /// Its record could not be written, in whole or in part: the device may say this, or what it said before.
-    doubtful: bool,
-}
 
 #[derive(Default)]
 struct Readers {
@@ -126,15 +50,6 @@ pub(super) struct Claim {
     pub(super) segment: u32,
     pub(super) position: u32,
     pub(super) pages: u32,
-}
-
-/// A part of a file that lies in one place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    /// In the file.
-    pub(super) range: ByteRange,
-    /// On the device; `None` where nothing was written: zeroes.
-    pub(super) at: Option<u64>,
 }
 
 impl Inode {
@@ -334,7 +249,7 @@ impl Inode {
         let written = places
             .into_iter()
             .try_for_each(write)
-            .and_then(|()| self.lengthen(alone, len))
+            .and_then(|()| self.set_len(alone, len.max(self.len())))
             .and_then(|()| {
                 let marked = |position, piece: Piece| piece.pages | pages_within(position, range);
                 self.put(alone, range, marked)
@@ -354,23 +269,11 @@ impl Inode {
         self.put(alone, range, kept)
     }
 
-    /// The file ends at `len`; pages past it were never written.
+    /// The file ends at `len`. What lies past it was never written, or was forgotten.
     ///
     /// # Errors
     /// Those of the records.
     pub(super) fn set_len(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
-        let end = self.len().next_multiple_of(SEGMENT);
-        if let Some(past) = ByteRange::new(len.next_multiple_of(PAGE), end) {
-            self.forget(alone, past)?;
-        }
-        self.save_len(alone, len)
-    }
-
-    fn lengthen(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
-        self.save_len(alone, len.max(self.len()))
-    }
-
-    fn save_len(&self, alone: &mut Alone<'_>, len: u64) -> io::Result<()> {
         let doubtful = self.length_is_doubtful.swap(false, Ordering::AcqRel);
         if len == self.len() && !doubtful {
             return Ok(());
@@ -558,77 +461,4 @@ impl Drop for Reading<'_> {
                 .for_each(|left| space.give_back(left));
         }
     }
-}
-
-impl Extents {
-    /// `range` in parts that lie in sequence on the device, or were not written.
-    fn runs(&self, layout: Layout, range: ByteRange) -> impl Iterator<Item = Run> {
-        let place = move |at: u64| {
-            let piece = self.pieces.get(&position_of(at))?;
-            let bit = 1_u32 << (at / PAGE % 32);
-            (piece.pages & bit != 0).then(|| layout.segment_at(piece.segment) + at % SEGMENT)
-        };
-        joined(range, place)
-    }
-
-    /// The same for what is about to be written.
-    fn places(&self, layout: Layout, range: ByteRange) -> Vec<Run> {
-        let place = |at: u64| {
-            let piece = self.pieces.get(&position_of(at))?;
-            Some(layout.segment_at(piece.segment) + at % SEGMENT)
-        };
-        joined(range, place).collect()
-    }
-}
-
-/// Page by page, and joined where one follows the other.
-fn joined<'a>(
-    range: ByteRange,
-    place: impl Fn(u64) -> Option<u64> + 'a,
-) -> impl Iterator<Item = Run> + 'a {
-    let mut at = range.start();
-    std::iter::from_fn(move || {
-        if at >= range.end() {
-            return None;
-        }
-        let (start, first) = (at, place(at));
-        loop {
-            at = (at / PAGE + 1).saturating_mul(PAGE).min(range.end());
-            let follows = at < range.end() && place(at) == first.map(|first| first + (at - start));
-            if !follows {
-                break;
-            }
-        }
-        let range = ByteRange::new(start, at).expect("goes forward");
-        Some(Run { range, at: first })
-    })
-}
-
-fn position_of(at: u64) -> u32 {
-    u32::try_from(at / SEGMENT).expect("files are shorter")
-}
-
-fn positions(range: ByteRange) -> impl Iterator<Item = u32> {
-    positions_around(range)
-        .into_iter()
-        .flat_map(|(first, last)| first..=last)
-}
-
-/// First and last; none of an empty range.
-fn positions_around(range: ByteRange) -> Option<(u32, u32)> {
-    if range.is_empty() {
-        return None;
-    }
-    let last = u32::try_from((range.end() - 1) / SEGMENT).unwrap_or(u32::MAX);
-    let first = u32::try_from(range.start() / SEGMENT).ok()?;
-    Some((first, last))
-}
-
-/// The pages of a position that lie in `range`.
-fn pages_within(position: u32, range: ByteRange) -> u32 {
-    let start = u64::from(position) * SEGMENT;
-    let page = |at: u64| (at.clamp(start, start + SEGMENT) - start) / PAGE;
-    let below = |page: u64| (1_u64 << page) - 1;
-    let bits = below(page(range.end())) & !below(page(range.start()));
-    u32::try_from(bits).expect("32 pages")
 }
