@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::{Clock, Dir, OsDir};
-use store::{Around, Store, StoreError};
+use store::{Around, Backend, Directory, Store, StoreError};
 
 use crate::{Error, Result};
 
@@ -71,8 +71,8 @@ impl Target {
     /// If there is none, or it cannot be read.
     pub fn reader(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
         let opened = self
-            .open_dir()
-            .and_then(|dir| Store::open_reader(&dir, around(clock)));
+            .open_place()
+            .and_then(|place| Store::open_reader(&place, around(clock)));
         opened.map_err(self.failed("open the store"))
     }
 
@@ -95,23 +95,24 @@ impl Target {
         missing: Missing,
     ) -> std::result::Result<Store, StoreError> {
         if missing == Missing::Refuse {
-            return Store::open_writer(&self.open_dir()?, around.clone());
+            return Store::open_writer(&self.open_place()?, around.clone());
         }
         let Self::Directory(path) = self;
         let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
-        match Store::open_writer(&dir, around.clone()) {
+        let place = Directory::backend(&dir);
+        match Store::open_writer(&place, around.clone()) {
             Err(StoreError::NotAStore { .. }) => {
-                Store::create(&dir)?;
-                Store::open_writer(&dir, around.clone())
+                Store::create(&place)?;
+                Store::open_writer(&place, around.clone())
             }
             opened => opened,
         }
     }
 
-    fn open_dir(&self) -> std::result::Result<Arc<dyn Dir>, StoreError> {
+    fn open_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
         let Self::Directory(path) = self;
         match OsDir::open(path) {
-            Ok(dir) => Ok(Arc::new(dir)),
+            Ok(dir) => Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let dir = path.display().to_string();
                 Err(StoreError::NotAStore { dir })

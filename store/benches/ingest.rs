@@ -19,7 +19,9 @@ use std::time::Duration;
 use block::{Clock, Dir, GRANULE, Name, OsDir, SystemClock, UnixNanos, index};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use store::{Around, Base, Consistency, FinishedImage, ImageRef, PointDraft, RestoreSink, Store};
+use store::{
+    Around, Base, Consistency, Directory, FinishedImage, ImageRef, PointDraft, RestoreSink, Store,
+};
 
 const STEP: u64 = 1 << 20;
 
@@ -236,11 +238,11 @@ fn main() {
         std::env::var_os("STANDIN_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into());
     let tmp = tempfile::tempdir_in(place).unwrap();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::open(tmp.path()).unwrap());
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let clock = Arc::new(SystemClock::new());
     let around = Around::new(Arc::clone(&clock) as Arc<dyn Clock>);
     let workers = around.workers;
-    let store = Store::open_writer(&dir, around.clone()).unwrap();
+    let store = Store::open_writer(&Directory::backend(&dir), around.clone()).unwrap();
     let bench = Bench { clock, store };
     let images = std::env::var("STANDIN_BENCH_IMAGES").unwrap_or_default();
     let mut sources: Vec<Source> = images
@@ -267,7 +269,7 @@ fn main() {
     drop(bench);
     let clock = Arc::new(SystemClock::new());
     let start = clock.monotonic();
-    let store = Store::open_writer(&dir, around).unwrap();
+    let store = Store::open_writer(&Directory::backend(&dir), around).unwrap();
     let took = clock.monotonic() - start;
     println!(
         "open again as the writer: {took:?}, {} fingerprints",

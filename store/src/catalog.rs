@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use block::{Dir, Name};
+use block::Name;
 
+use crate::backend::{Backend, read_whole};
 use crate::codec::{self, Decoded, Decoder, Encode};
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::Fingerprint;
 use crate::records::{PointRecord, SeedRecord, decode_name};
-use crate::shelf::{TMP_MARK, io_error, put_object, read_object};
 
 const COMMIT_MAGIC: [u8; 8] = *b"STDNCMT1";
 const CHECKPOINT_MAGIC: [u8; 8] = *b"STDNCKP1";
@@ -69,9 +69,9 @@ pub(crate) enum Change {
     SaveSeed(Arc<SeedRecord>),
 }
 
-/// The catalog's directory.
+/// Reads and writes the catalog.
 pub(crate) struct Catalog {
-    dir: Arc<dyn Dir>,
+    place: Arc<dyn Backend>,
     store: [u8; 16],
 }
 
@@ -115,10 +115,9 @@ impl State {
 }
 
 impl Catalog {
-    pub(crate) fn open(store_dir: &dyn Dir, store: [u8; 16]) -> Result<Self> {
-        let dir = store_dir.subdir("catalog");
-        let dir = dir.map_err(|e| io_error("open", "catalog".into(), e))?;
-        Ok(Self { dir, store })
+    pub(crate) fn open(place: &Arc<dyn Backend>, store: [u8; 16]) -> Self {
+        let place = Arc::clone(place);
+        Self { place, store }
     }
 
     /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
@@ -140,8 +139,8 @@ impl Catalog {
     }
 
     fn list(&self) -> Result<Vec<String>> {
-        self.dir
-            .list()
+        self.place
+            .list("catalog")
             .map_err(|e| io_error("list", "catalog".into(), e))
     }
 
@@ -157,7 +156,7 @@ impl Catalog {
     }
 
     fn read(&self, name: &str, len_max: u64) -> Result<Vec<u8>> {
-        match read_object(&*self.dir, name, len_max) {
+        match read_whole(&*self.place, &path(name), len_max) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(StoreError::corrupt(path(name), "it is missing"))
             }
@@ -178,9 +177,9 @@ impl Catalog {
         loop {
             let sequence = state.sequence + 1;
             let name = commit_name(sequence);
-            match self.dir.open(&name) {
+            match self.place.len(&path(&name)) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                other => other.map_err(|e| io_error("open", path(&name), e))?,
+                other => other.map_err(|e| io_error("read", path(&name), e))?,
             };
             let bytes = self.read(&name, COMMIT_LEN_MAX)?;
             let commit = decode_commit(&bytes, self.store)
@@ -229,7 +228,7 @@ impl Catalog {
             return Err(AppendError::NotDone(StoreError::Invalid(sentence)));
         }
         let name = commit_name(sequence);
-        match put_object(&*self.dir, &name, &bytes, epoch) {
+        match self.place.create(&path(&name), &bytes, epoch) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             other => other.map_err(|e| AppendError::NotDone(io_error("create", path(&name), e)))?,
         }
@@ -250,8 +249,8 @@ impl Catalog {
         }
         let name = checkpoint_name(state.sequence);
         let bytes = encode_checkpoint(state, self.store);
-        put_object(&*self.dir, &name, &bytes, epoch)?;
-        self.dir.sync()?;
+        self.place.create(&path(&name), &bytes, epoch)?;
+        self.place.sync("catalog")?;
         state.checkpoint = state.sequence;
         Ok(())
     }
@@ -259,19 +258,16 @@ impl Catalog {
     /// For the one writer, before it writes: removes what was half written, and makes every name
     /// durable.
     pub(crate) fn recover(&self) -> Result<()> {
-        for name in self.list()?.iter().filter(|name| name.contains(TMP_MARK)) {
-            self.dir
-                .remove(name)
-                .map_err(|e| io_error("remove", path(name), e))?;
-        }
-        self.sync()
+        self.place
+            .recover("catalog")
+            .map_err(|e| io_error("recover", "catalog".into(), e))
     }
 
     /// Makes durable the name of every commit that is there. What a reader lists must not vanish in
     /// a power cut, and who wrote it may have been killed between naming and syncing it.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.dir
-            .sync()
+        self.place
+            .sync("catalog")
             .map_err(|e| io_error("sync", "catalog".into(), e))
     }
 }

@@ -107,6 +107,14 @@ pub enum StoreError {
     },
 }
 
+pub(crate) fn io_error(verb: &'static str, object: String, source: io::Error) -> StoreError {
+    StoreError::Io {
+        verb,
+        object,
+        source,
+    }
+}
+
 /// A fixed or a composed sentence.
 pub(crate) type Cow = std::borrow::Cow<'static, str>;
 

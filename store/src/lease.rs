@@ -12,52 +12,46 @@ use std::any::Any;
 use std::io;
 use std::sync::Arc;
 
-use block::{Dir, UnixNanos};
+use block::UnixNanos;
 
+use crate::backend::Backend;
 use crate::codec::{self, Encode};
-use crate::error::{Result, StoreError};
-use crate::shelf::{TMP_MARK, io_error, put_object};
+use crate::error::{Result, StoreError, io_error};
 
 const MAGIC: [u8; 8] = *b"STDNEPO1";
 
 /// The right to write.
 pub(crate) struct Lease {
-    dir: Arc<dyn Dir>,
+    place: Arc<dyn Backend>,
     pub(crate) epoch: u64,
     _lock: Box<dyn Any + Send + Sync>,
 }
 
 impl Lease {
-    pub(crate) fn take(store_dir: &dyn Dir, store: [u8; 16], at: UnixNanos) -> Result<Self> {
+    pub(crate) fn take(place: &Arc<dyn Backend>, store: [u8; 16], at: UnixNanos) -> Result<Self> {
         let failed = |verb| move |e| io_error(verb, "lease".into(), e);
-        let dir = store_dir.subdir("lease").map_err(failed("open"))?;
-        let lock = match dir.lock_exclusive("lock") {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let store = store_dir.describe();
-                return Err(StoreError::InUse { store });
-            }
+        let in_use = || StoreError::InUse {
+            store: place.describe(),
+        };
+        let lock = match place.lock() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(in_use()),
             other => other.map_err(failed("lock"))?,
         };
-        let names = dir.list().map_err(failed("list"))?;
-        for debris in names.iter().filter(|name| name.contains(TMP_MARK)) {
-            dir.remove(debris).map_err(failed("clean"))?;
-        }
+        place.recover("lease").map_err(failed("recover"))?;
+        let names = place.list("lease").map_err(failed("list"))?;
         let newest = names.iter().filter_map(|name| parse_name(name)).max();
         let epoch = newest.unwrap_or(0) + 1;
         let mut object = codec::begin(MAGIC);
         object.put_bytes(&store);
         object.put_u64(epoch);
         object.put_u64(at.0);
-        match put_object(&*dir, &name(epoch), &codec::seal(object), epoch) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let store = store_dir.describe();
-                return Err(StoreError::InUse { store });
-            }
+        match place.create(&path(epoch), &codec::seal(object), epoch) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(in_use()),
             other => other.map_err(failed("write an epoch in"))?,
         }
-        dir.sync().map_err(failed("sync"))?;
+        place.sync("lease").map_err(failed("sync"))?;
         Ok(Self {
-            dir,
+            place: Arc::clone(place),
             epoch,
             _lock: lock,
         })
@@ -66,9 +60,9 @@ impl Lease {
     /// `Fenced` if a later writer exists.
     pub(crate) fn check(&self) -> Result<()> {
         let theirs = self.epoch + 1;
-        match self.dir.open(&name(theirs)) {
+        match self.place.len(&path(theirs)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(io_error("open", format!("lease/{}", name(theirs)), e)),
+            Err(e) => Err(io_error("read", path(theirs), e)),
             Ok(_) => Err(StoreError::Fenced {
                 ours: self.epoch,
                 theirs,
@@ -77,8 +71,8 @@ impl Lease {
     }
 }
 
-fn name(epoch: u64) -> String {
-    format!("epoch-{epoch:016x}")
+fn path(epoch: u64) -> String {
+    format!("lease/epoch-{epoch:016x}")
 }
 
 fn parse_name(name: &str) -> Option<u64> {

@@ -12,6 +12,7 @@
 //! Rule: every object is created once and never changed, in the order container, tree, commit; so
 //! a crash at any moment leaves only objects that nothing refers to. `docs/formats/` draws the bytes.
 
+mod backend;
 mod cache;
 mod catalog;
 mod codec;
@@ -39,6 +40,7 @@ mod verify;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
+pub use backend::{Backend, Directory};
 pub use error::{ErrorKind, Result, StoreError};
 pub use fingerprint::Fingerprint;
 pub use image::Image;

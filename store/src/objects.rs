@@ -5,28 +5,28 @@
 //! | manifests | fingerprints and regions of containers | 24 MiB, 190 full containers |
 //! | regions | chunks, checked | 24 MiB |
 //! | records | nodes of trees, decoded | 12 MiB |
-//! | files | open containers and tree objects | 64 |
+//! | headers | tree objects whose header was right | 4096 |
 //!
 //! Rule: nothing enters a cache before it was checked; what fails a check is an error that names the object.
 
-use std::io;
 use std::sync::Arc;
 
-use block::{Dir, File, index};
+use block::index;
 
+use crate::backend::Backend;
 use crate::cache::ByteCache;
 use crate::container::{self, Footer, Manifest};
 use crate::error::{Result, StoreError};
 use crate::fingerprint::{CHUNK, FANOUT, Fingerprint};
 use crate::place::{ObjectId, Place};
 use crate::runs::Run;
-use crate::shelf::{Shelf, io_error};
+use crate::shelf::Shelf;
 use crate::tree::{self, ListRef, NodeRef, Record, RecordRef};
 
 const MANIFESTS_BYTES_MAX: usize = 24 << 20;
 const REGIONS_BYTES_MAX: usize = 24 << 20;
 const RECORDS_BYTES_MAX: usize = 12 << 20;
-const FILES_MAX: usize = 64;
+const HEADERS_MAX: usize = 4096;
 
 /// A container is never larger: 4 MiB of regions, the last one on top, and its manifest.
 const CONTAINER_LEN_MAX: u64 = 17 << 20;
@@ -39,52 +39,41 @@ pub(crate) struct Objects {
     manifests: ByteCache<ObjectId, Manifest>,
     regions: ByteCache<(ObjectId, usize), Vec<u8>>,
     records: ByteCache<RecordKey, Record>,
-    container_files: ByteCache<ObjectId, Handle>,
-    tree_files: ByteCache<ObjectId, Handle>,
+    tree_headers: ByteCache<ObjectId, ()>,
 }
 
 type RecordKey = (ObjectId, u32, u32, u32);
 
-struct Handle(Arc<dyn File>);
-
 impl Objects {
-    pub(crate) fn open(dir: &dyn Dir, store: [u8; 16], next: [u64; 2]) -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn open(place: &Arc<dyn Backend>, store: [u8; 16], next: [u64; 2]) -> Self {
+        Self {
             store,
-            containers: Shelf::open(dir, "containers", "con", next[0])?,
-            trees: Shelf::open(dir, "trees", "tre", next[1])?,
+            containers: Shelf::open(place, "containers", "con", next[0]),
+            trees: Shelf::open(place, "trees", "tre", next[1]),
             manifests: ByteCache::new(MANIFESTS_BYTES_MAX),
             regions: ByteCache::new(REGIONS_BYTES_MAX),
             records: ByteCache::new(RECORDS_BYTES_MAX),
-            container_files: ByteCache::new(FILES_MAX),
-            tree_files: ByteCache::new(FILES_MAX),
-        })
+            tree_headers: ByteCache::new(HEADERS_MAX),
+        }
     }
 
     fn damaged_container(&self, id: ObjectId, malformed: crate::codec::Malformed) -> StoreError {
         StoreError::malformed(self.containers.path(id), malformed)
     }
 
-    fn container_file(&self, id: ObjectId) -> Result<Arc<dyn File>> {
-        file_of(&self.containers, &self.container_files, id)
-    }
-
-    /// A tree object, whose header is right.
-    fn tree_file(&self, id: ObjectId) -> Result<Arc<dyn File>> {
-        if let Some(handle) = self.tree_files.get(&id) {
-            return Ok(Arc::clone(&handle.0));
+    fn check_tree_header(&self, id: ObjectId) -> Result<()> {
+        const WRONG: &str = "its header is damaged";
+        if self.tree_headers.get(&id).is_some() {
+            return Ok(());
         }
-        let file = file_of(&self.trees, &self.tree_files, id)?;
         let expected = tree::begin_object(self.store, id);
         let mut header = vec![0; expected.len()];
-        let wrong = || StoreError::corrupt(self.trees.path(id), "its header is damaged");
-        match file.read_exact_at(&mut header, 0) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(wrong()),
-            Err(e) => Err(io_error("read", self.trees.path(id), e)),
-            Ok(()) if header != expected => Err(wrong()),
-            Ok(()) => Ok(file),
+        self.trees.read(id, 0, &mut header, WRONG)?;
+        if header != expected {
+            return Err(StoreError::corrupt(self.trees.path(id), WRONG));
         }
-        .inspect_err(|_| self.tree_files.forget(&id))
+        self.tree_headers.put(id, Arc::new(()), 1);
+        Ok(())
     }
 
     /// The manifest of a container.
@@ -104,25 +93,23 @@ impl Objects {
 
     /// Reads a manifest past the cache.
     pub(crate) fn load_manifest(&self, id: ObjectId) -> Result<Manifest> {
-        let file = self.container_file(id)?;
-        let failed = |e| io_error("read", self.containers.path(id), e);
+        const CUT: &str = "it is cut off";
         let damaged = |malformed| self.damaged_container(id, malformed);
-        let cut = |what| StoreError::corrupt(self.containers.path(id), what);
-        let len = file.len().map_err(failed)?;
+        let len = self.containers.len(id)?;
         let least = (container::HEADER_LEN + container::FOOTER_LEN) as u64;
         if !(least..=CONTAINER_LEN_MAX).contains(&len) {
-            return Err(cut("its length is impossible"));
+            let what = "its length is impossible";
+            return Err(StoreError::corrupt(self.containers.path(id), what));
         }
+        let read = |at, buf: &mut [u8]| self.containers.read(id, at, buf, CUT);
         let mut header = [0; container::HEADER_LEN];
-        file.read_exact_at(&mut header, 0).map_err(failed)?;
+        read(0, &mut header)?;
         container::check_header(&header, self.store, id).map_err(damaged)?;
         let mut footer = [0; container::FOOTER_LEN];
-        let footer_at = len - container::FOOTER_LEN as u64;
-        file.read_exact_at(&mut footer, footer_at).map_err(failed)?;
+        read(len - container::FOOTER_LEN as u64, &mut footer)?;
         let footer = Footer::decode(&footer, self.store, id, len).map_err(damaged)?;
         let mut bytes = vec![0; footer.manifest_len];
-        file.read_exact_at(&mut bytes, footer.manifest_at)
-            .map_err(failed)?;
+        read(footer.manifest_at, &mut bytes)?;
         Manifest::decode(&bytes, &footer).map_err(damaged)
     }
 
@@ -184,9 +171,8 @@ impl Objects {
     ) -> Result<Vec<u8>> {
         let entry = &manifest.regions[region];
         let mut stored = vec![0; entry.stored as usize];
-        self.container_file(id)?
-            .read_exact_at(&mut stored, u64::from(entry.offset))
-            .map_err(|e| io_error("read", self.containers.path(id), e))?;
+        let at = u64::from(entry.offset);
+        self.containers.read(id, at, &mut stored, "it is cut off")?;
         let opened = manifest.open_region(region, &stored);
         opened.map_err(|malformed| self.damaged_container(id, malformed))
     }
@@ -216,14 +202,10 @@ impl Objects {
             return Ok(found);
         }
         let mut bytes = vec![0; record.len as usize];
-        let file = self.tree_file(record.object)?;
-        let read = file.read_exact_at(&mut bytes, u64::from(record.offset));
-        match read {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(self.damaged_record(record, "it is cut off"));
-            }
-            other => other.map_err(|e| io_error("read", self.trees.path(record.object), e))?,
-        }
+        self.check_tree_header(record.object)?;
+        let at = u64::from(record.offset);
+        let cut = format!("it is cut off (record at byte {at})");
+        self.trees.read(record.object, at, &mut bytes, &cut)?;
         if crc32c::crc32c(&bytes) != record.crc {
             return Err(self.damaged_record(record, "the checksum of a record does not match"));
         }
@@ -240,17 +222,4 @@ impl Objects {
         let what = format!("{what} (record at byte {})", record.offset);
         StoreError::corrupt(self.trees.path(record.object), what)
     }
-}
-
-fn file_of(
-    shelf: &Shelf,
-    cache: &ByteCache<ObjectId, Handle>,
-    id: ObjectId,
-) -> Result<Arc<dyn File>> {
-    if let Some(handle) = cache.get(&id) {
-        return Ok(Arc::clone(&handle.0));
-    }
-    let file = shelf.get(id)?;
-    cache.put(id, Arc::new(Handle(Arc::clone(&file))), 1);
-    Ok(file)
 }

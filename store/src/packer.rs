@@ -20,13 +20,12 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX, STORED_TARGET};
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::{CHUNK, Fingerprint};
 use crate::index::Index;
 use crate::objects::Objects;
 use crate::place::{ObjectId, Place, SLOTS_MAX};
 use crate::pool::Pool;
-use crate::shelf::io_error;
 
 /// Containers of one writer that are closed but not put. Each holds some 4 MiB.
 const CLOSED_MAX: usize = 2;

@@ -13,12 +13,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use block::{ByteRange, GRANULE, GranuleRange, index};
 use parking_lot::Mutex;
 
-use crate::error::{ErrorKind, Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::fingerprint::CHUNK;
 use crate::image::Image;
 use crate::place::Place;
 use crate::runs::Run;
-use crate::shelf::io_error;
 
 /// Most runs sorted at once: 6 MiB. An image of 8 GiB has 20,000 to 160,000 of them.
 const WINDOW_RUNS_MAX: usize = 256 << 10;

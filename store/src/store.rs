@@ -12,13 +12,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block::{ByteRange, Clock, Dir, Name};
+use block::{ByteRange, Clock, Name};
 use parking_lot::Mutex;
 
+use crate::backend::{Backend, read_whole};
 use crate::catalog::{AppendError, Catalog, Change, Held, State};
 use crate::codec::{self, Encode};
 use crate::diff;
-use crate::error::{ErrorKind, Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::image::Image;
 use crate::image_writer::{Base, ImageWriter};
 use crate::index::{ENTRIES_MAX, Index};
@@ -27,7 +28,6 @@ use crate::objects::Objects;
 use crate::packer::{Engine, Totals};
 use crate::pool::{OnWorker, Pool};
 use crate::records::{PointDraft, PointRecord, PointRef, SeedDraft, SeedRecord};
-use crate::shelf::{TMP_MARK, io_error, put_object, read_object};
 use crate::tree::ImageRef;
 use crate::verify::{self, VerifyReport};
 
@@ -115,50 +115,46 @@ pub struct StoreFigures {
 }
 
 impl Store {
-    /// Makes a store in an empty directory. What a crash in the middle leaves, a second call completes.
+    /// Makes a store in an empty place. What a crash in the middle leaves, a second call completes.
     ///
     /// # Errors
-    /// `Invalid` if there is a store or anything else in `dir`; `Full`, `Io`.
-    pub fn create(dir: &Arc<dyn Dir>) -> Result<()> {
-        let names = dir
-            .list()
-            .map_err(|e| io_error("list", dir.describe(), e))?;
+    /// `Invalid` if there is a store or anything else; `Full`, `Io`.
+    pub fn create(place: &Arc<dyn Backend>) -> Result<()> {
+        let names = place
+            .list("")
+            .map_err(|e| io_error("list", place.describe(), e))?;
         let occupied = |why| StoreError::Occupied {
-            dir: dir.describe(),
+            dir: place.describe(),
             why,
         };
         if names.iter().any(|name| name == "format") {
             return Err(occupied("it holds a store"));
         }
-        let (debris, foreign): (Vec<_>, Vec<_>) =
-            names.iter().partition(|name| name.contains(TMP_MARK));
-        if !foreign.is_empty() {
+        if !names.is_empty() {
             return Err(occupied("it is not empty"));
         }
         let failed = |e| io_error("create", "format".into(), e);
-        for name in debris {
-            dir.remove(name).map_err(failed)?;
-        }
-        for name in ["lease", "catalog", "containers", "trees"] {
-            dir.subdir(name).map_err(failed)?;
+        for folder in ["", "lease", "catalog", "containers", "trees"] {
+            place.recover(folder).map_err(failed)?;
         }
         let mut format = codec::begin(MAGIC);
         format.put_bytes(uuid::Uuid::new_v4().as_bytes());
-        put_object(&**dir, "format", &codec::seal(format), 0).map_err(failed)?;
-        dir.sync().map_err(failed)
+        let created = place.create("format", &codec::seal(format), 0);
+        created.map_err(failed)?;
+        place.sync("").map_err(failed)
     }
 
     /// Opens a store to read it as it is now. Any number of readers may, beside a writer.
     ///
     /// # Errors
     /// `NotFound` if there is none, `Corrupt` naming what is damaged, `Io`.
-    pub fn open_reader(dir: &Arc<dyn Dir>, around: Around) -> Result<Self> {
-        let store = read_format(&**dir)?;
-        let catalog = Catalog::open(&**dir, store)?;
+    pub fn open_reader(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
+        let store = read_format(&**place)?;
+        let catalog = Catalog::open(place, store);
         let state = catalog.load()?;
         catalog.sync()?;
         let next = [state.held.next_container, state.held.next_tree];
-        let objects = Arc::new(Objects::open(&**dir, store, next)?);
+        let objects = Arc::new(Objects::open(place, store, next));
         Ok(Self::assemble(objects, catalog, state, around, None))
     }
 
@@ -167,17 +163,18 @@ impl Store {
     ///
     /// # Errors
     /// As [`open_reader`](Self::open_reader); `Retry` if somebody else writes.
-    pub fn open_writer(dir: &Arc<dyn Dir>, around: Around) -> Result<Self> {
-        let store = read_format(&**dir)?;
-        let lease = Lease::take(&**dir, store, around.clock.wall())?;
+    pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
+        let store = read_format(&**place)?;
+        let lease = Lease::take(place, store, around.clock.wall())?;
         // Who created the store may have been killed before its name was durable.
-        dir.sync()
-            .map_err(|e| io_error("sync", dir.describe(), e))?;
-        let catalog = Catalog::open(&**dir, store)?;
+        place
+            .sync("")
+            .map_err(|e| io_error("sync", place.describe(), e))?;
+        let catalog = Catalog::open(place, store);
         catalog.recover()?;
         let state = catalog.load()?;
         let next = [state.held.next_container, state.held.next_tree];
-        let objects = Arc::new(Objects::open(&**dir, store, next)?);
+        let objects = Arc::new(Objects::open(place, store, next));
         let engine = Arc::new(Engine {
             index: Mutex::new(Index::new(ENTRIES_MAX)),
             epoch: lease.epoch,
@@ -186,7 +183,7 @@ impl Store {
         });
         engine.recover(state.held.tree_bytes)?;
         let pool = Pool::new(around.workers, &around.on_worker);
-        let pool = pool.map_err(|e| io_error("start threads for", dir.describe(), e))?;
+        let pool = pool.map_err(|e| io_error("start threads for", place.describe(), e))?;
         let writer = Writer {
             lease,
             engine,
@@ -444,11 +441,11 @@ impl Engine {
 }
 
 /// The store's id.
-fn read_format(dir: &dyn Dir) -> Result<[u8; 16]> {
+fn read_format(place: &dyn Backend) -> Result<[u8; 16]> {
     const FORMAT_LEN_MAX: u64 = 4096;
-    let bytes = match read_object(dir, "format", FORMAT_LEN_MAX) {
+    let bytes = match read_whole(place, "format", FORMAT_LEN_MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let dir = dir.describe();
+            let dir = place.describe();
             return Err(StoreError::NotAStore { dir });
         }
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {

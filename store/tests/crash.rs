@@ -12,7 +12,7 @@ use common::{Content, around, draft, name, open_writer, read_all, seed_draft};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
-use store::{Base, Result, Store};
+use store::{Base, Directory, Result, Store};
 
 const SIZE: u64 = 300 * GRANULE;
 const COMMITS: u64 = 5;
@@ -28,10 +28,10 @@ struct Acknowledged {
 /// Creates or opens a store and commits points until an operation fails.
 fn work(dir: &Arc<dyn Dir>, seed: u64, told: &mut Acknowledged) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    if Store::open_reader(dir, around(0)).is_err() {
-        Store::create(dir)?;
+    if Store::open_reader(&Directory::backend(dir), around(0)).is_err() {
+        Store::create(&Directory::backend(dir))?;
     }
-    let store = Store::open_writer(dir, around(0))?;
+    let store = Store::open_writer(&Directory::backend(dir), around(0))?;
     for _ in 0..COMMITS {
         let base = match store.newest(&name("web")) {
             Some(point) => Base::Image(point.disks[0].image.clone()),
@@ -71,7 +71,7 @@ fn work(dir: &Arc<dyn Dir>, seed: u64, told: &mut Acknowledged) -> Result<()> {
 
 /// The listed points are those that were acknowledged, and at most the one that was under way.
 fn check(dir: &Arc<dyn Dir>, told: &mut Acknowledged, story: &str) {
-    let Ok(store) = Store::open_reader(dir, around(0)) else {
+    let Ok(store) = Store::open_reader(&Directory::backend(dir), around(0)) else {
         assert!(told.points.is_empty(), "{story}: points were lost");
         told.begun = None;
         return;
@@ -133,7 +133,7 @@ fn a_store_whose_creator_was_killed_is_made_durable_before_it_is_built_on() {
         for seed in 0..16 {
             let world = SimWorld::new(seed);
             world.crash_after(op);
-            let _ = Store::create(&world.dir());
+            let _ = Store::create(&Directory::backend(&world.dir()));
             let world = world.kill();
             let mut told = Acknowledged::default();
             work(&world.dir(), seed, &mut told).unwrap();
@@ -198,7 +198,7 @@ fn crashes_again_and_again_in_one_store() {
 fn half_written_files_are_removed_by_the_next_writer() {
     let world = SimWorld::new(3);
     let dir = world.dir();
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let debris = "000000000009.con.tmp-4";
     let shard = dir.subdir("containers").unwrap().subdir("000000").unwrap();
     shard.create(debris).unwrap();
@@ -220,14 +220,14 @@ fn chunks_that_a_killed_writer_left_are_built_on_only_once_durable() {
             }
             (writer.finish().unwrap(), store)
         };
-        Store::create(&world.dir()).unwrap();
+        Store::create(&Directory::backend(&world.dir())).unwrap();
         drop(write(&world.dir()));
         let world = world.kill();
         let (image, store) = write(&world.dir());
         store.commit_point(draft("web", image)).unwrap();
         assert_eq!(store.figures().chunk_count, 100, "nothing is stored anew");
         let world = world.cut_power();
-        let reader = Store::open_reader(&world.dir(), around(0)).unwrap();
+        let reader = Store::open_reader(&Directory::backend(&world.dir()), around(0)).unwrap();
         let image = &reader.points()[0].disks[0].image;
         let report = reader.verify_image(image, &|_, _| ()).unwrap();
         assert!(report.is_whole(), "seed {seed}: {report:?}");

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use block::{BlockDevice, Dir, GRANULE, GranuleRange, OsDir, index};
 use common::{around, chunk, draft, open_writer, read_all};
-use store::{Base, ErrorKind, Store};
+use store::{Base, Directory, ErrorKind, Store};
 
 const SIZE: u64 = 2000 * GRANULE;
 
 /// A store with a few points; what they hold, by name.
 fn build(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let dir = dir_at(path);
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let mut contents = BTreeMap::new();
     let mut base = Base::Empty { size: SIZE };
@@ -62,7 +62,7 @@ fn objects(path: &Path) -> Vec<PathBuf> {
 
 /// What reading everything says: nothing, or the texts of the complaints. Panics at a wrong byte.
 fn complaints(path: &Path, contents: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
-    let store = match Store::open_reader(&dir_at(path), around(2)) {
+    let store = match Store::open_reader(&Directory::backend(&dir_at(path)), around(2)) {
         Ok(store) => store,
         Err(e) => {
             assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");

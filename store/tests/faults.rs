@@ -10,11 +10,11 @@ use std::sync::Arc;
 use block::{Dir, GRANULE, GranuleRange, OsDir};
 use common::{around, chunk, draft, name, open_writer, read_all, seed_draft};
 use sim::SimWorld;
-use store::{Base, ErrorKind, FinishedImage, PointRef, Result, Store};
+use store::{Base, Directory, ErrorKind, FinishedImage, PointRef, Result, Store};
 
 fn new_store(world: &SimWorld) -> (Arc<dyn Dir>, Store) {
     let dir = world.dir();
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     (dir, store)
 }
@@ -51,7 +51,7 @@ fn a_full_disk_lists_nothing_and_the_store_goes_on() {
             let second = image_of(&store, 100..150).unwrap();
             store.commit_point(draft("web", second)).unwrap();
             drop(store);
-            let reader = Store::open_reader(&dir, around(0)).unwrap();
+            let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
             assert_eq!(reader.points().len(), 2);
             for point in reader.points() {
                 let report = reader.verify_image(&point.disks[0].image, &|_, _| ());
@@ -107,16 +107,18 @@ fn after_a_failed_sync_of_names_nothing_is_committed_until_reopened() {
 fn a_second_writer_is_refused_and_readers_are_not() {
     let tmp = tempfile::tempdir().unwrap();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::open(tmp.path()).unwrap());
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
-    let second = Store::open_writer(&dir, around(1)).err().unwrap();
+    let second = Store::open_writer(&Directory::backend(&dir), around(1))
+        .err()
+        .unwrap();
     assert_eq!(second.kind(), ErrorKind::Retry, "{second}");
 
-    let reader = Store::open_reader(&dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
     let image = image_of(&store, 0..300).unwrap();
     let point = store.commit_point(draft("web", image)).unwrap();
     assert!(reader.points().is_empty());
-    let reader = Store::open_reader(&dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
     let latest: PointRef = "web@latest".parse().unwrap();
     assert_eq!(reader.point(&latest).unwrap(), point);
     let [ours, theirs] = [&store, &reader].map(|s| s.image(&point.disks[0].image).unwrap());
@@ -126,7 +128,7 @@ fn a_second_writer_is_refused_and_readers_are_not() {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
 
     drop(store);
-    assert!(Store::open_writer(&dir, around(1)).is_ok());
+    assert!(Store::open_writer(&Directory::backend(&dir), around(1)).is_ok());
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn a_seed_is_replaced_resumed_and_ended_by_its_point() {
     assert!(store.seed(&name("mail")).is_some());
     drop(store);
 
-    let reader = Store::open_reader(&dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
     assert!(reader.seed(&web).is_none() && reader.seed(&name("mail")).is_some());
     let point = reader.newest(&web).unwrap();
     let bytes = read_all(&reader.image(&point.disks[0].image).unwrap());
@@ -205,12 +207,14 @@ fn wrong_calls_are_refused_and_change_nothing() {
     twice.disks.push((name("disk"), image));
     invalid(store.commit_point(twice).map(drop));
     invalid(store.image_writer(Base::Empty { size: 513 }).map(drop));
-    invalid(Store::create(&dir));
+    invalid(Store::create(&Directory::backend(&dir)));
     let nothing = SimWorld::new(2).dir();
-    let missing = Store::open_reader(&nothing, around(0)).err().unwrap();
+    let missing = Store::open_reader(&Directory::backend(&nothing), around(0))
+        .err()
+        .unwrap();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     nothing.create("precious").unwrap();
-    invalid(Store::create(&nothing));
+    invalid(Store::create(&Directory::backend(&nothing)));
     let no_point = store.point(&"web@1".parse().unwrap()).unwrap_err();
     assert_eq!(no_point.kind(), ErrorKind::NotFound);
 }
@@ -236,7 +240,7 @@ fn opening_stays_short_after_many_points_and_finds_them_all() {
     for old in 1..=256 {
         catalog.remove(&format!("commit-{old:016x}")).unwrap();
     }
-    let reader = Store::open_reader(&dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
     assert_eq!(reader.points(), store.points());
     drop(store);
     let store = open_writer(&dir, 0);

@@ -11,7 +11,7 @@ use common::{around, chunk, draft, open_writer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
-use store::{Base, Image, ImageRef, Store};
+use store::{Base, Directory, Image, ImageRef, Store};
 
 /// 3 GiB: a tree of two inner levels.
 const GRANULES: u64 = 3 << 18;
@@ -39,7 +39,7 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let world = SimWorld::new(seed);
     let dir = world.dir();
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let mut model = Model::new();
     let mut base = Base::Empty {
@@ -105,7 +105,7 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
 fn lists_that_grow_by_merging_are_folded_before_they_are_too_long() {
     let world = SimWorld::new(1);
     let dir = world.dir();
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let size = 70_000 * GRANULE;
     let some: Vec<u8> = (0..2000).flat_map(chunk).collect();
@@ -126,7 +126,7 @@ fn lists_that_grow_by_merging_are_folded_before_they_are_too_long() {
         store.commit_point(draft("web", image.clone())).unwrap();
     }
     drop(store);
-    let reader = Store::open_reader(&dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
     assert_eq!(reader.points().len(), 40);
     let report = reader.verify_image(image.image(), &|_, _| ()).unwrap();
     assert!(report.is_whole(), "{report:?}");
@@ -136,7 +136,7 @@ fn lists_that_grow_by_merging_are_folded_before_they_are_too_long() {
 fn zeroing_a_huge_disk_costs_nothing() {
     let world = SimWorld::new(1);
     let dir = world.dir();
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     let size = 1 << 50;
     let mut writer = store.image_writer(Base::Empty { size }).unwrap();

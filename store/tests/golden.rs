@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use block::{Dir, GRANULE, GranuleRange, OsDir};
 use common::{Content, around, chunk, draft, name, open_writer, read_all, seed_draft};
-use store::{Base, Store};
+use store::{Base, Directory, Store};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-v1");
 const GRANULES: u64 = 600;
@@ -40,7 +40,7 @@ fn contents(mut step: impl FnMut(usize, &[(u64, u64)], GranuleRange)) -> Vec<Vec
 fn write_golden() {
     let _ = fs::remove_dir_all(GOLDEN);
     let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(GOLDEN).unwrap());
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     contents(|round, puts, zeroes| {
         let base = match store.newest(&name("web")) {
@@ -91,7 +91,7 @@ fn the_store_of_version_1_is_read_and_written_on() {
             assert_eq!(point.labels["why"], "test");
         }
     };
-    let reader = Store::open_reader(&dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
     assert_eq!(reader.points().len(), 3);
     assert!(reader.seed(&name("other")).is_some());
     check(&reader);

@@ -12,13 +12,13 @@ use common::{Content, around, draft, open_writer, read_all, seed_draft};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
-use store::{Base, ImageRef, ImageWriter, PointRef, Store};
+use store::{Base, Directory, ImageRef, ImageWriter, PointRef, Store};
 
 /// One run: images of odd sizes grow by random puts and zeroes in any order, are committed, saved
 /// as seeds, reopened; every point ever committed keeps its content.
 fn run(dir: &Arc<dyn Dir>, seed: u64, steps: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    Store::create(dir).unwrap();
+    Store::create(&Directory::backend(dir)).unwrap();
     let mut store = open_writer(dir, rng.random_range(0..3));
     let size = 512 * rng.random_range(1..12_000);
     let mut content = Content::new(size);
@@ -54,7 +54,7 @@ fn run(dir: &Arc<dyn Dir>, seed: u64, steps: usize) {
     }
     check_diffs(&store, &images, &mut rng);
     drop(store);
-    let reader = Store::open_reader(dir, around(0)).unwrap();
+    let reader = Store::open_reader(&Directory::backend(dir), around(0)).unwrap();
     assert_eq!(reader.points().len(), points.len());
     for (id, bytes) in &points {
         let point = reader.point(&id.parse::<PointRef>().unwrap()).unwrap();
@@ -135,7 +135,7 @@ fn every_point_keeps_its_content_in_a_real_directory() {
 fn the_same_content_has_the_same_root_whatever_its_history() {
     let world = SimWorld::new(5);
     let dir = world.dir();
-    Store::create(&dir).unwrap();
+    Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     let size = 700 * GRANULE + 512;
     let mut content = Content::new(size);

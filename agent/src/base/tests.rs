@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
 use block::{Dir, OsDir, SystemClock, UnixNanos};
-use store::{Around, Base, Consistency, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store};
+use store::{
+    Around, Base, Consistency, Directory, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store,
+};
 
 use super::*;
 
@@ -22,9 +24,9 @@ impl World {
     fn new() -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let dir: Arc<dyn Dir> = Arc::new(OsDir::open(home.path()).expect("opens"));
-        Store::create(&dir).expect("created");
+        Store::create(&Directory::backend(&dir)).expect("created");
         let around = Around::new(Arc::new(SystemClock::new()));
-        let store = Store::open_writer(&dir, around).expect("opens");
+        let store = Store::open_writer(&Directory::backend(&dir), around).expect("opens");
         Self { store, _dir: home }
     }
 

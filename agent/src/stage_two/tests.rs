@@ -12,7 +12,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::{SimClock, SimDisk, SimWorld};
 use splitter::{DiskSpec, Generation, Group, How, Lineage, Surroundings};
-use store::{Around, Store};
+use store::{Around, Directory, Store};
 
 use super::*;
 use crate::audit::Auditor;
@@ -72,7 +72,7 @@ impl Bench {
         world.dir().sync().expect("synced");
         targets
             .iter()
-            .for_each(|dir| Store::create(dir).expect("created"));
+            .for_each(|dir| Store::create(&Directory::backend(dir)).expect("created"));
         let mut bench = Self {
             world,
             rng,
@@ -179,7 +179,7 @@ impl Bench {
             workers: 0,
             ..Around::new(Arc::clone(&self.clock) as Arc<dyn Clock>)
         };
-        Store::open_writer(&dir, around)
+        Store::open_writer(&Directory::backend(&dir), around)
     }
 
     fn production(&self) -> Vec<Image> {

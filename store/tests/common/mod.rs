@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use block::{BlockDevice, Dir, GRANULE, GranuleRange, Name, UnixNanos, index};
 use sim::SimClock;
-use store::{Around, Consistency, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store};
+use store::{
+    Around, Consistency, Directory, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store,
+};
 
 pub(crate) fn around(workers: usize) -> Around {
     let clock = Arc::new(SimClock::new());
@@ -17,7 +19,7 @@ pub(crate) fn around(workers: usize) -> Around {
 }
 
 pub(crate) fn open_writer(dir: &Arc<dyn Dir>, workers: usize) -> Store {
-    Store::open_writer(dir, around(workers)).unwrap()
+    Store::open_writer(&Directory::backend(dir), around(workers)).unwrap()
 }
 
 pub(crate) fn name(text: &str) -> Name {

@@ -1,0 +1,96 @@
+//! Where the objects of a store lie: a directory, or anything else that can create an object whole.
+//!
+//! Objects have names like `containers/000000/000000000001.con`: a folder, and a plain name in it.
+//! Rule: an object is created once, whole, and only under a name that is free; whoever sees a name sees the
+//! whole object. Nothing is durable before [`sync`](Backend::sync) of its folder has returned.
+
+use std::any::Any;
+use std::io;
+
+use block::Space;
+
+pub use directory::Directory;
+
+mod directory;
+
+/// Keeps objects.
+pub trait Backend: Send + Sync {
+    /// Creates an object: all of it, or none. `epoch` is the writer's.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the name is taken, `StorageFull`, and others of the place.
+    fn create(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()>;
+
+    /// The same, in place of what has the name: for bytes that were healed, and no others.
+    ///
+    /// # Errors
+    /// `StorageFull`, and others of the place. The old object is there then, or the new one.
+    fn replace(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()>;
+
+    /// Length of an object in bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, and others of the place.
+    fn len(&self, name: &str) -> io::Result<u64>;
+
+    /// Fills `buf` from byte `offset` of an object.
+    ///
+    /// # Errors
+    /// `NotFound`; `UnexpectedEof` if it ends before; others of the place.
+    fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// `NotFound`, and others of the place.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// The plain names of the objects in a folder, in no order; none if there is no such folder.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+
+    /// For the one writer: removes what crashed writers left half created in a folder, and makes all names in it
+    /// (and its own) durable.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn recover(&self, folder: &str) -> io::Result<()>;
+
+    /// Makes durable what was created, replaced and removed in a folder.
+    ///
+    /// # Errors
+    /// Those of the place. Nobody can say then what is durable.
+    fn sync(&self, folder: &str) -> io::Result<()>;
+
+    /// Keeps other writers out, as far as locks reach here, until the returned value is dropped or the process ends.
+    ///
+    /// # Errors
+    /// `WouldBlock` if somebody holds it; others of the place.
+    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// How full the place is; `None` where that is not known.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn space(&self) -> io::Result<Option<Space>>;
+
+    /// How to name this place to a person.
+    fn describe(&self) -> String;
+}
+
+/// Reads a whole small object.
+///
+/// # Errors
+/// `InvalidData` if it is longer than `len_max`, and as [`Backend::read`].
+pub(crate) fn read_whole(place: &dyn Backend, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+    let len = place.len(name)?;
+    if len > len_max {
+        let sentence = "it is far larger than it can be";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
+    }
+    let mut bytes = vec![0; block::index(len)];
+    place.read(name, 0, &mut bytes)?;
+    Ok(bytes)
+}

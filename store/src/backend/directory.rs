@@ -1,0 +1,164 @@
+//! Objects as the files of a directory.
+//!
+//! Rule: a file is written under a name that no object has, its bytes are synced, then it is renamed; so a crash
+//! leaves whole objects, and debris that the next writer removes.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use block::{Dir, File, Space};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::backend::Backend;
+
+/// Files that are kept open.
+const FILES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("is not zero");
+
+/// Marks a file that is being written.
+const TMP_MARK: &str = ".tmp-";
+
+/// A [`Backend`] over a directory.
+pub struct Directory {
+    root: Arc<dyn Dir>,
+    folders: Mutex<BTreeMap<String, Arc<dyn Dir>>>,
+    files: Mutex<LruCache<String, Arc<dyn File>>>,
+}
+
+impl Directory {
+    /// The objects in `root`.
+    #[must_use]
+    pub fn new(root: Arc<dyn Dir>) -> Self {
+        Self {
+            root,
+            folders: Mutex::default(),
+            files: Mutex::new(LruCache::new(FILES_MAX)),
+        }
+    }
+
+    /// The same, as a place for a store.
+    #[must_use]
+    pub fn backend(root: &Arc<dyn Dir>) -> Arc<dyn Backend> {
+        Arc::new(Self::new(Arc::clone(root)))
+    }
+
+    /// A folder, made if it is missing.
+    fn folder(&self, folder: &str) -> io::Result<Arc<dyn Dir>> {
+        if folder.is_empty() {
+            return Ok(Arc::clone(&self.root));
+        }
+        if let Some(dir) = self.folders.lock().get(folder) {
+            return Ok(Arc::clone(dir));
+        }
+        let mut dir = Arc::clone(&self.root);
+        for part in folder.split('/') {
+            dir = dir.subdir(part)?;
+        }
+        self.folders
+            .lock()
+            .insert(folder.to_owned(), Arc::clone(&dir));
+        Ok(dir)
+    }
+
+    /// The folder of an object, and its plain name.
+    fn place<'a>(&self, name: &'a str) -> io::Result<(Arc<dyn Dir>, &'a str)> {
+        let (folder, plain) = name.rsplit_once('/').unwrap_or(("", name));
+        Ok((self.folder(folder)?, plain))
+    }
+
+    fn file(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        if let Some(file) = self.files.lock().get(name) {
+            return Ok(Arc::clone(file));
+        }
+        let (dir, plain) = self.place(name)?;
+        let file = dir.open(plain)?;
+        self.files.lock().put(name.to_owned(), Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn put(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        epoch: u64,
+        rename: impl Fn(&dyn Dir, &str, &str) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (dir, plain) = self.place(name)?;
+        let tmp = format!("{plain}{TMP_MARK}{epoch}");
+        let put = || {
+            let file = dir.create(&tmp)?;
+            file.write_all_at(bytes, 0)?;
+            file.sync_data()?;
+            rename(&*dir, &tmp, plain)
+        };
+        put().inspect_err(|_| {
+            // Debris does no harm; the next writer tries again.
+            let _ = dir.remove(&tmp);
+        })?;
+        self.files.lock().pop(name);
+        Ok(())
+    }
+}
+
+impl Backend for Directory {
+    fn create(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()> {
+        self.put(name, bytes, epoch, |dir, from, to| dir.rename_new(from, to))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()> {
+        self.put(name, bytes, epoch, |dir, from, to| dir.rename(from, to))
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        self.file(name)?.len()
+    }
+
+    fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file(name)?.read_exact_at(buf, offset)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let (dir, plain) = self.place(name)?;
+        self.files.lock().pop(name);
+        dir.remove(plain)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let mut names = self.folder(folder)?.list()?;
+        names.retain(|name| !name.contains(TMP_MARK));
+        Ok(names)
+    }
+
+    fn recover(&self, folder: &str) -> io::Result<()> {
+        let dir = self.folder(folder)?;
+        for debris in dir.list()?.iter().filter(|name| name.contains(TMP_MARK)) {
+            dir.remove(debris)?;
+        }
+        dir.sync()?;
+        // The folder's own name: who made it may not have lived to sync it.
+        match folder.rsplit_once('/') {
+            Some((above, _)) => self.folder(above)?.sync(),
+            None if folder.is_empty() => Ok(()),
+            None => self.root.sync(),
+        }
+    }
+
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.folder(folder)?.sync()
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
+        self.folder("lease")?.lock_exclusive("lock")
+    }
+
+    fn space(&self) -> io::Result<Option<Space>> {
+        self.root.space().map(Some)
+    }
+
+    fn describe(&self) -> String {
+        self.root.describe()
+    }
+}
