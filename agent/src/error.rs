@@ -327,6 +327,9 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         store::ErrorKind::Corrupt => {
             "the named object was changed or lost bytes; `standin point verify --all` shows what is hit"
         }
+        store::ErrorKind::Protected => {
+            "`standin point hold POINT --lift` lifts a hold; a lock ends by itself, and not before its time"
+        }
         store::ErrorKind::Full => "make room on the target; protection goes on by itself then",
         store::ErrorKind::NotFound => {
             "`standin point list --target URL` shows what is there; `standin protect` creates a store"

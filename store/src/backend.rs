@@ -45,11 +45,11 @@ pub trait Backend: Send + Sync {
     /// `NotFound`, and others of the place.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// The plain names of the objects in a folder, in no order; none if there is no such folder.
+    /// The plain names of the objects in a folder, and their lengths, in no order; none if there is no such folder.
     ///
     /// # Errors
     /// Those of the place.
-    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
 
     /// For the one writer: removes what crashed writers left half created in a folder, and makes all names in it
     /// (and its own) durable.

@@ -48,4 +48,11 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
             inner.bytes -= old;
         }
     }
+
+    pub(crate) fn forget(&self, key: &K) {
+        let mut inner = self.inner.lock();
+        if let Some((_, bytes)) = inner.entries.pop(key) {
+            inner.bytes -= bytes;
+        }
+    }
 }

@@ -3,31 +3,42 @@
 //!
 //! ```text
 //! catalog/commit-SEQUENCE      "STDNCMT1" version | store 16 | sequence u64 | epoch u64 | sha256 of the
-//!                              commit before 32 | at u64 | totals 6*u64 | kind u8: 1 point, 2 seed | record | crc32c
+//!                              commit before 32 | at u64 | totals 6*u64 | kind u8: 1 point, 2 seed, 3 points removed,
+//!                              4 sweep, 5 purge, 6 brought back, 7 forgotten, 8 protection | record | crc32c
 //! catalog/checkpoint-SEQUENCE  "STDNCKP1" version | store 16 | sequence u64 | epoch u64 | sha256 of that commit 32
-//!                              | totals | groups u32: name, last u64 | points u32 | seeds u32 | crc32c
+//!                              | totals | groups u32: name, last u64 | points u32 | seeds u32
+//!                              | version 2: next bundle u64 | locations | quarantine | removed | protections | at u64 | crc32c
 //! ```
 //!
 //! Rule: a commit is created under its number only if that is free, so two writers never both
 //! commit; a commit that is missing, torn or out of line is an error that names it, never skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use block::Name;
 
+use crate::armor::{self, Kind, Owner};
 use crate::backend::{Backend, read_whole};
 use crate::codec::{self, Decoded, Decoder, Encode};
 use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::Fingerprint;
-use crate::records::{PointRecord, SeedRecord, decode_name};
+use crate::inventory::Sums;
+use crate::locations::Locations;
+use crate::place::ObjectId;
+use crate::protection::Protection;
+use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
+use crate::sweep::{self, Quarantine, Sweep};
+use crate::tree::ImageRef;
 
 const COMMIT_MAGIC: [u8; 8] = *b"STDNCMT1";
 const CHECKPOINT_MAGIC: [u8; 8] = *b"STDNCKP1";
 
-const COMMIT_LEN_MAX: u64 = 4 << 20;
-const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
+const CHECKPOINT_VERSION: u32 = 2;
+
+const COMMIT_LEN_MAX: u64 = 8 << 20;
+pub(crate) const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
 
 /// A checkpoint is due after so many commits, or an eighth as many as there are points: so opening
 /// stays short, and checkpoints cost a bounded share of what commits cost.
@@ -44,6 +55,24 @@ pub(crate) struct Held {
     pub(crate) tree_bytes: u64,
 }
 
+impl Held {
+    pub(crate) fn set_sums(&mut self, sums: Sums) {
+        let Sums {
+            containers,
+            chunks,
+            container_bytes,
+            tree_bytes,
+        } = sums;
+        *self = Self {
+            containers,
+            chunks,
+            container_bytes,
+            tree_bytes,
+            ..*self
+        };
+    }
+}
+
 /// The catalog after some commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
@@ -58,6 +87,18 @@ pub(crate) struct State {
     pub(crate) seeds: BTreeMap<Name, Arc<SeedRecord>>,
     /// The highest number given to a point of each group.
     numbers: BTreeMap<Name, u64>,
+    /// Points that were removed and can be brought back, and until when.
+    pub(crate) removed: BTreeMap<PointId, (Arc<PointRecord>, u64)>,
+    /// What protects points that are listed.
+    pub(crate) protections: BTreeMap<PointId, Protection>,
+    /// Time of the last commit.
+    pub(crate) at: u64,
+    /// Where things lie that were moved.
+    pub(crate) locations: Arc<Locations>,
+    /// Objects that nothing refers to any more, until they are removed.
+    pub(crate) quarantine: Quarantine,
+    /// Bundles from here on were never written.
+    pub(crate) next_bundle: u64,
 }
 
 /// One change of the catalog.
@@ -67,6 +108,18 @@ pub(crate) enum Change {
     AddPoint(Arc<PointRecord>),
     /// The progress of a seed, in place of what was saved before.
     SaveSeed(Arc<SeedRecord>),
+    /// Points are listed no more. Before this time, ns since 1970, they can be brought back.
+    RemovePoints(Vec<PointId>, u64),
+    /// Points that were removed are listed again.
+    BringBack(Vec<PointId>),
+    /// Points that were removed are gone for good.
+    Forget(Vec<PointId>),
+    /// What protects a point from now on.
+    Protect(PointId, Protection),
+    /// Garbage collection has moved things, or found them to be needed by nothing.
+    Sweep(Sweep),
+    /// Objects that were in quarantine were removed.
+    Purge(Vec<(Kind, ObjectId)>),
 }
 
 /// Reads and writes the catalog.
@@ -91,7 +144,30 @@ impl State {
             points: Vec::new(),
             seeds: BTreeMap::new(),
             numbers: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            protections: BTreeMap::new(),
+            at: 0,
+            locations: Arc::default(),
+            quarantine: Quarantine::new(),
+            next_bundle: 1,
         }
+    }
+
+    /// Whether a point or a seed has this very image.
+    pub(crate) fn holds_image(&self, image: &ImageRef) -> bool {
+        let of_point = |point: &Arc<PointRecord>| point.disks.iter().any(|d| d.image == *image);
+        let of_seed = |seed: &Arc<SeedRecord>| seed.disks.iter().any(|d| d.image == *image);
+        // What is asked for is nearly always one of the newest.
+        self.points.iter().rev().any(of_point) || self.seeds.values().any(of_seed)
+    }
+
+    /// The first free numbers of containers, tree objects and bundles.
+    pub(crate) fn next(&self) -> [u64; 3] {
+        [
+            self.held.next_container,
+            self.held.next_tree,
+            self.next_bundle,
+        ]
     }
 
     /// The number that the group's next point gets.
@@ -99,7 +175,19 @@ impl State {
         self.numbers.get(group).map_or(1, |last| last + 1)
     }
 
-    fn apply(&mut self, change: Change) {
+    /// In its place among the points of its group.
+    fn list_again(&mut self, point: Arc<PointRecord>) {
+        let later = |other: &Arc<PointRecord>| {
+            other.id.group == point.id.group && other.id.sequence > point.id.sequence
+        };
+        let place = self.points.iter().position(later);
+        let place = place.unwrap_or(self.points.len());
+        self.points.insert(place, point);
+    }
+
+    /// `at`: when it was committed.
+    fn apply(&mut self, change: Change, at: u64) {
+        self.at = self.at.max(at);
         match change {
             Change::AddPoint(point) => {
                 self.seeds.remove(&point.id.group);
@@ -109,6 +197,46 @@ impl State {
             }
             Change::SaveSeed(seed) => {
                 self.seeds.insert(seed.group.clone(), seed);
+            }
+            Change::RemovePoints(ids, until) => {
+                let ids: BTreeSet<_> = ids.into_iter().collect();
+                let (gone, kept) = std::mem::take(&mut self.points)
+                    .into_iter()
+                    .partition(|point| ids.contains(&point.id));
+                self.points = kept;
+                let gone: Vec<Arc<PointRecord>> = gone;
+                for point in gone {
+                    self.protections.remove(&point.id);
+                    if until > at {
+                        self.removed.insert(point.id.clone(), (point, until));
+                    }
+                }
+            }
+            Change::BringBack(ids) => {
+                for id in ids {
+                    if let Some((point, _)) = self.removed.remove(&id) {
+                        self.list_again(point);
+                    }
+                }
+            }
+            Change::Forget(ids) => {
+                ids.iter().for_each(|id| drop(self.removed.remove(id)));
+            }
+            Change::Protect(id, protection) if protection.is_none() => {
+                self.protections.remove(&id);
+            }
+            Change::Protect(id, protection) => {
+                self.protections.insert(id, protection);
+            }
+            Change::Sweep(sweep) => {
+                let locations = Arc::make_mut(&mut self.locations);
+                sweep.apply(locations, &mut self.quarantine, at);
+                self.next_bundle = self.next_bundle.max(sweep.next_bundle);
+            }
+            Change::Purge(objects) => {
+                for object in objects {
+                    self.quarantine.remove(&object);
+                }
             }
         }
     }
@@ -133,33 +261,62 @@ impl Catalog {
         self.follow(&mut state)?;
         if state.sequence < newest {
             let missing = path(&commit_name(state.sequence + 1));
-            return Err(StoreError::corrupt(missing, "it is missing"));
+            return Err(StoreError::missing(missing));
         }
         Ok(state)
     }
 
     fn list(&self) -> Result<Vec<String>> {
-        self.place
-            .list("catalog")
-            .map_err(|e| io_error("list", "catalog".into(), e))
+        let listed = self.place.list("catalog");
+        let listed = listed.map_err(|e| io_error("list", "catalog".into(), e))?;
+        Ok(listed.into_iter().map(|(name, _)| name).collect())
     }
 
     fn load_checkpoint(&self, sequence: u64) -> Result<State> {
         let name = checkpoint_name(sequence);
         let bytes = self.read(&name, CHECKPOINT_LEN_MAX)?;
-        let state = decode_checkpoint(&bytes, self.store)
-            .map_err(|malformed| StoreError::malformed(path(&name), malformed))?;
+        let owner = self.owner(Kind::Checkpoint, sequence);
+        let state = self.healed(&name, &bytes, owner, |bytes| {
+            decode_checkpoint(bytes, self.store)
+        })?;
         if state.sequence != sequence {
             return Err(StoreError::corrupt(path(&name), "it is another checkpoint"));
         }
         Ok(state)
     }
 
+    fn owner(&self, kind: Kind, id: u64) -> Owner {
+        Owner {
+            store: self.store,
+            kind,
+            id,
+        }
+    }
+
+    /// What an object holds, healed by its armor where it must be.
+    fn healed<T>(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        owner: Owner,
+        decode: impl Fn(&[u8]) -> Decoded<T>,
+    ) -> Result<T> {
+        let (read, damaged_bytes) = armor::read_small(bytes, owner, decode)
+            .map_err(|malformed| StoreError::malformed(path(name), malformed))?;
+        if damaged_bytes > 0 {
+            let object = path(name);
+            tracing::warn!(
+                object,
+                damaged_bytes,
+                "an object is damaged, and was healed to be read; a scrub puts it right"
+            );
+        }
+        Ok(read)
+    }
+
     fn read(&self, name: &str, len_max: u64) -> Result<Vec<u8>> {
         match read_whole(&*self.place, &path(name), len_max) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(StoreError::corrupt(path(name), "it is missing"))
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::missing(path(name))),
             Err(e)
                 if matches!(
                     e.kind(),
@@ -182,8 +339,13 @@ impl Catalog {
                 other => other.map_err(|e| io_error("read", path(&name), e))?,
             };
             let bytes = self.read(&name, COMMIT_LEN_MAX)?;
-            let commit = decode_commit(&bytes, self.store)
-                .map_err(|malformed| StoreError::malformed(path(&name), malformed))?;
+            let owner = self.owner(Kind::Commit, sequence);
+            let (commit, hash) = self.healed(&name, &bytes, owner, |bytes| {
+                Ok((
+                    decode_commit(bytes, self.store)?,
+                    Fingerprint::of_bytes(bytes),
+                ))
+            })?;
             let wrong = |what: &'static str| Err(StoreError::corrupt(path(&name), what));
             if commit.sequence != sequence {
                 return wrong("it is another commit");
@@ -196,9 +358,9 @@ impl Catalog {
             }
             state.sequence = sequence;
             state.epoch = commit.epoch;
-            state.last = Fingerprint::of_bytes(&bytes);
+            state.last = hash;
             state.held = commit.held;
-            state.apply(commit.change);
+            state.apply(commit.change, commit.at);
         }
     }
 
@@ -228,7 +390,8 @@ impl Catalog {
             return Err(AppendError::NotDone(StoreError::Invalid(sentence)));
         }
         let name = commit_name(sequence);
-        match self.place.create(&path(&name), &bytes, epoch) {
+        let armored = armor::wrap(self.owner(Kind::Commit, sequence), &bytes);
+        match self.place.create(&path(&name), &armored, epoch) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             other => other.map_err(|e| AppendError::NotDone(io_error("create", path(&name), e)))?,
         }
@@ -237,7 +400,7 @@ impl Catalog {
         state.epoch = epoch;
         state.last = Fingerprint::of_bytes(&bytes);
         state.held = held;
-        state.apply(commit.change);
+        state.apply(commit.change, at);
         Ok(true)
     }
 
@@ -249,10 +412,37 @@ impl Catalog {
         }
         let name = checkpoint_name(state.sequence);
         let bytes = encode_checkpoint(state, self.store);
+        let bytes = armor::wrap(self.owner(Kind::Checkpoint, state.sequence), &bytes);
         self.place.create(&path(&name), &bytes, epoch)?;
         self.place.sync("catalog")?;
         state.checkpoint = state.sequence;
         Ok(())
+    }
+
+    /// Every object of the catalog, damaged or not, with what it is.
+    pub(crate) fn objects(&self) -> Result<Vec<(String, Owner)>> {
+        let mut found = Vec::new();
+        for name in self.list()? {
+            for (word, kind) in [("commit", Kind::Commit), ("checkpoint", Kind::Checkpoint)] {
+                if let Some(id) = parse_name(&name, word) {
+                    found.push((path(&name), self.owner(kind, id)));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The payload of an object of the catalog, checked, healed if need be, and how many bytes are damaged.
+    pub(crate) fn healed_payload(&self, object: &[u8], owner: Owner) -> Decoded<(Vec<u8>, u64)> {
+        let decode = |bytes: &[u8]| {
+            match owner.kind {
+                Kind::Checkpoint => decode_checkpoint(bytes, self.store).map(drop)?,
+                _ => decode_commit(bytes, self.store).map(drop)?,
+            }
+            Ok(bytes.to_vec())
+        };
+        armor::read_small(object, owner, decode)
     }
 
     /// For the one writer, before it writes: removes what was half written, and makes every name
@@ -327,6 +517,32 @@ impl Commit {
                 out.put_u8(2);
                 seed.put(&mut out);
             }
+            Change::RemovePoints(ids, until) => {
+                out.put_u8(3);
+                put_ids(ids, &mut out);
+                out.put_u64(*until);
+            }
+            Change::Sweep(sweep) => {
+                out.put_u8(4);
+                sweep.put(&mut out);
+            }
+            Change::Purge(objects) => {
+                out.put_u8(5);
+                sweep::put_objects(objects, &mut out);
+            }
+            Change::BringBack(ids) => {
+                out.put_u8(6);
+                put_ids(ids, &mut out);
+            }
+            Change::Forget(ids) => {
+                out.put_u8(7);
+                put_ids(ids, &mut out);
+            }
+            Change::Protect(id, protection) => {
+                out.put_u8(8);
+                put_id(id, &mut out);
+                protection.put(&mut out);
+            }
         }
         codec::seal(out)
     }
@@ -343,6 +559,12 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
     let change = match d.u8()? {
         1 => Change::AddPoint(Arc::new(PointRecord::decode(&mut d)?)),
         2 => Change::SaveSeed(Arc::new(SeedRecord::decode(&mut d)?)),
+        3 => Change::RemovePoints(decode_ids(&mut d)?, d.u64()?),
+        4 => Change::Sweep(Sweep::decode(&mut d)?),
+        5 => Change::Purge(sweep::decode_objects(&mut d)?),
+        6 => Change::BringBack(decode_ids(&mut d)?),
+        7 => Change::Forget(decode_ids(&mut d)?),
+        8 => Change::Protect(decode_id(&mut d)?, Protection::decode(&mut d)?),
         _ => return Err(d.error("its kind of change is unknown")),
     };
     d.end()?;
@@ -354,6 +576,28 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
         held,
         change,
     })
+}
+
+fn put_id(id: &PointId, out: &mut Vec<u8>) {
+    out.put_text(id.group.as_str());
+    out.put_u64(id.sequence);
+}
+
+fn decode_id(d: &mut Decoder<'_>) -> Decoded<PointId> {
+    Ok(PointId {
+        group: decode_name(d)?,
+        sequence: d.u64()?,
+    })
+}
+
+fn put_ids(ids: &[PointId], out: &mut Vec<u8>) {
+    out.put_count(ids.len());
+    ids.iter().for_each(|id| put_id(id, out));
+}
+
+fn decode_ids(d: &mut Decoder<'_>) -> Decoded<Vec<PointId>> {
+    let count = d.count(usize::MAX, 11)?;
+    (0..count).map(|_| decode_id(d)).collect()
 }
 
 fn put_held(held: &Held, out: &mut Vec<u8>) {
@@ -381,7 +625,7 @@ fn decode_held(d: &mut Decoder<'_>) -> Decoded<Held> {
 }
 
 pub(crate) fn encode_checkpoint(state: &State, store: [u8; 16]) -> Vec<u8> {
-    let mut out = codec::begin(CHECKPOINT_MAGIC);
+    let mut out = codec::begin_version(CHECKPOINT_MAGIC, CHECKPOINT_VERSION);
     out.put_bytes(&store);
     out.put_u64(state.sequence);
     out.put_u64(state.epoch);
@@ -396,13 +640,27 @@ pub(crate) fn encode_checkpoint(state: &State, store: [u8; 16]) -> Vec<u8> {
     state.points.iter().for_each(|point| point.put(&mut out));
     out.put_count(state.seeds.len());
     state.seeds.values().for_each(|seed| seed.put(&mut out));
+    out.put_u64(state.next_bundle);
+    state.locations.put(&mut out);
+    sweep::put_quarantine(&state.quarantine, &mut out);
+    out.put_count(state.removed.len());
+    for (point, until) in state.removed.values() {
+        point.put(&mut out);
+        out.put_u64(*until);
+    }
+    out.put_count(state.protections.len());
+    for (id, protection) in &state.protections {
+        put_id(id, &mut out);
+        protection.put(&mut out);
+    }
+    out.put_u64(state.at);
     codec::seal(out)
 }
 
 /// Reads a checkpoint object.
 pub(crate) fn decode_checkpoint(bytes: &[u8], store: [u8; 16]) -> Decoded<State> {
     const ANY: usize = usize::MAX;
-    let mut d = codec::unseal(bytes, CHECKPOINT_MAGIC)?;
+    let (mut d, version) = codec::unseal_versions(bytes, CHECKPOINT_MAGIC, CHECKPOINT_VERSION)?;
     d.is(Decoder::array, store, "it belongs to another store")?;
     let mut state = State::empty();
     state.sequence = d.u64()?;
@@ -420,6 +678,21 @@ pub(crate) fn decode_checkpoint(bytes: &[u8], store: [u8; 16]) -> Decoded<State>
     for _ in 0..d.count(ANY, 31)? {
         let seed = SeedRecord::decode(&mut d)?;
         state.seeds.insert(seed.group.clone(), Arc::new(seed));
+    }
+    if version >= 2 {
+        state.next_bundle = d.u64()?;
+        state.locations = Arc::new(Locations::decode(&mut d)?);
+        state.quarantine = sweep::decode_quarantine(&mut d)?;
+        for _ in 0..d.count(ANY, 76)? {
+            let point = Arc::new(PointRecord::decode(&mut d)?);
+            let until = d.u64()?;
+            state.removed.insert(point.id.clone(), (point, until));
+        }
+        for _ in 0..d.count(ANY, 20)? {
+            let id = decode_id(&mut d)?;
+            state.protections.insert(id, Protection::decode(&mut d)?);
+        }
+        state.at = d.u64()?;
     }
     d.end()?;
     Ok(state)

@@ -171,8 +171,13 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Begins a small object: magic, version.
 pub(crate) fn begin(magic: [u8; 8]) -> Vec<u8> {
+    begin_version(magic, VERSION)
+}
+
+/// The same, of another version.
+pub(crate) fn begin_version(magic: [u8; 8], version: u32) -> Vec<u8> {
     let mut out = magic.to_vec();
-    out.put_u32(VERSION);
+    out.put_u32(version);
     out
 }
 
@@ -185,6 +190,15 @@ pub(crate) fn seal(mut object: Vec<u8>) -> Vec<u8> {
 
 /// Checks what [`begin`] and [`seal`] wrote; the decoder stands after the version.
 pub(crate) fn unseal(bytes: &[u8], magic: [u8; 8]) -> Decoded<Decoder<'_>> {
+    unseal_versions(bytes, magic, VERSION).map(|(decoder, _)| decoder)
+}
+
+/// The same, of any version up to `newest`. Returns the version as well.
+pub(crate) fn unseal_versions(
+    bytes: &[u8],
+    magic: [u8; 8],
+    newest: u32,
+) -> Decoded<(Decoder<'_>, u32)> {
     let mut whole = Decoder::new(bytes);
     whole.is(Decoder::array, magic, "the magic number is wrong")?;
     let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
@@ -195,8 +209,9 @@ pub(crate) fn unseal(bytes: &[u8], magic: [u8; 8]) -> Decoded<Decoder<'_>> {
     let mut decoder = Decoder::new(body);
     decoder.bytes(magic.len())?;
     let version = decoder.u32()?;
-    decoder.check(version == VERSION, "the version is unknown")?;
-    Ok(decoder)
+    let known = (1..=newest).contains(&version);
+    decoder.check(known, "the version is unknown")?;
+    Ok((decoder, version))
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@
 //! 0        header 64    magic "STDNCON1" | version u32 | 0 u32 | store 16 | id u64 | 0.. | crc32c u32
 //! 64       regions      each up to 32 chunks, compressed together (or raw if that is no smaller)
 //! m        manifest     slots * 32: fingerprints | regions * 16: offset u32, stored u32, crc32c u32,
-//!                       chunks u16, codec u8, 0 u8
+//!                       chunks u16, codec u8, 0 u8 | version 2: per chunk: its slot u16, ascending
 //! end-112  footer 112   magic "STDNCONF" | version u32 | slots u32 | regions u32 | 0 u32 | store 16
 //!                       | id u64 | m u64 | sha256 of the manifest 32 | 0 .. | crc32c u32
 //! ```
 //!
-//! Slots are counted through the regions in order. Rule: a region's bytes are handed out only after
+//! Version 1: slots are counted through the regions in order. Version 2: garbage collection has left out the chunks
+//! that nobody needs; those that are left keep their slots. Rule: a region's bytes are handed out only after
 //! its checksum and the fingerprint of every chunk in it were found right.
 
 use std::cell::RefCell;
@@ -19,7 +20,10 @@ use crate::codec::{Decoded, Decoder, Encode, Malformed, VERSION};
 use crate::fingerprint::{CHUNK, Fingerprint};
 use crate::place::{ObjectId, SLOTS_MAX};
 
-const MAGIC: [u8; 8] = *b"STDNCON1";
+/// The version of a container that lacks some slots, in its footer.
+const VERSION_SPARSE: u32 = 2;
+
+pub(crate) const MAGIC: [u8; 8] = *b"STDNCON1";
 const FOOTER_MAGIC: [u8; 8] = *b"STDNCONF";
 
 pub(crate) const HEADER_LEN: usize = 64;
@@ -96,52 +100,54 @@ fn decompress(stored: &[u8], raw: &mut [u8]) -> Option<usize> {
     })
 }
 
-/// The bytes of a container, and its manifest.
+/// The bytes of a container, and its manifest. `slots`: of each chunk, ascending, where some are left out.
 pub(crate) fn encode(
     store: [u8; 16],
     id: ObjectId,
     fingerprints: Vec<Fingerprint>,
+    slots: Option<Vec<u16>>,
     packed: &[PackedRegion],
 ) -> (Vec<u8>, Manifest) {
     let data: usize = packed.iter().map(|region| region.stored.len()).sum();
-    let manifest_len = fingerprints.len() * 32 + packed.len() * REGION_ENTRY_LEN;
+    let manifest_len = manifest_len(fingerprints.len(), packed.len(), slots.is_some());
     let mut out = Vec::with_capacity(HEADER_LEN + data + manifest_len + FOOTER_LEN);
     put_header(&mut out, store, id);
     let mut regions = Vec::with_capacity(packed.len());
-    let mut slot = 0;
+    let mut first = 0;
     for region in packed {
         regions.push(Region {
             offset: to_u32(out.len()),
             stored: to_u32(region.stored.len()),
             crc: region.crc,
-            first_slot: slot,
+            first,
             chunks: region.chunks,
             codec: region.codec,
         });
-        slot += region.chunks;
+        first += region.chunks;
         out.put_bytes(&region.stored);
     }
     assert_eq!(
-        usize::from(slot),
+        usize::from(first),
         fingerprints.len(),
-        "one fingerprint per slot"
+        "one fingerprint per chunk"
     );
     let manifest_at = out.len();
     fingerprints.iter().for_each(|f| out.put_bytes(&f.0));
     regions.iter().for_each(|region| region.put(&mut out));
-    put_footer(
-        &mut out,
-        store,
-        id,
-        manifest_at,
-        [fingerprints.len(), regions.len()],
-    );
+    let kept = slots.iter().flatten();
+    kept.for_each(|slot| out.put_u16(*slot));
+    let counts = [fingerprints.len(), regions.len()];
+    put_footer(&mut out, store, id, manifest_at, counts, slots.is_some());
     let manifest = Manifest {
         fingerprints: fingerprints.into(),
+        slots: slots.map(Into::into),
         regions: regions.into(),
-        object_len: out.len() as u64,
     };
     (out, manifest)
+}
+
+fn manifest_len(chunks: usize, regions: usize, sparse: bool) -> usize {
+    chunks * (32 + 2 * usize::from(sparse)) + regions * REGION_ENTRY_LEN
 }
 
 fn to_u32(len: usize) -> u32 {
@@ -164,12 +170,13 @@ fn put_footer(
     store: [u8; 16],
     id: ObjectId,
     manifest_at: usize,
-    [slots, regions]: [usize; 2],
+    [chunks, regions]: [usize; 2],
+    sparse: bool,
 ) {
     let sha = Fingerprint::of_bytes(&out[manifest_at..]);
     let mut footer = FOOTER_MAGIC.to_vec();
-    footer.put_u32(VERSION);
-    footer.put_count(slots);
+    footer.put_u32(if sparse { VERSION_SPARSE } else { VERSION });
+    footer.put_count(chunks);
     footer.put_count(regions);
     footer.put_u32(0);
     footer.put_bytes(&store);
@@ -202,22 +209,22 @@ pub(crate) fn check_header(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decod
 /// The checked footer of a container.
 #[derive(Debug)]
 pub(crate) struct Footer {
-    slots: usize,
+    chunks: usize,
+    sparse: bool,
     regions: usize,
     /// Where the manifest begins; it ends where the footer begins.
     pub(crate) manifest_at: u64,
     pub(crate) manifest_len: usize,
     sha: Fingerprint,
-    object_len: u64,
 }
 
 impl Footer {
-    /// Checks the last [`FOOTER_LEN`] bytes of the container `id` that is `object_len` bytes long.
+    /// Checks the last [`FOOTER_LEN`] bytes of the container `id` that is `container_len` bytes long.
     pub(crate) fn decode(
         bytes: &[u8],
         store: [u8; 16],
         id: ObjectId,
-        object_len: u64,
+        container_len: u64,
     ) -> Decoded<Self> {
         let mut d = Decoder::new(bytes);
         d.check(bytes.len() == FOOTER_LEN, "its footer is cut off")?;
@@ -231,33 +238,37 @@ impl Footer {
             bytes.ends_with(&crc),
             "the checksum of its footer does not match",
         )?;
-        d.is(Decoder::u32, VERSION, "its version is unknown")?;
-        let [slots, regions] = [d.u32()? as usize, d.u32()? as usize];
+        let sparse = match d.u32()? {
+            VERSION => false,
+            VERSION_SPARSE => true,
+            _ => return Err(d.error("its version is unknown")),
+        };
+        let [chunks, regions] = [d.u32()? as usize, d.u32()? as usize];
         d.check(
-            (1..=SLOTS_MAX).contains(&slots),
+            (1..=SLOTS_MAX).contains(&chunks),
             "its number of slots is impossible",
         )?;
         d.check(
-            (1..=slots).contains(&regions),
+            (1..=chunks).contains(&regions),
             "its number of regions is impossible",
         )?;
         d.u32()?;
         d.is(Decoder::array, store, "it belongs to another store")?;
         d.is(Decoder::u64, id.0, "it is another container")?;
         let manifest_at = d.u64()?;
-        let manifest_len = slots * 32 + regions * REGION_ENTRY_LEN;
+        let manifest_len = manifest_len(chunks, regions, sparse);
         let tail = (manifest_len + FOOTER_LEN) as u64;
         d.check(
-            manifest_at.checked_add(tail) == Some(object_len),
+            manifest_at.checked_add(tail) == Some(container_len),
             "its length is wrong",
         )?;
         Ok(Self {
-            slots,
+            chunks,
+            sparse,
             regions,
             manifest_at,
             manifest_len,
             sha: Fingerprint(d.array()?),
-            object_len,
         })
     }
 }
@@ -265,18 +276,20 @@ impl Footer {
 /// Which chunk lies in which slot, and where its region is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
-    pub(crate) fingerprints: Box<[Fingerprint]>,
+    fingerprints: Box<[Fingerprint]>,
+    /// The slot of each chunk, where some are left out.
+    slots: Option<Box<[u16]>>,
     pub(crate) regions: Box<[Region]>,
-    pub(crate) object_len: u64,
 }
 
-/// Where a region lies in its container, and which slots it holds.
+/// Where a region lies in its container, and which chunks it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {
     pub(crate) offset: u32,
     pub(crate) stored: u32,
     crc: u32,
-    pub(crate) first_slot: u16,
+    /// Its first chunk, counted through the regions.
+    pub(crate) first: u16,
     pub(crate) chunks: u16,
     codec: u8,
 }
@@ -291,26 +304,26 @@ impl Manifest {
         )?;
         let intact = Fingerprint::of_bytes(bytes) == footer.sha;
         d.check(intact, "the hash of its manifest does not match")?;
-        let fingerprints = (0..footer.slots).map(|_| Ok(Fingerprint(d.array()?)));
+        let fingerprints = (0..footer.chunks).map(|_| Ok(Fingerprint(d.array()?)));
         let fingerprints = fingerprints.collect::<Decoded<_>>()?;
         let mut regions = Vec::with_capacity(footer.regions);
-        let (mut slot, mut offset) = (0, HEADER_LEN as u64);
+        let (mut chunks, mut offset) = (0, HEADER_LEN as u64);
         for _ in 0..footer.regions {
-            let region = Region::decode(&mut d, slot)?;
+            let region = Region::decode(&mut d, chunks)?;
             d.check(
                 u64::from(region.offset) == offset,
                 "a region is out of place",
             )?;
             offset += u64::from(region.stored);
-            slot += region.chunks;
+            chunks += region.chunks;
             d.check(
-                usize::from(slot) <= footer.slots,
+                usize::from(chunks) <= footer.chunks,
                 "its regions hold too many slots",
             )?;
             regions.push(region);
         }
         d.check(
-            usize::from(slot) == footer.slots,
+            usize::from(chunks) == footer.chunks,
             "its regions hold too few slots",
         )?;
         d.check(
@@ -319,22 +332,71 @@ impl Manifest {
         )?;
         Ok(Self {
             fingerprints,
+            slots: footer
+                .sparse
+                .then(|| decode_slots(&mut d, chunks))
+                .transpose()?,
             regions: regions.into(),
-            object_len: footer.object_len,
         })
     }
 
-    /// The region that holds `slot`; `None` if the container has no such slot.
-    pub(crate) fn region_of(&self, slot: usize) -> Option<usize> {
-        (slot < self.fingerprints.len()).then(|| {
-            let after = |region: &Region| usize::from(region.first_slot) <= slot;
-            self.regions.partition_point(after) - 1
-        })
+    /// Chunks that it holds.
+    pub(crate) fn chunk_count(&self) -> usize {
+        self.fingerprints.len()
+    }
+
+    /// Every chunk's slot and fingerprint, ascending.
+    pub(crate) fn chunks(&self) -> impl ExactSizeIterator<Item = (u64, &Fingerprint)> {
+        let slot = |i: usize| match &self.slots {
+            Some(slots) => u64::from(slots[i]),
+            None => i as u64,
+        };
+        let chunks = self.fingerprints.iter().enumerate();
+        chunks.map(move |(i, fingerprint)| (slot(i), fingerprint))
+    }
+
+    /// The chunk in `slot`, counted through the regions; `None` if it has no such slot (any more).
+    pub(crate) fn position(&self, slot: usize) -> Option<usize> {
+        match &self.slots {
+            None => (slot < self.fingerprints.len()).then_some(slot),
+            Some(slots) => slots.binary_search(&u16::try_from(slot).ok()?).ok(),
+        }
+    }
+
+    /// The fingerprint of the chunk in `slot`.
+    pub(crate) fn fingerprint(&self, slot: usize) -> Option<&Fingerprint> {
+        Some(&self.fingerprints[self.position(slot)?])
+    }
+
+    /// The fingerprints of the chunks in `count` slots from `slot` on; `None` if one of them is not there.
+    pub(crate) fn fingerprints(&self, slot: usize, count: usize) -> Option<&[Fingerprint]> {
+        let first = self.position(slot)?;
+        let last = self.position(slot + count.checked_sub(1)?)?;
+        // Slots ascend, so if none is missing between them they stand together.
+        (last - first + 1 == count).then(|| &self.fingerprints[first..=last])
+    }
+
+    /// How many chunks from a [`position`](Self::position) on lie in slots that follow each other.
+    pub(crate) fn together(&self, position: usize) -> usize {
+        match &self.slots {
+            None => self.fingerprints.len() - position,
+            Some(slots) => {
+                let pairs = slots[position..].windows(2);
+                1 + pairs.take_while(|pair| pair[0] + 1 == pair[1]).count()
+            }
+        }
+    }
+
+    /// The region that holds the chunk at a [`position`](Self::position).
+    pub(crate) fn region_of(&self, position: usize) -> usize {
+        let after = |region: &Region| usize::from(region.first) <= position;
+        self.regions.partition_point(after) - 1
     }
 
     /// Bytes in memory.
     pub(crate) fn footprint(&self) -> usize {
-        self.fingerprints.len() * 32 + self.regions.len() * size_of::<Region>() + 64
+        let slots = self.slots.as_ref().map_or(0, |slots| slots.len() * 2);
+        self.fingerprints.len() * 32 + slots + self.regions.len() * size_of::<Region>() + 96
     }
 
     /// The chunks of a region from its stored bytes, all found right.
@@ -357,7 +419,7 @@ impl Manifest {
             }
             raw
         };
-        let first = usize::from(region.first_slot);
+        let first = usize::from(region.first);
         let (chunks, _) = raw.as_chunks();
         let chunks: Vec<_> = chunks.iter().collect();
         let named = &self.fingerprints[first..][..usize::from(region.chunks)];
@@ -378,7 +440,7 @@ impl Region {
         out.put_u8(0);
     }
 
-    fn decode(d: &mut Decoder<'_>, first_slot: u16) -> Decoded<Self> {
+    fn decode(d: &mut Decoder<'_>, first: u16) -> Decoded<Self> {
         let [offset, stored, crc] = [d.u32()?, d.u32()?, d.u32()?];
         let (chunks, codec) = (d.u16()?, d.u8()?);
         d.u8()?;
@@ -395,11 +457,42 @@ impl Region {
             offset,
             stored,
             crc,
-            first_slot,
+            first,
             chunks,
             codec,
         })
     }
+}
+
+fn decode_slots(d: &mut Decoder<'_>, count: u16) -> Decoded<Box<[u16]>> {
+    let mut slots = Vec::with_capacity(usize::from(count));
+    let mut least = 0;
+    for _ in 0..count {
+        let slot = d.u16()?;
+        let legal = slot >= least && usize::from(slot) < SLOTS_MAX;
+        d.check(legal, "its slots are out of order")?;
+        least = slot + 1;
+        slots.push(slot);
+    }
+    Ok(slots.into())
+}
+
+/// Checks every byte of a container.
+pub(crate) fn check_whole(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<Manifest> {
+    check_header(bytes, store, id)?;
+    let too_short = Malformed {
+        what: "it is cut off",
+        at: bytes.len(),
+    };
+    let footer_at = bytes.len().checked_sub(FOOTER_LEN).ok_or(too_short)?;
+    let footer = Footer::decode(&bytes[footer_at..], store, id, bytes.len() as u64)?;
+    let manifest = &bytes[block::index(footer.manifest_at)..footer_at];
+    let manifest = Manifest::decode(manifest, &footer)?;
+    for (i, region) in manifest.regions.iter().enumerate() {
+        let from = region.offset as usize;
+        manifest.open_region(i, &bytes[from..from + region.stored as usize])?;
+    }
+    Ok(manifest)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use block::ByteRange;
 
 use crate::codec::Malformed;
+use crate::protection::Protection;
 
 /// Result of a call on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -22,6 +23,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The call was wrong.
     Invalid,
+    /// A hold or a lock is in the way.
+    Protected,
     /// No space left: make room, then try again.
     Full,
     /// There is no such store, point or image.
@@ -51,6 +54,14 @@ pub enum StoreError {
         object: String,
         /// What is wrong with it.
         what: Cow,
+        /// The bytes of the image that cannot be read because of it, where known.
+        ranges: Vec<ByteRange>,
+    },
+    /// An object that something refers to is not there.
+    #[error("`{object}` is missing{}", ListOf(.ranges))]
+    Missing {
+        /// The object, by its path in the store.
+        object: String,
         /// The bytes of the image that cannot be read because of it, where known.
         ranges: Vec<ByteRange>,
     },
@@ -94,6 +105,22 @@ pub enum StoreError {
     /// No such point.
     #[error("there is no point `{0}`")]
     NoPoint(String),
+    /// One collection at a time.
+    #[error("a collection of garbage is running already")]
+    Collecting,
+    /// A point that is held or locked.
+    #[error("point {point} cannot be removed: {}", Why(.protection))]
+    Protected {
+        /// The point.
+        point: String,
+        /// What protects it.
+        protection: Protection,
+    },
+    /// An image that nothing in the store holds.
+    #[error(
+        "no point, seed or image in the making has this image any more; begin from one that does"
+    )]
+    NoImage,
     /// The call was wrong.
     #[error("{0}")]
     Invalid(&'static str),
@@ -117,6 +144,23 @@ pub(crate) fn io_error(verb: &'static str, object: String, source: io::Error) ->
 
 /// A fixed or a composed sentence.
 pub(crate) type Cow = std::borrow::Cow<'static, str>;
+
+struct Why<'a>(&'a Protection);
+
+impl std::fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Protection { hold, locked_until } = self.0;
+        match hold {
+            Some(reason) if reason.is_empty() => f.write_str("it is held"),
+            Some(reason) => write!(f, "it is held ({})", reason.escape_debug()),
+            None => {
+                let until = jiff::Timestamp::from_nanosecond(i128::from(*locked_until));
+                let until = until.unwrap_or(jiff::Timestamp::MAX);
+                write!(f, "it is locked until {until:.0}")
+            }
+        }
+    }
+}
 
 struct ListOf<'a>(&'a [ByteRange]);
 
@@ -146,11 +190,12 @@ impl StoreError {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
                 _ => ErrorKind::Io,
             },
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
-            Self::InUse { .. } => ErrorKind::Retry,
+            Self::Corrupt { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
+            Self::InUse { .. } | Self::Collecting => ErrorKind::Retry,
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,
-            Self::NotAStore { .. } | Self::NoPoint(_) => ErrorKind::NotFound,
+            Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoImage => ErrorKind::NotFound,
+            Self::Protected { .. } => ErrorKind::Protected,
             Self::ReadOnly | Self::Occupied { .. } | Self::Invalid(_) => ErrorKind::Invalid,
             Self::ImageFailed { kind, .. } => *kind,
         }
@@ -177,13 +222,18 @@ impl StoreError {
         }
     }
 
+    pub(crate) fn missing(object: String) -> Self {
+        let ranges = Vec::new();
+        Self::Missing { object, ranges }
+    }
+
     pub(crate) fn malformed(object: String, malformed: Malformed) -> Self {
         Self::corrupt(object, malformed.to_string())
     }
 
     /// Says which bytes of an image are hit, if that is not known yet.
     pub(crate) fn hitting(mut self, range: ByteRange) -> Self {
-        if let Self::Corrupt { ranges, .. } = &mut self
+        if let Self::Corrupt { ranges, .. } | Self::Missing { ranges, .. } = &mut self
             && ranges.is_empty()
         {
             ranges.push(range);

@@ -4,13 +4,15 @@
 //! touches (from manifests), never a chunk.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use crate::armor::Kind;
 use crate::codec::Encode;
 use crate::error::Result;
 use crate::fingerprint::{FANOUT, Fingerprint};
+use crate::inventory::HeldTree;
 use crate::objects::Objects;
 use crate::packer::Engine;
+use crate::pins::Holder;
 use crate::place::ObjectId;
 use crate::runs::{self, Run};
 use crate::tree::{self, Children, NodeRef, Record, RecordRef, Shape};
@@ -21,15 +23,17 @@ const OBJECT_TARGET: usize = 4 << 20;
 /// Collects records into tree objects.
 pub(crate) struct TreeWriter {
     engine: Arc<Engine>,
+    holder: Arc<Holder>,
     open: Option<(ObjectId, Vec<u8>)>,
     /// Bytes of the objects that were put.
     pub(crate) put_bytes: u64,
 }
 
 impl TreeWriter {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, holder: Arc<Holder>) -> Self {
         Self {
             engine,
+            holder,
             open: None,
             put_bytes: 0,
         }
@@ -38,8 +42,9 @@ impl TreeWriter {
     pub(crate) fn add(&mut self, record: &[u8]) -> Result<RecordRef> {
         let objects = &self.engine.objects;
         let (id, bytes) = self.open.get_or_insert_with(|| {
-            let id = objects.trees.allocate();
-            (id, tree::begin_object(objects.store, id))
+            let id = objects.opener.trees.allocate();
+            self.holder.pin_tree(id);
+            (id, tree::begin_object(objects.store(), id))
         });
         let len = u32::try_from(record.len()).expect("records are bounded");
         assert!(len <= tree::RECORD_LEN_MAX, "a record of {len} bytes");
@@ -65,9 +70,13 @@ impl TreeWriter {
         let crc = crc32c::crc32c(&bytes);
         bytes.put_u32(crc);
         let engine = &self.engine;
-        engine.objects.trees.put(id, &bytes, engine.epoch)?;
-        let len = bytes.len() as u64;
-        engine.totals.tree_bytes.fetch_add(len, Ordering::Relaxed);
+        let opener = &engine.objects.opener;
+        let len = opener.put(Kind::Tree, id, &bytes, engine.epoch)?;
+        let held = HeldTree {
+            bytes: len,
+            own: true,
+        };
+        engine.inventory.lock().put_tree(id, held);
         self.put_bytes += len;
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 use block::GranuleRange;
 
+use crate::armor::{self, Kind, Owner};
+use crate::bundle;
 use crate::catalog;
 use crate::codec::{Decoder, seal};
-use crate::container::{FOOTER_LEN, Footer, Manifest, check_header};
+use crate::container::{self, FOOTER_LEN, Footer, Manifest};
 use crate::place::ObjectId;
 use crate::runs;
 use crate::tree::{ImageRef, Record};
@@ -14,21 +16,31 @@ const STORE: [u8; 16] = [7; 16];
 
 /// Arbitrary bytes as a container: header, footer, manifest, and every region that it names.
 pub fn container(bytes: &[u8]) {
-    let _ = check_header(bytes, STORE, ObjectId(1));
-    let Some(at) = bytes.len().checked_sub(FOOTER_LEN) else {
+    let id = ObjectId(1);
+    let _ = container::check_whole(bytes, STORE, id);
+    // Past the checksums that such bytes rarely have.
+    let at = bytes.len().saturating_sub(FOOTER_LEN);
+    let Ok(footer) = Footer::decode(&bytes[at..], STORE, id, bytes.len() as u64) else {
         return;
     };
-    let len = bytes.len() as u64;
-    let Ok(footer) = Footer::decode(&bytes[at..], STORE, ObjectId(1), len) else {
-        return;
-    };
-    let from = block::index(footer.manifest_at);
-    let Ok(manifest) = Manifest::decode(&bytes[from..at], &footer) else {
-        return;
-    };
-    for (i, region) in manifest.regions.iter().enumerate() {
-        let from = region.offset as usize;
-        let _ = manifest.open_region(i, &bytes[from..from + region.stored as usize]);
+    let _ = Manifest::decode(&bytes[block::index(footer.manifest_at)..at], &footer);
+}
+
+/// Arbitrary bytes as an armored object, as a bundle and as what is left of a tree object.
+pub fn armor(bytes: &[u8]) {
+    for kind in [Kind::Container, Kind::Tree, Kind::Bundle] {
+        let owner = Owner {
+            store: STORE,
+            kind,
+            id: 1,
+        };
+        let _ = armor::heal(bytes, owner);
+    }
+    let _ = bundle::decode(bytes, STORE, ObjectId(1));
+    if let Ok(len) = bundle::TreeTable::len_of(bytes, STORE, ObjectId(1))
+        && let Some(table) = bytes.get(..len)
+    {
+        let _ = bundle::TreeTable::decode(table, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
     }
 }
 

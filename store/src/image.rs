@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, Result, StoreError};
 use crate::fingerprint::{FANOUT, Fingerprint};
 use crate::fold::hash_leaf;
 use crate::objects::Objects;
+use crate::pins::Holder;
 use crate::place::Place;
 use crate::runs::{self, Run};
 use crate::tree::{self, Children, ImageRef, NodeRef, Record, Shape};
@@ -28,6 +29,8 @@ pub struct Image {
     pub(crate) shape: Shape,
     /// The change lists, merged.
     pub(crate) changes: Vec<Run>,
+    /// Keeps what the image needs from being collected, in a store that writes.
+    pin: Option<Holder>,
 }
 
 impl Image {
@@ -46,7 +49,14 @@ impl Image {
             reference: reference.clone(),
             shape,
             changes,
+            pin: None,
         })
+    }
+
+    /// While it is open nothing of it is collected.
+    pub(crate) fn pinned(mut self, pin: Option<Holder>) -> Self {
+        self.pin = pin;
+        self
     }
 
     /// The image that was opened.

@@ -19,10 +19,11 @@ use crate::fold::{self, TreeWriter};
 use crate::image::{Image, Locator};
 use crate::index::Neighbours;
 use crate::packer::{Engine, Packer};
+use crate::pins::Holder;
 use crate::place::{ObjectId, Place};
 use crate::pool::Pool;
 use crate::runs::{self, Changes, Run};
-use crate::tree::{self, ImageRef, LIST_RUNS_MAX, LISTS_MAX, ListRef, SIZE_MAX, Shape};
+use crate::tree::{self, ImageRef, LISTS_MAX, ListRef, SIZE_MAX, Shape};
 use waiting::Waiting;
 
 mod waiting;
@@ -42,6 +43,8 @@ pub enum Base {
 /// Writes one image. Dropped without [`finish`](Self::finish) it leaves nothing that counts.
 pub struct ImageWriter {
     engine: Arc<Engine>,
+    /// Keeps all that the image needs from being collected.
+    holder: Arc<Holder>,
     base: ImageRef,
     locator: Locator,
     shape: Shape,
@@ -56,12 +59,14 @@ pub struct ImageWriter {
     failed: Option<(Arc<str>, crate::ErrorKind)>,
 }
 
-/// An image that is complete, but that no point or seed names yet.
+/// An image that is complete, but that no point or seed names yet. What it needs is kept while this value, or a clone
+/// of it, lives.
 #[derive(Clone, Debug)]
 pub struct FinishedImage {
     pub(crate) image: ImageRef,
     pub(crate) stored_new_bytes: u64,
     pub(crate) changed_bytes: u64,
+    pub(crate) holder: Arc<Holder>,
 }
 
 impl FinishedImage {
@@ -85,11 +90,14 @@ impl FinishedImage {
 }
 
 impl ImageWriter {
-    pub(crate) fn new(engine: Arc<Engine>, pool: Arc<Pool>, base: Base) -> Result<Self> {
-        let base = match base {
-            Base::Image(image) => image,
-            Base::Empty { size } => ImageRef::empty(size),
-        };
+    /// `holder` has pinned the base.
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        pool: Arc<Pool>,
+        holder: Holder,
+        base: ImageRef,
+    ) -> Result<Self> {
+        let holder = Arc::new(holder);
         if base.size > SIZE_MAX || !base.size.is_multiple_of(block::SECTOR) {
             let sentence = "the size of an image is a multiple of 512, at most 2^60";
             return Err(StoreError::Invalid(sentence));
@@ -98,9 +106,10 @@ impl ImageWriter {
         Ok(Self {
             shape: image.shape,
             locator: Locator::new(image),
-            packer: Packer::new(Arc::clone(&engine), pool),
-            tree: TreeWriter::new(Arc::clone(&engine)),
+            packer: Packer::new(Arc::clone(&engine), pool, Arc::clone(&holder)),
+            tree: TreeWriter::new(Arc::clone(&engine), Arc::clone(&holder)),
             engine,
+            holder,
             base,
             changes: Changes::default(),
             neighbours: Neighbours::default(),
@@ -152,7 +161,9 @@ impl ImageWriter {
     /// As [`put`](Self::put).
     pub fn finish(mut self) -> Result<FinishedImage> {
         self.guarded(Self::settle)?;
+        self.holder.pin_image(&self.base);
         Ok(FinishedImage {
+            holder: self.holder,
             image: self.base,
             stored_new_bytes: self.packer.put_bytes + self.tree.put_bytes,
             changed_bytes: self.changed_granules * GRANULE,
@@ -260,7 +271,7 @@ impl ImageWriter {
     /// The chunk after the last hit.
     fn expected_hit(&mut self, fingerprint: &Fingerprint) -> Option<Place> {
         let (id, manifest, slot) = self.expected.as_mut()?;
-        if manifest.fingerprints.get(*slot) != Some(fingerprint) {
+        if manifest.fingerprint(*slot) != Some(fingerprint) {
             return None;
         }
         let place = Place::new(*id, *slot as u64)?;
@@ -284,11 +295,14 @@ impl ImageWriter {
         };
         let Some(place) = guess else { return Ok(None) };
         let id = place.container();
+        if !self.holder.pin_container(id) {
+            return Ok(None);
+        }
         // A container that cannot be read is no place to build on; verifying names it.
         let Ok(manifest) = self.engine.objects.manifest(id) else {
             return Ok(None);
         };
-        if manifest.fingerprints.get(place.slot()) != Some(fingerprint) {
+        if manifest.fingerprint(place.slot()) != Some(fingerprint) {
             return Ok(None);
         }
         if !exact {
@@ -300,7 +314,7 @@ impl ImageWriter {
 
     fn record(&mut self, run: Run) -> Result<()> {
         self.changes.set(run);
-        if self.changes.count() > LIST_RUNS_MAX {
+        if self.changes.count() > self.engine.list_runs_max {
             // Too many to keep: they become part of the tree that this writer builds on.
             self.packer.flush()?;
             self.fold_all()?;
@@ -337,7 +351,7 @@ impl ImageWriter {
             .map(|l| l.runs as usize)
             .sum();
         // Counted after merging: a run that is written over in its middle becomes two.
-        if kept_runs + list.runs.len() > LIST_RUNS_MAX {
+        if kept_runs + list.runs.len() > self.engine.list_runs_max {
             runs.into_iter().for_each(|run| self.changes.set(run));
             return self.fold_all();
         }

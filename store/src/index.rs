@@ -57,10 +57,19 @@ impl Index {
 
     /// All chunks of a container; what is known already keeps its place.
     pub(crate) fn insert_all(&mut self, id: ObjectId, manifest: &Manifest) {
-        for (slot, fingerprint) in (0..).zip(&manifest.fingerprints) {
+        for (slot, fingerprint) in manifest.chunks() {
             if let Some(place) = Place::new(id, slot) {
                 self.insert(fingerprint, place);
             }
+        }
+    }
+
+    /// A chunk that is about to leave its place.
+    pub(crate) fn forget(&mut self, fingerprint: &Fingerprint, place: Place) {
+        let prefix = fingerprint.prefix();
+        let same = |entry: &Entry| entry.prefix == prefix && entry.place == place;
+        if let Ok(entry) = self.table.find_entry(prefix, same) {
+            entry.remove();
         }
     }
 
@@ -109,8 +118,8 @@ impl Neighbours {
         if self.containers.iter().any(|(known, _)| *known == id) {
             return;
         }
-        let mut table = HashTable::with_capacity(manifest.fingerprints.len());
-        for (slot, fingerprint) in (0..).zip(&manifest.fingerprints) {
+        let mut table = HashTable::with_capacity(manifest.chunk_count());
+        for (slot, fingerprint) in manifest.chunks() {
             let prefix = fingerprint.prefix();
             if let Some(place) = Place::new(id, slot) {
                 table.insert_unique(prefix, Entry { prefix, place }, |entry| entry.prefix);

@@ -39,7 +39,7 @@ impl Lease {
         };
         place.recover("lease").map_err(failed("recover"))?;
         let names = place.list("lease").map_err(failed("list"))?;
-        let newest = names.iter().filter_map(|name| parse_name(name)).max();
+        let newest = names.iter().filter_map(|(name, _)| parse_name(name)).max();
         let epoch = newest.unwrap_or(0) + 1;
         let mut object = codec::begin(MAGIC);
         object.put_bytes(&store);

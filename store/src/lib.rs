@@ -12,7 +12,9 @@
 //! Rule: every object is created once and never changed, in the order container, tree, commit; so
 //! a crash at any moment leaves only objects that nothing refers to. `docs/formats/` draws the bytes.
 
+mod armor;
 mod backend;
+mod bundle;
 mod cache;
 mod catalog;
 mod codec;
@@ -21,19 +23,31 @@ mod diff;
 mod error;
 mod fingerprint;
 mod fold;
+mod format;
+mod gc;
+mod headroom;
 mod image;
 mod image_writer;
 mod index;
+mod inventory;
 mod lease;
+mod locations;
 mod objects;
+mod opened;
 mod packer;
+mod pins;
 mod place;
 mod pool;
+mod protection;
 mod records;
+mod recover;
 mod restore;
+mod retention;
 mod runs;
+mod scrub;
 mod shelf;
 mod store;
+mod sweep;
 mod tree;
 mod verify;
 
@@ -43,14 +57,18 @@ pub mod fuzzing;
 pub use backend::{Backend, Directory};
 pub use error::{ErrorKind, Result, StoreError};
 pub use fingerprint::Fingerprint;
+pub use gc::{GcOptions, GcReport};
 pub use image::Image;
 pub use image_writer::{Base, FinishedImage, ImageWriter};
 pub use pool::OnWorker;
+pub use protection::Protection;
 pub use records::{
     Consistency, InvalidPoint, PointDisk, PointDraft, PointId, PointRecord, PointRef, SeedDisk,
     SeedDiskRecord, SeedDraft, SeedRecord,
 };
 pub use restore::RestoreSink;
+pub use retention::{Keep, Policy, Verdict};
+pub use scrub::{HealedObject, Hit, LostObject, ScrubOptions, ScrubPosition, ScrubReport};
 pub use store::{Around, Images, Store, StoreFigures};
 pub use tree::ImageRef;
 pub use verify::{Damage, VerifyReport};

@@ -1,23 +1,31 @@
-//! Reading containers and tree objects, checked and cached.
+//! Reading containers and tree objects, checked and cached, wherever they lie.
 //!
 //! | cache | holds | budget |
 //! |---|---|---|
 //! | manifests | fingerprints and regions of containers | 24 MiB, 190 full containers |
 //! | regions | chunks, checked | 24 MiB |
 //! | records | nodes of trees, decoded | 12 MiB |
-//! | headers | tree objects whose header was right | 4096 |
+//! | tables | where records lie of tree objects that moved | 4 MiB |
+//! | opened | payloads that had to be healed | 32 MiB |
 //!
-//! Rule: nothing enters a cache before it was checked; what fails a check is an error that names the object.
+//! Rule: nothing enters a cache before it was checked; what fails a check is healed from its own armor, or an error
+//! that names the object.
 
 use std::sync::Arc;
 
 use block::index;
+use parking_lot::RwLock;
 
+use crate::armor::Kind;
 use crate::backend::Backend;
+use crate::bundle::{self, TreeTable};
 use crate::cache::ByteCache;
+use crate::codec::Malformed;
 use crate::container::{self, Footer, Manifest};
 use crate::error::{Result, StoreError};
 use crate::fingerprint::{CHUNK, FANOUT, Fingerprint};
+use crate::locations::{Locations, Spot};
+use crate::opened::Opener;
 use crate::place::{ObjectId, Place};
 use crate::runs::Run;
 use crate::shelf::Shelf;
@@ -26,90 +34,240 @@ use crate::tree::{self, ListRef, NodeRef, Record, RecordRef};
 const MANIFESTS_BYTES_MAX: usize = 24 << 20;
 const REGIONS_BYTES_MAX: usize = 24 << 20;
 const RECORDS_BYTES_MAX: usize = 12 << 20;
-const HEADERS_MAX: usize = 4096;
+const TABLES_BYTES_MAX: usize = 4 << 20;
 
 /// A container is never larger: 4 MiB of regions, the last one on top, and its manifest.
 const CONTAINER_LEN_MAX: u64 = 17 << 20;
 
+/// Reads the catalog again: where everything lies now.
+pub(crate) type Refresh = Box<dyn Fn() -> Result<Arc<Locations>> + Send + Sync>;
+
 /// The objects of a store.
 pub(crate) struct Objects {
-    pub(crate) store: [u8; 16],
-    pub(crate) containers: Shelf,
-    pub(crate) trees: Shelf,
-    manifests: ByteCache<ObjectId, Manifest>,
-    regions: ByteCache<(ObjectId, usize), Vec<u8>>,
+    pub(crate) opener: Opener,
+    locations: RwLock<Arc<Locations>>,
+    /// For a reader, under whose feet a writer may move things.
+    refresh: Option<Refresh>,
+    manifests: ByteCache<At, Manifest>,
+    regions: ByteCache<(At, usize), Vec<u8>>,
     records: ByteCache<RecordKey, Record>,
-    tree_headers: ByteCache<ObjectId, ()>,
+    tables: ByteCache<At, TreeTable>,
+}
+
+/// A container or a tree object, where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct At {
+    kind: Kind,
+    id: ObjectId,
+    /// `None`: it is an object of its own.
+    spot: Option<Spot>,
+}
+
+impl At {
+    /// The object that holds it.
+    fn object(&self) -> (Kind, ObjectId) {
+        match self.spot {
+            Some(spot) => (Kind::Bundle, spot.bundle),
+            None => (self.kind, self.id),
+        }
+    }
+}
+
+/// A container's manifest, and where that container lay when it was read.
+#[derive(Clone)]
+pub(crate) struct Opened {
+    at: At,
+    pub(crate) manifest: Arc<Manifest>,
 }
 
 type RecordKey = (ObjectId, u32, u32, u32);
 
 impl Objects {
-    pub(crate) fn open(place: &Arc<dyn Backend>, store: [u8; 16], next: [u64; 2]) -> Self {
+    /// `next`: the first free numbers of containers and tree objects.
+    pub(crate) fn open(
+        place: &Arc<dyn Backend>,
+        store: [u8; 16],
+        next: [u64; 3],
+        locations: Arc<Locations>,
+        refresh: Option<Refresh>,
+    ) -> Self {
+        let shelves = [
+            Shelf::open(place, "containers", "con", next[0]),
+            Shelf::open(place, "trees", "tre", next[1]),
+            Shelf::open(place, "bundles", "bun", next[2]),
+        ];
         Self {
-            store,
-            containers: Shelf::open(place, "containers", "con", next[0]),
-            trees: Shelf::open(place, "trees", "tre", next[1]),
+            opener: Opener::new(store, shelves),
+            locations: RwLock::new(locations),
+            refresh,
             manifests: ByteCache::new(MANIFESTS_BYTES_MAX),
             regions: ByteCache::new(REGIONS_BYTES_MAX),
             records: ByteCache::new(RECORDS_BYTES_MAX),
-            tree_headers: ByteCache::new(HEADERS_MAX),
+            tables: ByteCache::new(TABLES_BYTES_MAX),
         }
     }
 
-    fn damaged_container(&self, id: ObjectId, malformed: crate::codec::Malformed) -> StoreError {
-        StoreError::malformed(self.containers.path(id), malformed)
+    pub(crate) fn store(&self) -> [u8; 16] {
+        self.opener.store
     }
 
-    fn check_tree_header(&self, id: ObjectId) -> Result<()> {
-        const WRONG: &str = "its header is damaged";
-        if self.tree_headers.get(&id).is_some() {
-            return Ok(());
+    /// From now on things lie there.
+    pub(crate) fn set_locations(&self, locations: Arc<Locations>) {
+        *self.locations.write() = locations;
+    }
+
+    fn at(&self, kind: Kind, id: ObjectId) -> At {
+        let locations = self.locations.read();
+        let moved = match kind {
+            Kind::Container => &locations.containers,
+            _ => &locations.trees,
+        };
+        let spot = moved.get(&id).copied();
+        At { kind, id, spot }
+    }
+
+    /// Where a container or a tree object has been moved to.
+    pub(crate) fn spot(&self, kind: Kind, id: ObjectId) -> Option<Spot> {
+        self.at(kind, id).spot
+    }
+
+    /// The containers that lie in a bundle, by the catalog.
+    pub(crate) fn containers_in(&self, bundle: ObjectId) -> Vec<ObjectId> {
+        let locations = self.locations.read();
+        let inside = locations.containers.iter();
+        let inside = inside.filter(|(_, spot)| spot.bundle == bundle);
+        inside.map(|(id, _)| *id).collect()
+    }
+
+    /// All bytes of a container.
+    pub(crate) fn container_bytes(&self, opened: &Opened) -> Result<Vec<u8>> {
+        let (holder, object) = opened.at.object();
+        self.opener.healing(holder, object, || {
+            let mut bytes = vec![0; index(self.len(&opened.at)?)];
+            self.read(&opened.at, 0, &mut bytes)?;
+            Ok(bytes)
+        })
+    }
+
+    /// A container's name in messages: itself, or what holds it.
+    pub(crate) fn container_path(&self, id: ObjectId) -> String {
+        let at = self.at(Kind::Container, id);
+        let (kind, object) = at.object();
+        self.opener.path(kind, object)
+    }
+
+    fn damaged(&self, at: &At, malformed: Malformed) -> StoreError {
+        let (kind, object) = at.object();
+        StoreError::malformed(self.opener.path(kind, object), malformed)
+    }
+
+    fn corrupt(&self, at: &At, what: impl Into<crate::error::Cow>) -> StoreError {
+        let (kind, object) = at.object();
+        StoreError::corrupt(self.opener.path(kind, object), what)
+    }
+
+    /// Does `read` where a thing lies; healed if that is damaged, and again where it has been moved to meanwhile.
+    fn wherever<T>(&self, kind: Kind, id: ObjectId, read: impl Fn(At) -> Result<T>) -> Result<T> {
+        let at = self.at(kind, id);
+        let (holder, object) = at.object();
+        match self.opener.healing(holder, object, || read(at)) {
+            Err(missing @ StoreError::Missing { .. }) => {
+                if let Some(refresh) = &self.refresh {
+                    let locations = refresh()?;
+                    let bundles = locations
+                        .containers
+                        .values()
+                        .chain(locations.trees.values());
+                    let last = bundles.map(|spot| spot.bundle.0).max();
+                    self.opener.bundles.reaches(last.map_or(1, |last| last + 1));
+                    self.set_locations(locations);
+                }
+                let now = self.at(kind, id);
+                if now == at {
+                    return Err(missing);
+                }
+                let (holder, object) = now.object();
+                self.opener.healing(holder, object, || read(now))
+            }
+            other => other,
         }
-        let expected = tree::begin_object(self.store, id);
-        let mut header = vec![0; expected.len()];
-        self.trees.read(id, 0, &mut header, WRONG)?;
-        if header != expected {
-            return Err(StoreError::corrupt(self.trees.path(id), WRONG));
+    }
+
+    /// Length of a container or a tree object.
+    fn len(&self, at: &At) -> Result<u64> {
+        match at.spot {
+            Some(spot) => Ok(u64::from(spot.len)),
+            None => self.opener.payload_len(at.kind, at.id),
         }
-        self.tree_headers.put(id, Arc::new(()), 1);
-        Ok(())
+    }
+
+    fn read(&self, at: &At, from: u64, buf: &mut [u8]) -> Result<()> {
+        let base = match at.spot {
+            None => 0,
+            Some(spot) => {
+                let inside = from + buf.len() as u64 <= u64::from(spot.len);
+                if !inside {
+                    return Err(self.corrupt(at, "it is cut off"));
+                }
+                u64::from(spot.at)
+            }
+        };
+        let (holder, object) = at.object();
+        self.opener.read(holder, object, base + from, buf)
     }
 
     /// The manifest of a container.
     pub(crate) fn manifest(&self, id: ObjectId) -> Result<Arc<Manifest>> {
-        if let Some(manifest) = self.manifests.get(&id) {
-            return Ok(manifest);
-        }
-        let manifest = Arc::new(self.load_manifest(id)?);
-        self.keep_manifest(id, Arc::clone(&manifest));
-        Ok(manifest)
+        Ok(self.container(id)?.manifest)
     }
 
+    /// A container's manifest, with what it takes to read its regions.
+    pub(crate) fn container(&self, id: ObjectId) -> Result<Opened> {
+        self.wherever(Kind::Container, id, |at| {
+            if let Some(manifest) = self.manifests.get(&at) {
+                return Ok(Opened { at, manifest });
+            }
+            let manifest = Arc::new(self.load_manifest_at(&at)?);
+            self.manifests
+                .put(at, Arc::clone(&manifest), manifest.footprint());
+            Ok(Opened { at, manifest })
+        })
+    }
+
+    /// Whether a container lies elsewhere by now.
+    pub(crate) fn has_moved(&self, opened: &Opened) -> bool {
+        let id = opened.at.id;
+        // Finding its manifest finds out.
+        self.load_manifest(id).is_ok() && self.at(Kind::Container, id) != opened.at
+    }
+
+    /// Keeps the manifest of a container that was just put as an object of its own.
     pub(crate) fn keep_manifest(&self, id: ObjectId, manifest: Arc<Manifest>) {
+        let at = self.at(Kind::Container, id);
         let bytes = manifest.footprint();
-        self.manifests.put(id, manifest, bytes);
+        self.manifests.put(at, manifest, bytes);
     }
 
     /// Reads a manifest past the cache.
     pub(crate) fn load_manifest(&self, id: ObjectId) -> Result<Manifest> {
-        const CUT: &str = "it is cut off";
-        let damaged = |malformed| self.damaged_container(id, malformed);
-        let len = self.containers.len(id)?;
+        self.wherever(Kind::Container, id, |at| self.load_manifest_at(&at))
+    }
+
+    fn load_manifest_at(&self, at: &At) -> Result<Manifest> {
+        let damaged = |malformed| self.damaged(at, malformed);
+        let len = self.len(at)?;
         let least = (container::HEADER_LEN + container::FOOTER_LEN) as u64;
         if !(least..=CONTAINER_LEN_MAX).contains(&len) {
-            let what = "its length is impossible";
-            return Err(StoreError::corrupt(self.containers.path(id), what));
+            return Err(self.corrupt(at, "its length is impossible"));
         }
-        let read = |at, buf: &mut [u8]| self.containers.read(id, at, buf, CUT);
         let mut header = [0; container::HEADER_LEN];
-        read(0, &mut header)?;
-        container::check_header(&header, self.store, id).map_err(damaged)?;
+        self.read(at, 0, &mut header)?;
+        container::check_header(&header, self.store(), at.id).map_err(damaged)?;
         let mut footer = [0; container::FOOTER_LEN];
-        read(len - container::FOOTER_LEN as u64, &mut footer)?;
-        let footer = Footer::decode(&footer, self.store, id, len).map_err(damaged)?;
+        self.read(at, len - container::FOOTER_LEN as u64, &mut footer)?;
+        let footer = Footer::decode(&footer, self.store(), at.id, len).map_err(damaged)?;
         let mut bytes = vec![0; footer.manifest_len];
-        read(footer.manifest_at, &mut bytes)?;
+        self.read(at, footer.manifest_at, &mut bytes)?;
         Manifest::decode(&bytes, &footer).map_err(damaged)
     }
 
@@ -129,52 +287,62 @@ impl Objects {
             return Ok(());
         };
         let manifest = self.manifest(place.container())?;
-        let slots = place.slot()..place.slot() + index(run.count);
-        let found = manifest.fingerprints.get(slots);
+        let found = manifest.fingerprints(place.slot(), index(run.count));
         chunks.copy_from_slice(found.ok_or_else(|| self.no_such_slot(place))?);
         Ok(())
     }
 
-    fn no_such_slot(&self, place: Place) -> StoreError {
-        let what = format!("an image refers to slot {}, which it lacks", place.slot());
-        StoreError::corrupt(self.containers.path(place.container()), what)
+    pub(crate) fn no_such_slot(&self, place: Place) -> StoreError {
+        let what = format!(
+            "an image refers to slot {} of container {}, which it lacks",
+            place.slot(),
+            place.container().0
+        );
+        StoreError::corrupt(self.container_path(place.container()), what)
     }
 
     /// Copies the chunk at `place`, from byte `from` of it, into `buf`.
     pub(crate) fn read_chunk(&self, place: Place, from: usize, buf: &mut [u8]) -> Result<()> {
-        let id = place.container();
-        let manifest = self.manifest(id)?;
-        let Some(region) = manifest.region_of(place.slot()) else {
-            return Err(self.no_such_slot(place));
+        let read = || {
+            let opened = self.container(place.container())?;
+            let Some(position) = opened.manifest.position(place.slot()) else {
+                return Err(self.no_such_slot(place));
+            };
+            let region = opened.manifest.region_of(position);
+            let first = usize::from(opened.manifest.regions[region].first);
+            let chunks = self.region(&opened, region)?;
+            Ok((chunks, (position - first) * CHUNK + from))
         };
-        let first = usize::from(manifest.regions[region].first_slot);
-        let at = (place.slot() - first) * CHUNK + from;
-        let chunks = match self.regions.get(&(id, region)) {
-            Some(chunks) => chunks,
-            None => {
-                let chunks = Arc::new(self.load_region(id, &manifest, region)?);
-                let bytes = chunks.len();
-                self.regions.put((id, region), Arc::clone(&chunks), bytes);
-                chunks
-            }
+        // Once more if the container was moved between its manifest and its region.
+        let (chunks, at) = match read() {
+            Err(StoreError::Missing { .. }) => read()?,
+            other => other?,
         };
         buf.copy_from_slice(&chunks[at..at + buf.len()]);
         Ok(())
     }
 
+    fn region(&self, opened: &Opened, region: usize) -> Result<Arc<Vec<u8>>> {
+        let key = (opened.at, region);
+        if let Some(chunks) = self.regions.get(&key) {
+            return Ok(chunks);
+        }
+        let chunks = Arc::new(self.load_region(opened, region)?);
+        self.regions.put(key, Arc::clone(&chunks), chunks.len());
+        Ok(chunks)
+    }
+
     /// Reads, checks and decompresses a region, past the cache.
-    pub(crate) fn load_region(
-        &self,
-        id: ObjectId,
-        manifest: &Manifest,
-        region: usize,
-    ) -> Result<Vec<u8>> {
-        let entry = &manifest.regions[region];
-        let mut stored = vec![0; entry.stored as usize];
-        let at = u64::from(entry.offset);
-        self.containers.read(id, at, &mut stored, "it is cut off")?;
-        let opened = manifest.open_region(region, &stored);
-        opened.map_err(|malformed| self.damaged_container(id, malformed))
+    pub(crate) fn load_region(&self, opened: &Opened, region: usize) -> Result<Vec<u8>> {
+        let entry = &opened.manifest.regions[region];
+        let at = &opened.at;
+        let (holder, object) = at.object();
+        self.opener.healing(holder, object, || {
+            let mut stored = vec![0; entry.stored as usize];
+            self.read(at, u64::from(entry.offset), &mut stored)?;
+            let chunks = opened.manifest.open_region(region, &stored);
+            chunks.map_err(|malformed| self.damaged(at, malformed))
+        })
     }
 
     /// A node of a tree.
@@ -195,22 +363,15 @@ impl Objects {
     fn record(
         &self,
         record: &RecordRef,
-        decode: impl FnOnce(&[u8]) -> crate::codec::Decoded<Record>,
+        decode: impl Fn(&[u8]) -> crate::codec::Decoded<Record>,
     ) -> Result<Arc<Record>> {
         let key = (record.object, record.offset, record.len, record.crc);
         if let Some(found) = self.records.get(&key) {
             return Ok(found);
         }
-        let mut bytes = vec![0; record.len as usize];
-        self.check_tree_header(record.object)?;
-        let at = u64::from(record.offset);
-        let cut = format!("it is cut off (record at byte {at})");
-        self.trees.read(record.object, at, &mut bytes, &cut)?;
-        if crc32c::crc32c(&bytes) != record.crc {
-            return Err(self.damaged_record(record, "the checksum of a record does not match"));
-        }
-        let decoded = decode(&bytes).map_err(|malformed| {
-            StoreError::malformed(self.trees.path(record.object), malformed)
+        let decoded = self.wherever(Kind::Tree, record.object, |at| {
+            let bytes = self.record_bytes_at(&at, record)?;
+            decode(&bytes).map_err(|malformed| self.damaged(&at, malformed))
         })?;
         let footprint = decoded.footprint();
         let decoded = Arc::new(decoded);
@@ -218,8 +379,73 @@ impl Objects {
         Ok(decoded)
     }
 
+    /// The bytes of a record, checked.
+    pub(crate) fn record_bytes(&self, record: &RecordRef) -> Result<Vec<u8>> {
+        self.wherever(Kind::Tree, record.object, |at| {
+            self.record_bytes_at(&at, record)
+        })
+    }
+
+    fn record_bytes_at(&self, at: &At, record: &RecordRef) -> Result<Vec<u8>> {
+        let wrong = |what| {
+            let what = format!("{what} (record at byte {})", record.offset);
+            self.corrupt(at, what)
+        };
+        let offset = match at.spot {
+            None => {
+                self.check_tree_header(at)?;
+                record.offset
+            }
+            Some(spot) => {
+                let found = self.table(at, spot)?.find(record.offset, record.len);
+                found.ok_or_else(|| wrong("a record is not there"))?
+            }
+        };
+        let mut bytes = vec![0; record.len as usize];
+        self.read(at, u64::from(offset), &mut bytes)
+            .map_err(|e| match e {
+                StoreError::Corrupt { .. } => wrong("it is cut off"),
+                other => other,
+            })?;
+        if crc32c::crc32c(&bytes) != record.crc {
+            return Err(wrong("the checksum of a record does not match"));
+        }
+        Ok(bytes)
+    }
+
+    fn check_tree_header(&self, at: &At) -> Result<()> {
+        let expected = tree::begin_object(self.store(), at.id);
+        let mut header = vec![0; expected.len()];
+        self.read(at, 0, &mut header)?;
+        if header != expected {
+            return Err(self.corrupt(at, "its header is damaged"));
+        }
+        Ok(())
+    }
+
+    /// Where the records lie of a tree object that moved.
+    fn table(&self, at: &At, spot: Spot) -> Result<Arc<TreeTable>> {
+        if let Some(table) = self.tables.get(at) {
+            return Ok(table);
+        }
+        let damaged = |malformed| self.damaged(at, malformed);
+        let mut head = [0; bundle::TABLE_HEAD_LEN];
+        self.read(at, 0, &mut head)?;
+        let len = TreeTable::len_of(&head, self.store(), at.id).map_err(damaged)?;
+        if len > spot.len as usize {
+            return Err(self.corrupt(at, "the table of a section is too long"));
+        }
+        let mut bytes = vec![0; len];
+        self.read(at, 0, &mut bytes)?;
+        let table = TreeTable::decode(&bytes, spot.len).map_err(damaged)?;
+        let footprint = table.footprint();
+        let table = Arc::new(table);
+        self.tables.put(*at, Arc::clone(&table), footprint);
+        Ok(table)
+    }
+
     pub(crate) fn damaged_record(&self, record: &RecordRef, what: &'static str) -> StoreError {
         let what = format!("{what} (record at byte {})", record.offset);
-        StoreError::corrupt(self.trees.path(record.object), what)
+        self.corrupt(&self.at(Kind::Tree, record.object), what)
     }
 }

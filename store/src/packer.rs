@@ -19,11 +19,14 @@ use crossbeam_channel::{Receiver, bounded};
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
+use crate::armor::Kind;
 use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX, STORED_TARGET};
 use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::{CHUNK, Fingerprint};
 use crate::index::Index;
+use crate::inventory::{HeldContainer, Inventory};
 use crate::objects::Objects;
+use crate::pins::{Holder, Pins};
 use crate::place::{ObjectId, Place, SLOTS_MAX};
 use crate::pool::Pool;
 
@@ -35,32 +38,17 @@ pub(crate) struct Engine {
     pub(crate) objects: Arc<Objects>,
     pub(crate) index: Mutex<Index>,
     pub(crate) epoch: u64,
-    pub(crate) totals: Totals,
-}
-
-/// What the store holds, counted as objects are put.
-#[derive(Default)]
-pub(crate) struct Totals {
-    pub(crate) containers: AtomicU64,
-    pub(crate) chunks: AtomicU64,
-    pub(crate) container_bytes: AtomicU64,
-    pub(crate) tree_bytes: AtomicU64,
-}
-
-impl Totals {
-    pub(crate) fn count_container(&self, manifest: &container::Manifest) {
-        let chunks = manifest.fingerprints.len() as u64;
-        self.containers.fetch_add(1, Ordering::Relaxed);
-        self.chunks.fetch_add(chunks, Ordering::Relaxed);
-        self.container_bytes
-            .fetch_add(manifest.object_len, Ordering::Relaxed);
-    }
+    pub(crate) inventory: Mutex<Inventory>,
+    pub(crate) pins: Arc<Pins>,
+    /// More runs in the change lists of an image are folded into its tree.
+    pub(crate) list_runs_max: usize,
 }
 
 /// Lays new chunks into containers.
 pub(crate) struct Packer {
     engine: Arc<Engine>,
     pool: Arc<Pool>,
+    holder: Arc<Holder>,
     open: Option<Container>,
     closed: VecDeque<Closed>,
     /// Bytes of the containers that were put.
@@ -92,10 +80,11 @@ struct Closed {
 }
 
 impl Packer {
-    pub(crate) fn new(engine: Arc<Engine>, pool: Arc<Pool>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, pool: Arc<Pool>, holder: Arc<Holder>) -> Self {
         Self {
             engine,
             pool,
+            holder,
             open: None,
             closed: VecDeque::new(),
             put_bytes: 0,
@@ -114,10 +103,13 @@ impl Packer {
 
     /// Takes a chunk that the store lacks.
     pub(crate) fn add(&mut self, fingerprint: Fingerprint, chunk: &[u8]) -> Result<Place> {
-        let containers = &self.engine.objects.containers;
-        let open = self
-            .open
-            .get_or_insert_with(|| Container::new(containers.allocate()));
+        let containers = &self.engine.objects.opener.containers;
+        let open = self.open.get_or_insert_with(|| {
+            let id = containers.allocate();
+            // It is new: nobody can have doomed it.
+            self.holder.pin_container(id);
+            Container::new(id)
+        });
         let place = Place::new(open.id, open.chunks.push(fingerprint));
         let place = place.ok_or(StoreError::Invalid("the store has run out of containers"))?;
         open.raw.extend_from_slice(chunk);
@@ -169,7 +161,7 @@ impl Packer {
             return Ok(());
         };
         self.put_bytes += oldest.result.recv().unwrap_or_else(|_| {
-            let path = self.engine.objects.containers.path(oldest.id);
+            let path = self.engine.objects.container_path(oldest.id);
             Err(worker_died(path))
         })?;
         Ok(())
@@ -234,17 +226,22 @@ fn put_container(
     fingerprints: Vec<Fingerprint>,
     regions: Vec<Receiver<PackedRegion>>,
 ) -> Result<u64> {
-    let path = || engine.objects.containers.path(id);
     let packed: std::result::Result<Vec<_>, _> = regions.iter().map(Receiver::recv).collect();
-    let packed = packed.map_err(|_| worker_died(path()))?;
-    let store = engine.objects.store;
-    let (bytes, manifest) = container::encode(store, id, fingerprints, &packed);
+    let packed = packed.map_err(|_| worker_died(engine.objects.container_path(id)))?;
+    let store = engine.objects.store();
+    let (payload, manifest) = container::encode(store, id, fingerprints, None, &packed);
     drop(packed);
-    engine.objects.containers.put(id, &bytes, engine.epoch)?;
-    engine.totals.count_container(&manifest);
+    let opener = &engine.objects.opener;
+    let bytes = opener.put(Kind::Container, id, &payload, engine.epoch)?;
+    let held = HeldContainer {
+        chunks: u32::try_from(manifest.chunk_count()).expect("at most SLOTS_MAX"),
+        bytes,
+        own: true,
+    };
+    engine.inventory.lock().put_container(id, held);
     engine.index.lock().insert_all(id, &manifest);
     engine.objects.keep_manifest(id, Arc::new(manifest));
-    Ok(bytes.len() as u64)
+    Ok(bytes)
 }
 
 fn worker_died(path: String) -> StoreError {

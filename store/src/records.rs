@@ -209,7 +209,7 @@ pub struct SeedDiskRecord {
 }
 
 impl PointDraft {
-    pub(crate) fn into_record(self, sequence: u64) -> Result<PointRecord> {
+    pub(crate) fn to_record(&self, sequence: u64) -> Result<PointRecord> {
         let too_long = |(key, value): (&String, &String)| {
             key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX
         };
@@ -219,42 +219,39 @@ impl PointDraft {
         }
         check_disks(self.disks.iter().map(|(name, _)| name))?;
         let sum = |of: fn(&FinishedImage) -> u64| self.disks.iter().map(|(_, i)| of(i)).sum();
+        let disk = |(name, finished): &(Name, FinishedImage)| PointDisk {
+            name: name.clone(),
+            size: finished.image.size,
+            image: finished.image.clone(),
+        };
         Ok(PointRecord {
             id: PointId {
-                group: self.group,
+                group: self.group.clone(),
                 sequence,
             },
             at: self.at,
             lineage: self.lineage,
             generation: self.generation,
-            labels: self.labels,
+            labels: self.labels.clone(),
             consistency: self.consistency,
             stored_new_bytes: sum(|image| image.stored_new_bytes),
             changed_bytes: sum(|image| image.changed_bytes),
-            disks: self
-                .disks
-                .into_iter()
-                .map(|(name, finished)| PointDisk {
-                    name,
-                    size: finished.image.size,
-                    image: finished.image,
-                })
-                .collect(),
+            disks: self.disks.iter().map(disk).collect(),
         })
     }
 }
 
 impl SeedDraft {
-    pub(crate) fn into_record(self) -> Result<SeedRecord> {
+    pub(crate) fn to_record(&self) -> Result<SeedRecord> {
         check_disks(self.disks.iter().map(|disk| &disk.name))?;
-        let disks = self.disks.into_iter().map(|disk| SeedDiskRecord {
-            name: disk.name,
+        let disks = self.disks.iter().map(|disk| SeedDiskRecord {
+            name: disk.name.clone(),
             size: disk.image.image.size,
             cursor_granule: disk.cursor_granule,
-            image: disk.image.image,
+            image: disk.image.image.clone(),
         });
         Ok(SeedRecord {
-            group: self.group,
+            group: self.group.clone(),
             lineage: self.lineage,
             generation: self.generation,
             disks: disks.collect(),

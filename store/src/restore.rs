@@ -7,6 +7,7 @@
 //!
 //! Rule: a region is checked (checksum and fingerprints) before a byte of it goes out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -196,34 +197,38 @@ impl Window<'_> {
             return Ok(());
         };
         let objects = &self.image.objects;
-        let manifest = match objects.manifest(id) {
+        let container = match objects.container(id) {
             Err(e) => return self.lose(runs, e),
-            Ok(manifest) => manifest,
+            Ok(container) => container,
         };
+        let manifest = &container.manifest;
         let mut open: Option<(usize, Vec<u8>)> = None;
-        let mut rest = runs
-            .iter()
-            .copied()
-            .collect::<std::collections::VecDeque<_>>();
+        let mut rest: VecDeque<Run> = runs.iter().copied().collect();
         while let Some(run) = rest.pop_front() {
-            let slot = run.place.map_or(0, Place::slot);
-            let Some(region) = manifest.region_of(slot) else {
-                let what = format!("an image refers to slot {slot}, which it lacks");
-                let error = StoreError::corrupt(objects.containers.path(id), what);
-                self.lose(&[run], error)?;
+            let Some(place) = run.place else { continue };
+            let Some(position) = manifest.position(place.slot()) else {
+                self.lose(&[run], objects.no_such_slot(place))?;
                 continue;
             };
+            let region = manifest.region_of(position);
             let entry = &manifest.regions[region];
-            let region_end = usize::from(entry.first_slot) + usize::from(entry.chunks);
-            let inside = run.count.min((region_end - slot) as u64);
-            let (now, later) = split(run, inside);
+            // Slots that stand together lie together; that the last one is there is found out when it comes.
+            let region_end = usize::from(entry.first) + usize::from(entry.chunks);
+            let here = manifest.together(position).min(region_end - position);
+            let (now, later) = split(run, run.count.min(here as u64));
             if let Some(later) = later {
                 // Slots stay in order: what is later lies in the next region.
                 rest.push_front(later);
             }
             if open.as_ref().is_none_or(|(known, _)| *known != region) {
-                open = match objects.load_region(id, &manifest, region) {
+                open = match objects.load_region(&container, region) {
                     Ok(chunks) => Some((region, chunks)),
+                    Err(StoreError::Missing { .. }) if objects.has_moved(&container) => {
+                        // Garbage collection was faster.
+                        rest.push_front(now);
+                        let rest: Vec<Run> = rest.into();
+                        return self.read_container(&rest);
+                    }
                     Err(e) => {
                         self.lose(&[now], e)?;
                         continue;
@@ -231,7 +236,7 @@ impl Window<'_> {
                 };
             }
             let (_, chunks) = open.as_ref().expect("it was just opened");
-            let at = (slot - usize::from(entry.first_slot)) * CHUNK;
+            let at = (position - usize::from(entry.first)) * CHUNK;
             let range = self.bytes(now.start, now.end());
             let data = &chunks[at..at + index(range.len())];
             self.to.data(now.start * GRANULE, data)?;
@@ -252,7 +257,10 @@ impl Window<'_> {
 
     /// The walk failed at or after `reached`: finds the leaf that cannot be read. Returns where to go on.
     fn skip_damage(&mut self, error: StoreError) -> Result<u64> {
-        if error.kind() != ErrorKind::Corrupt || !matches!(error, StoreError::Corrupt { .. }) {
+        if !matches!(
+            error,
+            StoreError::Corrupt { .. } | StoreError::Missing { .. }
+        ) {
             return Err(error);
         }
         let leaf_chunks = crate::tree::LEAF_CHUNKS;

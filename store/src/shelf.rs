@@ -65,6 +65,11 @@ impl Shelf {
         self.next.load(Ordering::Acquire)
     }
 
+    /// Ids below `next` may exist.
+    pub(crate) fn reaches(&self, next: u64) {
+        self.next.fetch_max(next, Ordering::AcqRel);
+    }
+
     /// An id that nobody else gets.
     pub(crate) fn allocate(&self) -> ObjectId {
         ObjectId(self.next.fetch_add(1, Ordering::AcqRel))
@@ -91,12 +96,10 @@ impl Shelf {
     fn existing<T>(&self, id: ObjectId, read: impl FnOnce(&str) -> io::Result<T>) -> Result<T> {
         let path = self.path(id);
         if id.0 == 0 || id.0 >= self.next() {
-            return Err(StoreError::corrupt(path, "it is missing"));
+            return Err(StoreError::missing(path));
         }
         match read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(StoreError::corrupt(path, "it is missing"))
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::missing(path)),
             other => other.map_err(|e| io_error("read", path, e)),
         }
     }
@@ -110,7 +113,27 @@ impl Shelf {
         Ok(())
     }
 
-    /// Makes the names of all objects that were put durable.
+    /// Puts healed bytes in place of damaged ones. Durable after the next [`sync`](Self::sync).
+    pub(crate) fn replace(&self, id: ObjectId, bytes: &[u8], epoch: u64) -> Result<()> {
+        let path = self.path(id);
+        let replaced = self.place.replace(&path, bytes, epoch);
+        replaced.map_err(|e| io_error("replace", path, e))?;
+        self.unsynced.lock().insert(id.0 >> SHARD_BITS);
+        Ok(())
+    }
+
+    /// Removes an object, if it is there. Durable after the next [`sync`](Self::sync).
+    pub(crate) fn remove(&self, id: ObjectId) -> Result<()> {
+        let path = self.path(id);
+        match self.place.remove(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|e| io_error("remove", path, e))?,
+        }
+        self.unsynced.lock().insert(id.0 >> SHARD_BITS);
+        Ok(())
+    }
+
+    /// Makes what was put, replaced and removed durable.
     pub(crate) fn sync(&self) -> Result<()> {
         // Held throughout: a second caller must not return before the first one's sync did.
         let mut unsynced = self.unsynced.lock();
@@ -123,10 +146,23 @@ impl Shelf {
         Ok(())
     }
 
+    /// The objects that exist, in order.
+    pub(crate) fn list(&self) -> Result<Vec<ObjectId>> {
+        let mut ids = Vec::new();
+        for shard in 0..=self.next() >> SHARD_BITS {
+            let folder = self.folder(shard);
+            let names = self.place.list(&folder);
+            let names = names.map_err(|e| io_error("list", folder, e))?;
+            ids.extend(names.iter().filter_map(|(name, _)| self.parse_name(name)));
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
     /// For the one writer, before it writes: removes what crashed writers left half written,
     /// makes every name durable that it may build on, and finds the first free id.
-    /// Returns the ids that exist, in order.
-    pub(crate) fn recover(&self) -> Result<Vec<ObjectId>> {
+    /// Returns the objects that exist, in order, with their lengths.
+    pub(crate) fn recover(&self) -> Result<Vec<(ObjectId, u64)>> {
         let mut ids = Vec::new();
         let committed_shards = self.next() >> SHARD_BITS;
         for shard in 0.. {
@@ -140,11 +176,12 @@ impl Shelf {
             if names.is_empty() && shard > committed_shards {
                 break;
             }
-            ids.extend(names.iter().filter_map(|name| self.parse_name(name)));
+            let named = |(name, len): &(String, u64)| Some((self.parse_name(name)?, *len));
+            ids.extend(names.iter().filter_map(named));
         }
         ids.sort_unstable();
-        let next = ids.last().map_or(1, |id| id.0 + 1);
-        self.next.fetch_max(next, Ordering::AcqRel);
+        let next = ids.last().map_or(1, |(id, _)| id.0 + 1);
+        self.reaches(next);
         Ok(ids)
     }
 

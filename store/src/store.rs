@@ -8,30 +8,35 @@
 //!
 //! Rule: a point is listed only after all that it needs is durable.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use block::{ByteRange, Clock, Name};
+use block::{ByteRange, Clock, Name, UnixNanos};
+use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, read_whole};
-use crate::catalog::{AppendError, Catalog, Change, Held, State};
-use crate::codec::{self, Encode};
+use crate::backend::Backend;
+use crate::catalog::{AppendError, Catalog, Change, State};
 use crate::diff;
 use crate::error::{ErrorKind, Result, StoreError, io_error};
+use crate::format;
+use crate::gc::{self, GcOptions, GcReport};
+use crate::headroom::Headroom;
 use crate::image::Image;
-use crate::image_writer::{Base, ImageWriter};
-use crate::index::{ENTRIES_MAX, Index};
+use crate::image_writer::{Base, FinishedImage, ImageWriter};
+use crate::inventory::Sums;
 use crate::lease::Lease;
-use crate::objects::Objects;
-use crate::packer::{Engine, Totals};
+use crate::objects::{Objects, Refresh};
+use crate::packer::Engine;
+use crate::pins::Holder;
 use crate::pool::{OnWorker, Pool};
-use crate::records::{PointDraft, PointRecord, PointRef, SeedDraft, SeedRecord};
-use crate::tree::ImageRef;
+use crate::protection::{Protection, REASON_BYTES_MAX};
+use crate::records::{PointDraft, PointId, PointRecord, PointRef, SeedDraft, SeedRecord};
+use crate::recover;
+use crate::retention::{self, Policy, Verdict};
+use crate::scrub::{self, ScrubOptions, ScrubReport};
+use crate::tree::{ImageRef, LIST_RUNS_MAX};
 use crate::verify::{self, VerifyReport};
-
-const MAGIC: [u8; 8] = *b"STDNSTO1";
 
 /// What a store needs of the world beside its directory.
 #[derive(Clone)]
@@ -42,6 +47,10 @@ pub struct Around {
     pub workers: usize,
     /// What each of them does first.
     pub on_worker: OnWorker,
+    /// Bytes that a writer keeps free by occupying them: a full store needs some room to be cleaned.
+    pub headroom_bytes: u64,
+    /// Images with more runs than this in their change lists are folded into trees: at most, and at best, 65,536.
+    pub list_runs_max: usize,
 }
 
 impl Around {
@@ -54,6 +63,8 @@ impl Around {
             clock,
             workers,
             on_worker: OnWorker::default(),
+            headroom_bytes: Headroom::BYTES,
+            list_runs_max: LIST_RUNS_MAX,
         }
     }
 }
@@ -64,19 +75,27 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    objects: Arc<Objects>,
-    catalog: Catalog,
-    state: Mutex<State>,
+pub(crate) struct Inner {
+    pub(crate) place: Arc<dyn Backend>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) catalog: Catalog,
+    pub(crate) state: Mutex<State>,
     clock: Arc<dyn Clock>,
+    /// The store's time when it was opened, and the machine's then.
+    opened: (u64, Duration),
     workers: usize,
-    writer: Option<Writer>,
+    headroom: Headroom,
+    pub(crate) writer: Option<Writer>,
 }
 
-struct Writer {
-    lease: Lease,
-    engine: Arc<Engine>,
+pub(crate) struct Writer {
+    pub(crate) lease: Lease,
+    pub(crate) engine: Arc<Engine>,
     pool: Arc<Pool>,
+    /// Held by the one collection of garbage.
+    pub(crate) collecting: Mutex<()>,
+    /// Held while an object is healed, and while objects are removed.
+    pub(crate) healing: Mutex<()>,
     /// The first failure after which nobody can say what is durable.
     latch: Mutex<Option<Arc<str>>>,
 }
@@ -108,6 +127,8 @@ pub struct StoreFigures {
     pub container_bytes: u64,
     /// Bytes of trees and change lists.
     pub tree_bytes: u64,
+    /// Bytes of objects that nothing needs any more, and that will be removed. They are in no other figure.
+    pub quarantined_bytes: u64,
     /// Points listed.
     pub point_count: u64,
     /// Fingerprints that the index in memory holds; 0 for a reader.
@@ -127,7 +148,7 @@ impl Store {
             dir: place.describe(),
             why,
         };
-        if names.iter().any(|name| name == "format") {
+        if names.iter().any(|(name, _)| name == "format") {
             return Err(occupied("it holds a store"));
         }
         if !names.is_empty() {
@@ -137,10 +158,7 @@ impl Store {
         for folder in ["", "lease", "catalog", "containers", "trees"] {
             place.recover(folder).map_err(failed)?;
         }
-        let mut format = codec::begin(MAGIC);
-        format.put_bytes(uuid::Uuid::new_v4().as_bytes());
-        let created = place.create("format", &codec::seal(format), 0);
-        created.map_err(failed)?;
+        format::create(&**place).map_err(failed)?;
         place.sync("").map_err(failed)
     }
 
@@ -149,13 +167,15 @@ impl Store {
     /// # Errors
     /// `NotFound` if there is none, `Corrupt` naming what is damaged, `Io`.
     pub fn open_reader(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
-        let store = read_format(&**place)?;
+        let store = format::read(&**place)?;
         let catalog = Catalog::open(place, store);
         let state = catalog.load()?;
         catalog.sync()?;
-        let next = [state.held.next_container, state.held.next_tree];
-        let objects = Arc::new(Objects::open(place, store, next));
-        Ok(Self::assemble(objects, catalog, state, around, None))
+        let refresh = refresher(Catalog::open(place, store), state.clone());
+        let locations = Arc::clone(&state.locations);
+        let objects = Objects::open(place, store, state.next(), locations, Some(refresh));
+        let objects = Arc::new(objects);
+        Ok(Self::assemble(place, objects, catalog, state, around, None))
     }
 
     /// Opens a store to write to it: the only one who does. Removes what a crashed writer left half
@@ -164,7 +184,7 @@ impl Store {
     /// # Errors
     /// As [`open_reader`](Self::open_reader); `Retry` if somebody else writes.
     pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
-        let store = read_format(&**place)?;
+        let store = format::read(&**place)?;
         let lease = Lease::take(place, store, around.clock.wall())?;
         // Who created the store may have been killed before its name was durable.
         place
@@ -173,42 +193,49 @@ impl Store {
         let catalog = Catalog::open(place, store);
         catalog.recover()?;
         let state = catalog.load()?;
-        let next = [state.held.next_container, state.held.next_tree];
-        let objects = Arc::new(Objects::open(place, store, next));
-        let engine = Arc::new(Engine {
-            index: Mutex::new(Index::new(ENTRIES_MAX)),
-            epoch: lease.epoch,
-            totals: Totals::default(),
-            objects: Arc::clone(&objects),
-        });
-        engine.recover(state.held.tree_bytes)?;
+        let locations = Arc::clone(&state.locations);
+        let objects = Objects::open(place, store, state.next(), locations, None);
+        let objects = Arc::new(objects);
+        let engine = recover::engine(
+            Arc::clone(&objects),
+            lease.epoch,
+            &state,
+            around.list_runs_max.min(LIST_RUNS_MAX),
+        )?;
+        let engine = Arc::new(engine);
         let pool = Pool::new(around.workers, &around.on_worker);
         let pool = pool.map_err(|e| io_error("start threads for", place.describe(), e))?;
         let writer = Writer {
             lease,
             engine,
             pool: Arc::new(pool),
+            collecting: Mutex::new(()),
+            healing: Mutex::new(()),
             latch: Mutex::new(None),
         };
-        Ok(Self::assemble(
-            objects,
-            catalog,
-            state,
-            around,
-            Some(writer),
-        ))
+        let store = Self::assemble(place, objects, catalog, state, around, Some(writer));
+        store.inner.restore_headroom();
+        Ok(store)
     }
 
     fn assemble(
+        place: &Arc<dyn Backend>,
         objects: Arc<Objects>,
         catalog: Catalog,
         state: State,
         around: Around,
         writer: Option<Writer>,
     ) -> Self {
+        let epoch = writer.as_ref().map_or(0, |writer| writer.lease.epoch);
         let inner = Inner {
+            place: Arc::clone(place),
+            headroom: Headroom::new(place, around.headroom_bytes, epoch),
             objects,
             catalog,
+            opened: (
+                around.clock.wall().0.max(state.at),
+                around.clock.monotonic(),
+            ),
             state: Mutex::new(state),
             clock: around.clock,
             workers: around.workers,
@@ -261,7 +288,14 @@ impl Store {
     pub fn image_writer(&self, base: Base) -> Result<ImageWriter> {
         let writer = self.inner.writer()?;
         writer.check_latch()?;
-        ImageWriter::new(Arc::clone(&writer.engine), Arc::clone(&writer.pool), base)
+        let holder = writer.engine.pins.holder();
+        let base = match base {
+            Base::Empty { size } => ImageRef::empty(size),
+            Base::Image(image) if self.inner.pin(&holder, &image) => image,
+            Base::Image(_) => return Err(StoreError::NoImage),
+        };
+        let (engine, pool) = (Arc::clone(&writer.engine), Arc::clone(&writer.pool));
+        ImageWriter::new(engine, pool, holder, base)
     }
 
     /// Lists a point. It is durable, with all that it needs, when this returns. Ends the group's seed.
@@ -270,10 +304,13 @@ impl Store {
     /// `Fenced` if a newer writer has taken over, `Invalid`, `Full`, `Io`: nothing is listed.
     /// After a failed sync the store must be opened again.
     pub fn commit_point(&self, draft: PointDraft) -> Result<Arc<PointRecord>> {
+        let images = draft.disks.iter().map(|(_, image)| image);
+        self.inner.check_holders(images)?;
         let mut state = self.inner.state.lock();
         let sequence = state.next_number(&draft.group);
-        let point = Arc::new(draft.into_record(sequence)?);
+        let point = Arc::new(draft.to_record(sequence)?);
         let change = Change::AddPoint(Arc::clone(&point));
+        // The draft's images are pinned until the catalog holds them.
         self.inner.commit(&mut state, change)?;
         Ok(point)
     }
@@ -284,17 +321,154 @@ impl Store {
     /// # Errors
     /// As [`commit_point`](Self::commit_point).
     pub fn save_seed(&self, draft: SeedDraft) -> Result<()> {
-        let seed = Arc::new(draft.into_record()?);
+        self.inner
+            .check_holders(draft.disks.iter().map(|disk| &disk.image))?;
+        let seed = Arc::new(draft.to_record()?);
         let mut state = self.inner.state.lock();
         self.inner.commit(&mut state, Change::SaveSeed(seed))
     }
 
-    /// Opens an image for reading.
+    /// Takes points off the list, all of them or none. For `delay` they can be brought back; then what only they needed
+    /// is free for a collection.
+    ///
+    /// # Errors
+    /// `NotFound` if one is not listed, `Protected` if one is held or locked, `Fenced`, `Invalid` for a reader, `Full`,
+    /// `Io`: nothing has changed.
+    pub fn remove_points(&self, ids: &[PointId], delay: Duration) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let now = self.inner.now();
+        let mut state = self.inner.state.lock();
+        for id in ids {
+            if !state.points.iter().any(|point| point.id == *id) {
+                return Err(StoreError::NoPoint(id.to_string()));
+            }
+            let protection = state.protections.get(id);
+            if let Some(protection) = protection
+                && (protection.hold.is_some() || protection.is_locked(now))
+            {
+                return Err(StoreError::Protected {
+                    point: id.to_string(),
+                    protection: protection.clone(),
+                });
+            }
+        }
+        let until = match u64::try_from(delay.as_nanos()) {
+            Ok(0) => 0,
+            Ok(delay) => now.saturating_add(delay),
+            Err(_) => u64::MAX,
+        };
+        let change = Change::RemovePoints(ids.to_vec(), until);
+        self.inner.commit(&mut state, change)
+    }
+
+    /// Points that were removed and can be brought back, and until when.
+    #[must_use]
+    pub fn removed_points(&self) -> Vec<(Arc<PointRecord>, UnixNanos)> {
+        let state = self.inner.state.lock();
+        let removed = state.removed.values();
+        let removed = removed.map(|(point, until)| (Arc::clone(point), UnixNanos(*until)));
+        removed.collect()
+    }
+
+    /// Lists a point again that was removed.
+    ///
+    /// # Errors
+    /// `NotFound` if it was not, or if it is gone for good; as [`remove_points`](Self::remove_points).
+    pub fn bring_back(&self, id: &PointId) -> Result<()> {
+        let mut state = self.inner.state.lock();
+        if !state.removed.contains_key(id) {
+            return Err(StoreError::NoPoint(id.to_string()));
+        }
+        let change = Change::BringBack(vec![id.clone()]);
+        self.inner.commit(&mut state, change)
+    }
+
+    /// What protects a point that is listed.
+    #[must_use]
+    pub fn protection(&self, id: &PointId) -> Protection {
+        let state = self.inner.state.lock();
+        state.protections.get(id).cloned().unwrap_or_default()
+    }
+
+    /// The time that locks go by. It never runs backwards.
+    #[must_use]
+    pub fn now(&self) -> UnixNanos {
+        UnixNanos(self.inner.now())
+    }
+
+    /// Holds a point, with a reason, or lifts the hold.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` if the reason is too long; as [`remove_points`](Self::remove_points).
+    pub fn hold(&self, id: &PointId, reason: Option<&str>) -> Result<()> {
+        if reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
+            let sentence = "the reason of a hold has at most 4096 bytes";
+            return Err(StoreError::Invalid(sentence));
+        }
+        self.inner.protect(id, |protection| {
+            protection.hold = reason.map(str::to_owned);
+            Ok(())
+        })
+    }
+
+    /// Locks a point until that time: before it nothing removes it, and nothing shortens the lock.
+    ///
+    /// # Errors
+    /// `Protected` if it is locked for longer already; `NotFound`; as [`remove_points`](Self::remove_points).
+    pub fn lock_until(&self, id: &PointId, until: UnixNanos) -> Result<()> {
+        self.inner.protect(id, |protection| {
+            if until.0 < protection.locked_until {
+                return Err(StoreError::Protected {
+                    point: id.to_string(),
+                    protection: protection.clone(),
+                });
+            }
+            protection.locked_until = until.0;
+            Ok(())
+        })
+    }
+
+    /// What `policy` says of the points of a group, or of all, group by group, newest first. Nothing is removed.
+    #[must_use]
+    pub fn verdicts(&self, group: Option<&Name>, policy: &Policy, zone: &TimeZone) -> Vec<Verdict> {
+        let now = self.inner.now();
+        let state = self.inner.state.lock();
+        let of_group = |point: &&Arc<PointRecord>| group.is_none_or(|g| point.group() == g);
+        let points: Vec<_> = state.points.iter().filter(of_group).cloned().collect();
+        retention::verdicts(&points, &state.protections, policy, zone, now)
+    }
+
+    /// Collects garbage: what no point, seed, open image or image in the making needs. Writers and readers go on.
+    ///
+    /// # Errors
+    /// `Retry` if a collection is running, `Corrupt` if an image's tree cannot be read (then nothing is collected: nobody
+    /// knows what it needs), `Fenced`, `Full`, `Io`. What was done before stays done, and is consistent.
+    pub fn collect_garbage(&self, options: &GcOptions<'_>) -> Result<GcReport> {
+        gc::collect(&self.inner, options)
+    }
+
+    /// Reads and checks every object, and heals what is damaged. Writers and readers go on.
+    ///
+    /// # Errors
+    /// `Io`, `Full`; damage is no error but in the report.
+    pub fn scrub(&self, options: &ScrubOptions<'_>) -> Result<ScrubReport> {
+        scrub::scrub(&self.inner, options)
+    }
+
+    /// Opens an image for reading. A store that writes collects nothing of it while it is open.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn image(&self, image: &ImageRef) -> Result<Image> {
-        Image::open(Arc::clone(&self.inner.objects), image)
+        let pin = self.inner.writer.as_ref().map(|writer| {
+            let holder = writer.engine.pins.holder();
+            self.inner.pin(&holder, image);
+            holder
+        });
+        let image = Image::open(Arc::clone(&self.inner.objects), image)?;
+        Ok(image.pinned(pin))
     }
 
     /// Reads images of this store, and goes on reading those that were committed by now when the store
@@ -339,6 +513,7 @@ impl Store {
             Some(writer) => (writer.engine.held(), writer.engine.index.lock().len()),
             None => (state.held, 0),
         };
+        let quarantined = state.quarantine.values().map(|object| object.bytes);
         StoreFigures {
             stored_bytes: held.container_bytes + held.tree_bytes,
             container_count: held.containers,
@@ -347,29 +522,125 @@ impl Store {
             tree_bytes: held.tree_bytes,
             point_count: state.points.len() as u64,
             index_entries: index_entries as u64,
+            quarantined_bytes: quarantined.sum(),
         }
     }
 }
 
+/// Reads, for a reader, where things lie now.
+fn refresher(catalog: Catalog, state: State) -> Refresh {
+    let state = Mutex::new(state);
+    Box::new(move || {
+        let mut state = state.lock();
+        catalog.follow(&mut state)?;
+        Ok(Arc::clone(&state.locations))
+    })
+}
+
 impl Inner {
-    fn writer(&self) -> Result<&Writer> {
+    pub(crate) fn writer(&self) -> Result<&Writer> {
         self.writer.as_ref().ok_or(StoreError::ReadOnly)
     }
 
-    /// Containers, then trees, then the commit: each durable before the next is begun.
-    fn commit(&self, state: &mut State, change: Change) -> Result<()> {
+    /// Pins an image that the catalog, or another holder, has at this moment.
+    fn pin(&self, holder: &Holder, image: &ImageRef) -> bool {
+        let state = self.state.lock();
+        let held = state.holds_image(image);
+        if held {
+            holder.pin_image(image);
+        }
+        held || holder.share_image(image)
+    }
+
+    fn check_holders<'a>(&self, images: impl Iterator<Item = &'a FinishedImage>) -> Result<()> {
+        let pins = &self.writer()?.engine.pins;
+        let mut images = images;
+        match images.all(|image| image.holder.is_of(pins)) {
+            true => Ok(()),
+            false => Err(StoreError::NoImage),
+        }
+    }
+
+    /// Commits what holds for the store as it is.
+    pub(crate) fn commit(&self, state: &mut State, change: Change) -> Result<()> {
+        self.commit_with(state, change, None)
+    }
+
+    /// Containers, trees and bundles, then the commit: each durable before the next is begun. `after`: what the store
+    /// will hold, where that is less than what it holds. A change that makes room may use the headroom.
+    pub(crate) fn commit_with(
+        &self,
+        state: &mut State,
+        change: Change,
+        after: Option<Sums>,
+    ) -> Result<()> {
+        let makes_room = matches!(
+            change,
+            Change::RemovePoints(..) | Change::Forget(_) | Change::Sweep(_) | Change::Purge(_)
+        );
+        match self.try_commit(state, change.clone(), after) {
+            Err(e) if e.kind() == ErrorKind::Full && makes_room && self.use_headroom() => {
+                self.try_commit(state, change, after)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the headroom to whoever makes room; `false` if there is none.
+    pub(crate) fn use_headroom(&self) -> bool {
+        self.headroom.give_up()
+    }
+
+    /// Occupies the headroom again, where there is room for it.
+    pub(crate) fn restore_headroom(&self) {
+        self.headroom.restore();
+    }
+
+    /// Whether only the headroom, or not even that, is free.
+    pub(crate) fn is_full(&self) -> bool {
+        self.headroom.is_needed()
+    }
+
+    /// The store's own time, ns since 1970: the clock's when the store was opened, but never before its last commit,
+    /// and from then on as long as the machine says that it took. Whoever sets the clock back does not set it back.
+    pub(crate) fn now(&self) -> u64 {
+        let elapsed = self.clock.monotonic().saturating_sub(self.opened.1);
+        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.opened.0.saturating_add(elapsed)
+    }
+
+    fn protect(
+        &self,
+        id: &PointId,
+        change: impl FnOnce(&mut Protection) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = self.state.lock();
+        if !state.points.iter().any(|point| point.id == *id) {
+            return Err(StoreError::NoPoint(id.to_string()));
+        }
+        let mut protection = state.protections.get(id).cloned().unwrap_or_default();
+        change(&mut protection)?;
+        let change = Change::Protect(id.clone(), protection);
+        self.commit(&mut state, change)
+    }
+
+    fn try_commit(&self, state: &mut State, change: Change, after: Option<Sums>) -> Result<()> {
         let writer = self.writer()?;
         writer.check_latch()?;
         writer.lease.check()?;
-        let objects = &self.objects;
-        let synced = objects
+        let opener = &self.objects.opener;
+        let synced = opener
             .containers
             .sync()
-            .and_then(|()| objects.trees.sync());
+            .and_then(|()| opener.trees.sync())
+            .and_then(|()| opener.bundles.sync());
         synced.map_err(|e| writer.latch(e))?;
         let epoch = writer.lease.epoch;
-        let at = self.clock.wall().0;
-        let held = writer.engine.held();
+        let at = self.now();
+        let mut held = writer.engine.held();
+        if let Some(after) = after {
+            held.set_sums(after);
+        }
         match self.catalog.append(state, epoch, at, held, change) {
             Ok(true) => {}
             Ok(false) => {
@@ -388,7 +659,7 @@ impl Inner {
 }
 
 impl Writer {
-    fn check_latch(&self) -> Result<()> {
+    pub(crate) fn check_latch(&self) -> Result<()> {
         match &*self.latch.lock() {
             None => Ok(()),
             Some(first) => Err(StoreError::Latched {
@@ -397,67 +668,9 @@ impl Writer {
         }
     }
 
-    fn latch(&self, error: StoreError) -> StoreError {
+    pub(crate) fn latch(&self, error: StoreError) -> StoreError {
         let mut latch = self.latch.lock();
         latch.get_or_insert_with(|| error.chain().into());
         error
     }
-}
-
-impl Engine {
-    /// Finds out what the store holds, and fills the index.
-    fn recover(&self, tree_bytes: u64) -> Result<()> {
-        self.objects.trees.recover()?;
-        self.totals.tree_bytes.store(tree_bytes, Ordering::Relaxed);
-        let ids = self.objects.containers.recover()?;
-        let mut index = self.index.lock();
-        for id in ids {
-            match self.objects.load_manifest(id) {
-                Ok(manifest) => {
-                    self.totals.count_container(&manifest);
-                    index.insert_all(id, &manifest);
-                }
-                // It is not built on; verifying a point that needs it says what is lost.
-                Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    tracing::error!(error = %e, "a container is damaged");
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    fn held(&self) -> Held {
-        let read = |total: &std::sync::atomic::AtomicU64| total.load(Ordering::Relaxed);
-        Held {
-            next_container: self.objects.containers.next(),
-            next_tree: self.objects.trees.next(),
-            containers: read(&self.totals.containers),
-            chunks: read(&self.totals.chunks),
-            container_bytes: read(&self.totals.container_bytes),
-            tree_bytes: read(&self.totals.tree_bytes),
-        }
-    }
-}
-
-/// The store's id.
-fn read_format(place: &dyn Backend) -> Result<[u8; 16]> {
-    const FORMAT_LEN_MAX: u64 = 4096;
-    let bytes = match read_whole(place, "format", FORMAT_LEN_MAX) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let dir = place.describe();
-            return Err(StoreError::NotAStore { dir });
-        }
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-            return Err(StoreError::corrupt("format".into(), e.to_string()));
-        }
-        other => other.map_err(|e| io_error("read", "format".into(), e))?,
-    };
-    let decode = || {
-        let mut d = codec::unseal(&bytes, MAGIC)?;
-        let store = d.array()?;
-        d.end()?;
-        Ok(store)
-    };
-    decode().map_err(|malformed| StoreError::malformed("format".into(), malformed))
 }

@@ -22,7 +22,7 @@ use crate::fingerprint::{FANOUT, Fingerprint};
 use crate::place::ObjectId;
 use crate::runs::{self, Run};
 
-const MAGIC: [u8; 8] = *b"STDNTRE1";
+pub(crate) const MAGIC: [u8; 8] = *b"STDNTRE1";
 
 /// Bytes before the first record of a tree object.
 pub(crate) const HEADER_LEN: usize = 40;
@@ -332,6 +332,19 @@ pub(crate) fn begin_object(store: [u8; 16], id: ObjectId) -> Vec<u8> {
     out.put_u64(id.0);
     debug_assert_eq!(out.len(), HEADER_LEN);
     out
+}
+
+/// Checks a whole tree object: its header, and the checksum over all of it.
+pub(crate) fn check_object(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<()> {
+    let mut d = Decoder::new(bytes);
+    let expected = begin_object(store, id);
+    let header = d.bytes(HEADER_LEN)?;
+    d.check(header == expected, "its header is damaged")?;
+    let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
+        return Err(d.error("it is cut off"));
+    };
+    let intact = crc32c::crc32c(body) == u32::from_le_bytes(*crc);
+    d.check(intact, "its checksum does not match")
 }
 
 #[cfg(test)]

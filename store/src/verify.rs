@@ -163,7 +163,7 @@ fn note(image: &Image, findings: &Findings, under: GranuleRange, error: StoreErr
 }
 
 /// Sorted, and joined where they touch.
-fn merged(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+pub(crate) fn merged(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
     ranges.sort_unstable();
     let mut out: Vec<ByteRange> = Vec::new();
     for range in ranges {

@@ -91,13 +91,13 @@ fn listed_by_folder(place: &dyn Backend) {
         let name = format!("many/000000/{i:04}");
         place.create(&name, &[1], 1).unwrap();
     }
-    place.create("many/000001/other", &[1], 1).unwrap();
+    place.create("many/000001/other", b"12345", 1).unwrap();
     place.recover("many/000000").unwrap();
     let mut found = place.list("many/000000").unwrap();
     found.sort();
-    let all: Vec<String> = (0..1200).map(|i| format!("{i:04}")).collect();
+    let all: Vec<_> = (0..1200).map(|i| (format!("{i:04}"), 1)).collect();
     assert_eq!(found, all);
-    assert_eq!(place.list("many/000001").unwrap(), ["other"]);
+    assert_eq!(place.list("many/000001").unwrap(), [("other".into(), 5)]);
     assert!(place.list("many").unwrap().is_empty(), "no folders in it");
 }
 

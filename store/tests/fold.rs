@@ -11,7 +11,7 @@ use common::{around, chunk, draft, open_writer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
-use store::{Base, Directory, Image, ImageRef, Store};
+use store::{Base, Directory, FinishedImage, Image, ImageRef, Store};
 
 /// 3 GiB: a tree of two inner levels.
 const GRANULES: u64 = 3 << 18;
@@ -45,7 +45,7 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
     let mut base = Base::Empty {
         size: GRANULES * GRANULE,
     };
-    let mut images: Vec<(ImageRef, Model)> = Vec::new();
+    let mut images: Vec<(FinishedImage, Model)> = Vec::new();
     // The first image folds while it is written, the next ones by adding up.
     for changes in [150_000, 30_000, 30_000, 30_000, 10] {
         let mut writer = store.image_writer(base).unwrap();
@@ -65,10 +65,11 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
         let finished = writer.finish().unwrap();
         let image = store.image(finished.image()).unwrap();
         check(&image, &model, &mut rng);
-        images.push((finished.image().clone(), model.clone()));
         base = Base::Image(finished.image().clone());
+        images.push((finished, model.clone()));
     }
-    for (reference, model) in &images {
+    for (finished, model) in &images {
+        let reference = finished.image();
         let report = store.verify_image(reference, &|_, _| ()).unwrap();
         assert!(report.is_whole(), "{report:?}");
         assert_eq!(report.data_bytes, model.len() as u64 * GRANULE);
@@ -88,10 +89,15 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
     }
     let again = writer.finish().unwrap();
     let root = |image: &ImageRef| store.image(image).unwrap().root().unwrap();
-    assert_eq!(root(last), root(again.image()));
-    assert!(store.diff_images(last, again.image()).unwrap().is_empty());
+    assert_eq!(root(last.image()), root(again.image()));
+    assert!(
+        store
+            .diff_images(last.image(), again.image())
+            .unwrap()
+            .is_empty()
+    );
     let earlier = &images[3];
-    let ranges = store.diff_images(&earlier.0, last).unwrap();
+    let ranges = store.diff_images(earlier.0.image(), last.image()).unwrap();
     let differing = |granule: &u64| earlier.1.get(granule) != model.get(granule);
     let expected = (0..GRANULES).filter(differing).count() as u64;
     let found: u64 = ranges.iter().map(|range| range.len() / GRANULE).sum();

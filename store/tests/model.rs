@@ -141,14 +141,14 @@ fn the_same_content_has_the_same_root_whatever_its_history() {
     let mut content = Content::new(size);
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let mut base = Base::Empty { size };
+    let mut finished = None;
     for _ in 0..40 {
         let mut writer = store.image_writer(base).unwrap();
         change(&mut rng, &mut content, &mut writer);
-        base = Base::Image(writer.finish().unwrap().image().clone());
+        let image = finished.insert(writer.finish().unwrap());
+        base = Base::Image(image.image().clone());
     }
-    let Base::Image(long) = base else {
-        unreachable!("the loop ran")
-    };
+    let long = finished.unwrap().image().clone();
     let mut at_once = store.image_writer(Base::Empty { size }).unwrap();
     for granule in (0..701).rev() {
         let mut chunk = content.bytes[block::index(granule * GRANULE)..].to_vec();

@@ -126,10 +126,24 @@ impl Backend for Directory {
         dir.remove(plain)
     }
 
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        let mut names = self.folder(folder)?.list()?;
-        names.retain(|name| !name.contains(TMP_MARK));
-        Ok(names)
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        let dir = match self.folder(folder) {
+            // It is not there, and nobody may make it.
+            Err(e) if is_read_only(&e) => return Ok(Vec::new()),
+            dir => dir?,
+        };
+        let mut found = Vec::new();
+        for name in dir.list()? {
+            if name.contains(TMP_MARK) {
+                continue;
+            }
+            match dir.open(&name).and_then(|file| file.len()) {
+                // Somebody has removed it meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                len => found.push((name, len?)),
+            }
+        }
+        Ok(found)
     }
 
     fn recover(&self, folder: &str) -> io::Result<()> {
@@ -161,4 +175,11 @@ impl Backend for Directory {
     fn describe(&self) -> String {
         self.root.describe()
     }
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+    )
 }

@@ -19,7 +19,20 @@ fn object(regions: &[u8]) -> (Vec<u8>, Manifest) {
     };
     let fingerprints = raw.iter().flat_map(of_region).collect();
     let packed: Vec<_> = raw.into_iter().map(PackedRegion::pack).collect();
-    encode(STORE, ID, fingerprints, &packed)
+    encode(STORE, ID, fingerprints, None, &packed)
+}
+
+/// A container that has lost all slots but these.
+fn sparse(slots: &[u16]) -> (Vec<u8>, Manifest) {
+    let raw: Vec<u8> = slots.iter().flat_map(|slot| chunk_of(*slot)).collect();
+    let fingerprints = raw.chunks(CHUNK).map(Fingerprint::of_chunk).collect();
+    let regions = raw.chunks(CHUNK * REGION_CHUNKS_MAX).map(<[u8]>::to_vec);
+    let packed: Vec<_> = regions.map(PackedRegion::pack).collect();
+    encode(STORE, ID, fingerprints, Some(slots.to_vec()), &packed)
+}
+
+fn chunk_of(slot: u16) -> Vec<u8> {
+    slot.to_le_bytes().repeat(CHUNK / 2)
 }
 
 fn decode(bytes: &[u8]) -> Decoded<Manifest> {
@@ -34,15 +47,47 @@ fn what_was_packed_is_found_by_slot() {
     let (bytes, manifest) = object(&[32, 1, 7]);
     assert_eq!(decode(&bytes).unwrap(), manifest);
     assert_eq!(
-        [0, 31, 32, 33, 39].map(|s| manifest.region_of(s)),
+        [0, 31, 32, 33, 39].map(|s| manifest.position(s).map(|at| manifest.region_of(at))),
         [0, 0, 1, 2, 2].map(Some)
     );
-    assert_eq!(manifest.region_of(40), None);
+    assert_eq!(manifest.position(40), None);
     for (i, count) in [32, 1, 7].into_iter().enumerate() {
         let region = &manifest.regions[i];
         let from = region.offset as usize;
         let stored = &bytes[from..from + region.stored as usize];
         assert_eq!(manifest.open_region(i, stored).unwrap(), chunks(count));
+    }
+}
+
+#[test]
+fn what_is_left_of_a_container_keeps_its_slots() {
+    let slots: Vec<u16> = (0..40).chain([100, 101, 4095]).collect();
+    let (bytes, manifest) = sparse(&slots);
+    assert_eq!(check_whole(&bytes, STORE, ID).unwrap(), manifest);
+    let found: Vec<u64> = manifest.chunks().map(|(slot, _)| slot).collect();
+    assert!(found.iter().zip(&slots).all(|(a, b)| *a == u64::from(*b)));
+    for slot in slots {
+        let slot = usize::from(slot);
+        let expected = Fingerprint::of_chunk(&chunk_of(u16::try_from(slot).unwrap()));
+        assert_eq!(manifest.fingerprint(slot), Some(&expected));
+    }
+    assert!(
+        [40, 99, 102, 4094, 4096]
+            .iter()
+            .all(|slot| manifest.fingerprint(*slot).is_none())
+    );
+    assert_eq!(manifest.fingerprints(100, 2).map(<[_]>::len), Some(2));
+    assert!(manifest.fingerprints(39, 2).is_none() && manifest.fingerprints(100, 3).is_none());
+    let together = |slot| manifest.together(manifest.position(slot).unwrap());
+    assert_eq!([0, 39, 100, 101, 4095].map(together), [40, 1, 2, 1, 1]);
+    assert_eq!(manifest.region_of(manifest.position(100).unwrap()), 1);
+}
+
+#[test]
+fn slots_out_of_order_are_refused() {
+    for slots in [[1, 1], [2, 1], [0, 4096]] {
+        let (bytes, _) = sparse(&slots);
+        assert!(decode(&bytes).is_err(), "{slots:?}");
     }
 }
 
@@ -75,8 +120,8 @@ fn a_region_whose_chunks_are_others_is_refused() {
     assert!(manifest.open_region(0, first).is_ok());
     let mut lying = Manifest {
         fingerprints: manifest.fingerprints.clone(),
+        slots: None,
         regions: manifest.regions.clone(),
-        object_len: manifest.object_len,
     };
     lying.fingerprints[2] = lying.fingerprints[1];
     assert!(lying.open_region(0, first).is_err());

@@ -14,6 +14,7 @@ pub(crate) fn around(workers: usize) -> Around {
     let clock = Arc::new(SimClock::new());
     Around {
         workers,
+        headroom_bytes: 0,
         ..Around::new(clock)
     }
 }

@@ -1,0 +1,498 @@
+//! Garbage collection: beside writers and readers, in steps of which each is one commit.
+//!
+//! ```text
+//! begin: whatever is pinned from now on is left alone
+//! mark:  which chunks and records do the images need that the catalog, and writers, hold?        (mark.rs)
+//! sweep: containers and tree objects that nothing needs: let go of            -- a commit for some thousand
+//!        sparse and small ones: what is needed of them goes into bundles      -- a commit for each bundle   (compact.rs)
+//! purge: objects that were let go of, after their time in quarantine: removed -- a commit
+//! ```
+//!
+//! A kill at any moment leaves the store as after the last commit; the next collection marks anew (seconds) and
+//! goes on from there. Rule: an object is removed only after a commit, which fences every earlier writer, has said
+//! that nothing refers to it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::Name;
+
+use crate::armor::Kind;
+use crate::catalog::{Change, State};
+use crate::error::{ErrorKind, Result, StoreError};
+use crate::image::Image;
+use crate::inventory::Inventory;
+use crate::place::ObjectId;
+use crate::records::PointRecord;
+use crate::store::{Inner, Writer};
+use crate::sweep::Sweep;
+use crate::tree::ImageRef;
+
+use compact::Step;
+use mark::{BYTES_PER_CONTAINER, Marker, Marks, Wanted};
+use plan::{Below, Plan};
+
+mod compact;
+pub(crate) mod mark;
+mod plan;
+
+/// Objects let go of in one commit.
+const GONE_PER_COMMIT: usize = 4096;
+
+/// Bytes of records that are moved in one collection.
+const TREE_BYTES_PER_COLLECTION: u64 = 64 << 20;
+
+/// How a collection is to go about it.
+#[derive(Clone, Copy)]
+pub struct GcOptions<'a> {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// How long an object that nothing refers to is kept before it is removed. Ignored while the place is full.
+    pub quarantine: Duration,
+    /// Containers of which less than this part is needed are copied without the rest; 1: whatever holds any garbage.
+    pub compact_below: f64,
+    /// Bytes of memory for marks. With less the catalog's images are walked several times.
+    pub memory: usize,
+    /// Told of bytes that were read or written; may sleep.
+    pub pace: &'a (dyn Fn(u64) + Sync),
+    /// Asked now and then whether to stop; what was done by then stays done.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Default for GcOptions<'_> {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            quarantine: Duration::from_hours(24),
+            compact_below: 0.7,
+            memory: 64 << 20,
+            pace: &|_| (),
+            stop: &|| false,
+        }
+    }
+}
+
+/// What a collection did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Images that were walked.
+    pub images: u64,
+    /// Chunks that they need.
+    pub live_chunks: u64,
+    /// Chunks that there were.
+    pub chunks: u64,
+    /// Containers that nothing needed.
+    pub containers_gone: u64,
+    /// Containers that were moved, without what nothing needed of them.
+    pub containers_moved: u64,
+    /// Tree objects that nothing needed.
+    pub trees_gone: u64,
+    /// Tree objects that were moved.
+    pub trees_moved: u64,
+    /// Bytes written to move things.
+    pub written_bytes: u64,
+    /// Bytes of objects that were let go of. A dry run says how much at least.
+    pub freed_bytes: u64,
+    /// Bytes of objects that were removed.
+    pub removed_bytes: u64,
+    /// Bytes of objects that wait in quarantine.
+    pub quarantined_bytes: u64,
+    /// Bytes of garbage that stay, since too much would have to be copied to be rid of them.
+    pub left_bytes: u64,
+    /// Damaged containers that had to be left as they are.
+    pub damaged: u64,
+    /// Whether it was stopped early.
+    pub stopped: bool,
+}
+
+/// One collection.
+pub(crate) struct Collection<'a> {
+    inner: &'a Inner,
+    writer: &'a Writer,
+    options: &'a GcOptions<'a>,
+    report: GcReport,
+    /// The place had no room once.
+    full: bool,
+}
+
+/// Collects the garbage of a store.
+pub(crate) fn collect(inner: &Inner, options: &GcOptions<'_>) -> Result<GcReport> {
+    let writer = inner.writer()?;
+    writer.check_latch()?;
+    let Some(_only_one) = writer.collecting.try_lock() else {
+        return Err(StoreError::Collecting);
+    };
+    let mut collection = Collection {
+        inner,
+        writer,
+        options,
+        report: GcReport::default(),
+        full: false,
+    };
+    let done = collection.run();
+    writer.engine.pins.end_collection();
+    if !options.dry_run {
+        inner.restore_headroom();
+    }
+    done?;
+    let state = inner.state.lock();
+    let quarantined = state.quarantine.values().map(|object| object.bytes);
+    collection.report.quarantined_bytes = quarantined.sum();
+    Ok(collection.report)
+}
+
+impl Collection<'_> {
+    fn run(&mut self) -> Result<()> {
+        self.forget_removed()?;
+        self.purge()?;
+        self.let_debris_go()?;
+        let engine = &self.writer.engine;
+        let opener = &engine.objects.opener;
+        // In this order: what gets its number after this is new; what had it before is pinned, or in the catalog.
+        let ends = [opener.containers.next(), opener.trees.next()].map(ObjectId);
+        engine.pins.begin_collection();
+        let sums = engine.inventory.lock().sums();
+        self.report.chunks = sums.chunks;
+        let windows = self.windows(ends[0]);
+        for (i, window) in windows.into_iter().enumerate() {
+            let marks = self.mark(Wanted {
+                containers: window.clone(),
+                records: HashSet::new(),
+            })?;
+            if i == 0 {
+                self.sweep_trees(ends[1], &marks)?;
+            }
+            self.sweep_containers(window, &marks)?;
+            if self.is_stopped() {
+                return Ok(());
+            }
+        }
+        self.purge()
+    }
+
+    /// Points whose time to be brought back is over.
+    fn forget_removed(&mut self) -> Result<()> {
+        let now = self.inner.now();
+        let mut state = self.inner.state.lock();
+        let over = state.removed.iter().filter(|(_, (_, until))| *until <= now);
+        let over: Vec<_> = over.map(|(id, _)| id.clone()).collect();
+        if over.is_empty() || self.options.dry_run {
+            return Ok(());
+        }
+        self.inner.commit(&mut state, Change::Forget(over))
+    }
+
+    fn is_stopped(&mut self) -> bool {
+        self.report.stopped |= (self.options.stop)();
+        self.report.stopped
+    }
+
+    /// Ranges of containers whose marks fit into the memory.
+    fn windows(&self, end: ObjectId) -> Vec<std::ops::Range<ObjectId>> {
+        let inventory = self.writer.engine.inventory.lock();
+        let at_once = (self.options.memory / BYTES_PER_CONTAINER).max(64);
+        let ids: Vec<ObjectId> = inventory.containers().keys().copied().collect();
+        let mut starts: Vec<ObjectId> = ids.chunks(at_once).map(|ids| ids[0]).collect();
+        starts.retain(|start| *start < end);
+        if starts.is_empty() {
+            starts.push(end);
+        }
+        let ends = starts[1..].iter().copied().chain([end]);
+        starts
+            .iter()
+            .copied()
+            .zip(ends)
+            .map(|(a, b)| a..b)
+            .collect()
+    }
+
+    /// Marks what all images need that anybody holds.
+    fn mark(&mut self, wanted: Wanted) -> Result<Marks> {
+        let engine = &self.writer.engine;
+        let roots = Roots::of(&self.inner.state.lock());
+        // Taken after the catalog: what was pinned before and has left the catalog since is in here.
+        let pinned = engine.pins.images_of_collection();
+        let mut marker = Marker::new(Arc::clone(&engine.objects), wanted);
+        self.report.images = 0;
+        for group in roots.groups.into_values() {
+            let mut previous: BTreeMap<Name, Image> = BTreeMap::new();
+            for (disk, image) in group {
+                let marked = marker.image(&image, previous.get(&disk))?;
+                previous.insert(disk, marked);
+                self.report.images += 1;
+                (self.options.pace)(4096);
+            }
+        }
+        let mut seen: Vec<ImageRef> = Vec::new();
+        for image in pinned {
+            if !seen.contains(&image) {
+                marker.image(&image, None)?;
+                self.report.images += 1;
+                seen.push(image);
+            }
+        }
+        Ok(marker.finish())
+    }
+
+    fn sweep_containers(&mut self, ids: std::ops::Range<ObjectId>, marks: &Marks) -> Result<()> {
+        let plan = {
+            let locations = Arc::clone(&self.inner.state.lock().locations);
+            let inventory = self.writer.engine.inventory.lock();
+            let held = inventory.containers().range(ids.clone());
+            self.report.live_chunks += held.map(|(id, _)| u64::from(marks.live(*id))).sum::<u64>();
+            let below = Below(self.options.compact_below);
+            plan::containers(ids, &inventory, &locations, marks, below)
+        };
+        self.report.left_bytes += plan.left_bytes;
+        if self.options.dry_run {
+            self.would(Kind::Container, &plan);
+            return Ok(());
+        }
+        for some in plan.gone.chunks(GONE_PER_COMMIT) {
+            self.let_containers_go(some)?;
+            if self.is_stopped() {
+                return Ok(());
+            }
+        }
+        if self.is_full() {
+            self.purge()?;
+        }
+        for bundle in plan::bundles(plan.moving, crate::bundle::TARGET as u64) {
+            self.move_containers(&bundle, marks)?;
+            if self.is_stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_trees(&mut self, end: ObjectId, marks: &Marks) -> Result<()> {
+        let mut plan = {
+            let locations = Arc::clone(&self.inner.state.lock().locations);
+            let inventory = self.writer.engine.inventory.lock();
+            let below = Below(self.options.compact_below);
+            plan::trees(end, &inventory, &locations, marks, below)
+        };
+        self.report.left_bytes += plan.left_bytes;
+        if self.options.dry_run {
+            self.would(Kind::Tree, &plan);
+            return Ok(());
+        }
+        for some in plan.gone.chunks(GONE_PER_COMMIT) {
+            self.let_trees_go(some)?;
+        }
+        let mut budget = TREE_BYTES_PER_COLLECTION;
+        plan.moving.retain(|one| {
+            let fits = one.live_bytes <= budget;
+            budget -= one.live_bytes.min(budget);
+            fits
+        });
+        let bundles = plan::bundles(plan.moving, crate::bundle::TARGET as u64);
+        if bundles.is_empty() || self.is_stopped() {
+            return Ok(());
+        }
+        let records = bundles.iter().flatten().map(|one| one.id).collect();
+        let nothing = ObjectId(0)..ObjectId(0);
+        let marks = self.mark(Wanted {
+            containers: nothing,
+            records,
+        })?;
+        for bundle in bundles {
+            self.move_trees(&bundle, &marks)?;
+            if self.is_stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a dry run says.
+    fn would(&mut self, kind: Kind, plan: &Plan) {
+        let inventory = self.writer.engine.inventory.lock();
+        let bytes = |id: &ObjectId| match kind {
+            Kind::Tree => inventory.trees().get(id).map_or(0, |held| held.bytes),
+            _ => inventory.containers().get(id).map_or(0, |held| held.bytes),
+        };
+        let gone: u64 = plan.gone.iter().map(bytes).sum();
+        let bundles = plan::bundles(plan.moving.clone(), crate::bundle::TARGET as u64);
+        let moving: Vec<_> = bundles.iter().flatten().collect();
+        let before: u64 = moving.iter().map(|one| bytes(&one.id)).sum();
+        let after: u64 = moving.iter().map(|one| one.live_bytes).sum();
+        self.report.written_bytes += after;
+        self.report.freed_bytes += gone + before.saturating_sub(after);
+        let counts = [plan.gone.len() as u64, moving.len() as u64];
+        let [gone, moved] = match kind {
+            Kind::Tree => [&mut self.report.trees_gone, &mut self.report.trees_moved],
+            _ => [
+                &mut self.report.containers_gone,
+                &mut self.report.containers_moved,
+            ],
+        };
+        *gone += counts[0];
+        *moved += counts[1];
+    }
+
+    fn let_containers_go(&mut self, ids: &[ObjectId]) -> Result<()> {
+        let engine = &self.writer.engine;
+        let (doomed, _) = engine.pins.doom(ids.iter().copied(), []);
+        let mut step = Step::default();
+        for id in &doomed {
+            step.container_goes(engine, *id);
+        }
+        self.report.containers_gone += doomed.len() as u64;
+        self.take(step)
+    }
+
+    fn let_trees_go(&mut self, ids: &[ObjectId]) -> Result<()> {
+        let engine = &self.writer.engine;
+        let (_, doomed) = engine.pins.doom([], ids.iter().copied());
+        let mut step = Step::default();
+        for id in &doomed {
+            step.tree_goes(engine, *id);
+        }
+        self.report.trees_gone += doomed.len() as u64;
+        self.take(step)
+    }
+
+    /// What crashes left goes into quarantine like anything that nothing refers to.
+    fn let_debris_go(&mut self) -> Result<()> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let engine = &self.writer.engine;
+        let debris = engine.inventory.lock().take_debris();
+        let mut step = Step::default();
+        for (kind, id) in debris {
+            match engine.objects.opener.shelf(kind).len(id) {
+                Ok(bytes) => step.sweep.freed.push((kind, id, bytes)),
+                Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.take(step)
+    }
+
+    /// Commits a step, and makes it so.
+    fn take(&mut self, step: Step) -> Result<()> {
+        if step.is_empty() {
+            return Ok(());
+        }
+        let engine = &self.writer.engine;
+        let freed: u64 = step.sweep.freed.iter().map(|(_, _, bytes)| bytes).sum();
+        let mut sweep = step.sweep.clone();
+        sweep.next_bundle = engine.objects.opener.bundles.next();
+        let committed = {
+            let mut state = self.inner.state.lock();
+            let sums_after = step.sums_after(&engine.inventory.lock());
+            let committed =
+                self.inner
+                    .commit_with(&mut state, Change::Sweep(sweep), Some(sums_after));
+            if committed.is_ok() {
+                engine.objects.set_locations(Arc::clone(&state.locations));
+                step.apply(engine);
+            }
+            committed
+        };
+        let Sweep {
+            moved_containers,
+            moved_trees,
+            gone_containers,
+            gone_trees,
+            ..
+        } = &step.sweep;
+        let containers = moved_containers.iter().map(|(id, _)| id);
+        let trees = moved_trees.iter().map(|(id, _)| id);
+        engine
+            .pins
+            .reprieve(containers.chain(gone_containers), trees.chain(gone_trees));
+        committed?;
+        self.report.freed_bytes += freed;
+        Ok(())
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.full = self.full || self.inner.is_full();
+        self.full
+    }
+
+    /// Removes what has been in quarantine for long enough.
+    fn purge(&mut self) -> Result<()> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let now = self.inner.now();
+        let wait = match self.is_full() {
+            true => 0,
+            false => u64::try_from(self.options.quarantine.as_nanos()).unwrap_or(u64::MAX),
+        };
+        let due: Vec<((Kind, ObjectId), u64)> = {
+            let state = self.inner.state.lock();
+            let due = state.quarantine.iter();
+            // Without a wait no clock is asked: it may have been set back.
+            let over = |since: u64| wait == 0 || since.saturating_add(wait) <= now;
+            let due = due.filter(|(_, object)| over(object.since));
+            due.map(|(id, object)| (*id, object.bytes)).collect()
+        };
+        let opener = &self.writer.engine.objects.opener;
+        for some in due.chunks(GONE_PER_COMMIT) {
+            // A scrub that heals one of them would bring it back.
+            let no_healing = self.writer.healing.lock();
+            for ((kind, id), bytes) in some {
+                opener.shelf(*kind).remove(*id)?;
+                opener.forget(*kind, *id);
+                (self.options.pace)(4096);
+                self.report.removed_bytes += bytes;
+            }
+            let objects = some.iter().map(|(object, _)| *object).collect();
+            let mut state = self.inner.state.lock();
+            // Syncs the folders first: what the catalog forgets does not come back.
+            self.inner.commit(&mut state, Change::Purge(objects))?;
+            drop((state, no_healing));
+            if self.is_stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The images that the catalog holds, by group, and in it by age.
+struct Roots {
+    groups: BTreeMap<Name, Vec<(Name, ImageRef)>>,
+}
+
+impl Roots {
+    fn of(state: &State) -> Self {
+        let mut groups: BTreeMap<Name, Vec<(Name, ImageRef)>> = BTreeMap::new();
+        let removed = state.removed.values().map(|(point, _)| point);
+        for point in state.points.iter().chain(removed) {
+            let point: &PointRecord = point;
+            let disks = point
+                .disks
+                .iter()
+                .map(|d| (d.name.clone(), d.image.clone()));
+            groups
+                .entry(point.id.group.clone())
+                .or_default()
+                .extend(disks);
+        }
+        for seed in state.seeds.values() {
+            let disks = seed.disks.iter().map(|d| (d.name.clone(), d.image.clone()));
+            groups.entry(seed.group.clone()).or_default().extend(disks);
+        }
+        Self { groups }
+    }
+}
+
+/// Used by both kinds of steps.
+pub(crate) fn bundle_leavers(
+    inventory: &Inventory,
+    leaving: &BTreeMap<ObjectId, u32>,
+) -> Vec<(Kind, ObjectId, u64)> {
+    let emptied = leaving.iter().filter_map(|(id, count)| {
+        let held = inventory.bundles().get(id)?;
+        (held.sections <= *count).then_some((Kind::Bundle, *id, held.bytes))
+    });
+    emptied.collect()
+}
