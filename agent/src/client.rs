@@ -9,6 +9,7 @@ use tokio::runtime;
 
 use crate::api::{CutReply, CutRequest, Gaps, GroupStatus, Status};
 use crate::places::{GroupPlace, ShortPath};
+use crate::upkeep::{Chore, Done};
 use crate::world::World;
 use crate::{Error, Problem, Result, StateRoot, gap_file, status};
 
@@ -25,6 +26,16 @@ pub fn cut(place: &GroupPlace, request: &CutRequest) -> Result<CutReply> {
     let path = format!("groups/{}/cut", place.group());
     ask(place, |client, base| {
         client.post(format!("{base}/{path}")).json(request)
+    })
+}
+
+/// Does a chore on the target that the protection writes to. It takes as long as it takes.
+///
+/// # Errors
+/// `NotRunning`, and whatever the chore meets.
+pub(crate) fn upkeep(place: &GroupPlace, chore: &Chore) -> Result<Done> {
+    ask(place, |client, base| {
+        client.post(format!("{base}/target")).json(chore)
     })
 }
 

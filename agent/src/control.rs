@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `POST /v1/groups/{name}/cut` with [`CutRequest`] | [`CutReply`](crate::api::CutReply) |
+//! | `POST /v1/target` with [`Chore`] | [`Done`](crate::upkeep::Done): done on the target that this protection writes to |
 //! | anything that fails | [`Problem`](crate::Problem), with a status to match |
 //!
 //! Rule: a request that waits does so on its own thread, and ends when the protection does.
@@ -30,6 +31,7 @@ use tracing::warn;
 use crate::api::{CutRequest, Status};
 use crate::engine::{Engine, Stop};
 use crate::places::ShortPath;
+use crate::upkeep::Chore;
 use crate::{Error, Kind, Result, status};
 
 /// How long the end waits for answers that are on their way.
@@ -67,6 +69,7 @@ impl Control {
         let router = Router::new()
             .route("/v1/status", get(get_status))
             .route("/v1/groups/{name}/cut", post(post_cut))
+            .route("/v1/target", post(post_target))
             .with_state(inner);
         let (stop, stopped) = oneshot::channel();
         let body = move || {
@@ -164,6 +167,10 @@ async fn post_cut(
         inner.engine.cut_for(&request)
     })
     .await
+}
+
+async fn post_target(State(inner): Shared, Json(chore): Json<Chore>) -> Response {
+    blocking(move || inner.engine.do_chore(&chore)).await
 }
 
 async fn blocking<T>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Response

@@ -24,8 +24,10 @@ use crate::base::{self, Held};
 use crate::crew::{Crew, Standing};
 use crate::gaps::GapLedger;
 use crate::hooks::{HookOptions, Hooks};
+use crate::keeper::KeepOptions;
 use crate::ladder::{self, Ladder};
 use crate::limits::Limits;
+use crate::open_target::OpenTarget;
 use crate::places::{GroupPlace, Record};
 use crate::rate::{Bucket, Rate};
 use crate::recent::Recent;
@@ -57,6 +59,8 @@ pub(crate) struct Engine {
     pub(crate) ship_rate: Option<Rate>,
     ship_bucket: Option<Bucket>,
     pub(crate) limits: Limits,
+    pub(crate) keep: KeepOptions,
+    pub(crate) open_target: OpenTarget,
     pub(crate) ladder: Ladder,
     pub(crate) gaps: GapLedger,
     ledger_fails: AtomicBool,
@@ -81,6 +85,7 @@ pub(crate) struct Policy {
     pub(crate) audit_rate: Option<Rate>,
     pub(crate) ship_rate: Option<Rate>,
     pub(crate) limits: Limits,
+    pub(crate) keep: KeepOptions,
 }
 
 /// How far the end has come.
@@ -191,6 +196,8 @@ impl Engine {
             audit_rate: policy.audit_rate,
             audit: Audit::default(),
             ship_rate: policy.ship_rate,
+            keep: policy.keep,
+            open_target: OpenTarget::default(),
             ship_bucket: policy.ship_rate.map(Bucket::new),
             limits: policy.limits,
             ladder: Ladder::default(),

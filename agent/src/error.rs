@@ -153,6 +153,18 @@ pub enum Error {
         /// Of how many.
         checked: usize,
     },
+    /// A protection writes to the target, and cannot do so at this moment.
+    #[error("the protection that writes to the target `{target}` cannot open it at this moment")]
+    NotOpen {
+        /// Which target.
+        target: String,
+    },
+    /// A scrub found what no armor heals.
+    #[error("{images} disk images have lost bytes for good")]
+    Lost {
+        /// How many.
+        images: usize,
+    },
     /// Another process has taken over the target.
     #[error("another process has taken over the target `{target}`; newer cuts do not reach it")]
     Fenced {
@@ -212,9 +224,10 @@ impl Error {
                 Kind::Damaged
             }
             Self::Fenced { .. } => Kind::Fenced,
-            Self::Diff(_) | Self::Damaged { .. } => Kind::Damaged,
+            Self::Diff(_) | Self::Damaged { .. } | Self::Lost { .. } => Kind::Damaged,
             Self::Seeding { .. }
             | Self::Gone { .. }
+            | Self::NotOpen { .. }
             | Self::Crowded
             | Self::Stopping { .. }
             | Self::PointLost { .. } => Kind::Retry,
@@ -270,7 +283,8 @@ impl Error {
                 "the sealed diffs are kept; the next `standin protect` ships them"
             }
             Self::Remote(problem) => return problem.hint.clone(),
-            Self::Damaged { .. } => {
+            Self::NotOpen { .. } => "`standin status` says why; try again",
+            Self::Damaged { .. } | Self::Lost { .. } => {
                 "restore from another point; points are independent of each other"
             }
             _ => return None,

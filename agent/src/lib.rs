@@ -26,10 +26,12 @@ mod gap_file;
 mod gaps;
 mod hook_process;
 mod hooks;
+mod keeper;
 mod ladder;
 mod limits;
 mod memory;
 mod open_files;
+mod open_target;
 mod output;
 mod places;
 mod points;
@@ -48,6 +50,7 @@ mod status;
 mod target;
 mod tender;
 mod trouble;
+mod upkeep;
 mod watch;
 mod world;
 
@@ -63,6 +66,7 @@ pub mod fuzzing {
 pub use error::{Error, Kind, Problem, Result, chain};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
+pub use keeper::KeepOptions;
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,
 };
@@ -71,7 +75,11 @@ pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
 pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
 pub use rate::{InvalidRate, Rate, RateLimit};
 pub use restore::{Format, RestoreOptions, Restored, restore};
-pub use schedule::{Every, InvalidEvery};
+pub use schedule::{Every, InvalidEvery, parse_duration};
 pub use serve::{ServeOptions, Served};
 pub use target::Target;
+pub use upkeep::{
+    Chore, Done, GcFigures, HealedObject, Hit, Judged, LostObject, ProtectionFigures, Rules,
+    ScrubFigures, init, preview, upkeep,
+};
 pub use world::World;

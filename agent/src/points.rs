@@ -1,10 +1,14 @@
 //! Points on a target, for who reads them: list, verify, diff.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use block::{ByteRange, Clock, Name};
-use store::{Image, PointDisk, PointRecord, PointRef, Store, StoreFigures, VerifyReport};
+use block::{ByteRange, Clock, Name, UnixNanos};
+use store::{
+    Image, LastScrub, PointDisk, PointRecord, PointRef, Store, StoreFigures, VerifyReport,
+};
 
+use crate::upkeep::{ProtectionFigures, protection_of};
 use crate::{Error, Result, Target};
 
 /// Told how far something is: bytes done, bytes in all. From several threads.
@@ -65,6 +69,49 @@ impl Points {
     #[must_use]
     pub fn figures(&self) -> StoreFigures {
         self.store.figures()
+    }
+
+    /// The newest scrub of everything.
+    #[must_use]
+    pub fn last_scrub(&self) -> Option<LastScrub> {
+        self.store.last_scrub()
+    }
+
+    /// Points that were removed and can be brought back, and until when.
+    #[must_use]
+    pub fn removed(&self) -> Vec<(Arc<PointRecord>, UnixNanos)> {
+        self.store.removed_points()
+    }
+
+    /// The groups, with how many points each has, and when its newest was cut.
+    #[must_use]
+    pub fn groups(&self) -> Vec<(Name, u64, UnixNanos)> {
+        let mut groups: BTreeMap<Name, (u64, UnixNanos)> = BTreeMap::new();
+        for point in self.store.points() {
+            let group = groups.entry(point.group().clone()).or_default();
+            group.0 += 1;
+            group.1 = group.1.max(point.at);
+        }
+        let groups = groups.into_iter();
+        groups
+            .map(|(name, (count, newest))| (name, count, newest))
+            .collect()
+    }
+
+    /// What protects a point.
+    #[must_use]
+    pub fn protection(&self, point: &PointRecord) -> ProtectionFigures {
+        protection_of(&self.store, &point.id)
+    }
+
+    /// Why a point cannot be removed at this moment.
+    #[must_use]
+    pub fn in_the_way(&self, point: &PointRecord) -> Option<String> {
+        let protection = self.store.protection(&point.id);
+        let stays = protection.hold.is_some() || protection.is_locked(self.store.now().0);
+        let point = point.id.to_string();
+        let why = store::StoreError::Protected { point, protection };
+        stays.then(|| why.to_string())
     }
 
     /// One point.

@@ -28,6 +28,7 @@ use crate::control::Control;
 use crate::diff_place::{DiffPlace, open_dir};
 use crate::engine::{Engine, Policy, SCHEDULED_TRIES, Stop};
 use crate::hooks::HookOptions;
+use crate::keeper::KeepOptions;
 use crate::limits::Limits;
 use crate::places::{GroupPlace, Record, RecordedDisk};
 use crate::rate::Rate;
@@ -35,7 +36,7 @@ use crate::schedule::Every;
 use crate::serve::{is_required, uris};
 use crate::world::World;
 use crate::{
-    Error, Result, StateRoot, Target, audit, cutter, frame_writer, stage_two, tender, watch,
+    Error, Result, StateRoot, Target, audit, cutter, frame_writer, keeper, stage_two, tender, watch,
 };
 
 /// How long requests in flight may take when the exports are closed.
@@ -69,6 +70,8 @@ pub struct ProtectOptions {
     pub ship_rate: Option<Rate>,
     /// What protection may take.
     pub limits: Limits,
+    /// How the target is looked after.
+    pub keep: KeepOptions,
     /// Where state is kept.
     pub state: StateRoot,
     /// Where diffs are kept, if not in the state: a directory, or a block device.
@@ -87,6 +90,7 @@ struct Running {
     tender: JoinHandle<()>,
     frame_writer: JoinHandle<()>,
     stage_two: JoinHandle<()>,
+    keeper: JoinHandle<()>,
     audit: Option<JoinHandle<()>>,
     productions: Vec<Production>,
     how: How,
@@ -143,6 +147,7 @@ impl Protection {
             audit_rate: options.audit_rate,
             ship_rate: options.ship_rate,
             limits: options.limits,
+            keep: options.keep,
         };
         let engine = Engine::new(group, world, target, policy, place, record.clone())?;
         engine.note_began(&opened.how, known.is_some());
@@ -176,6 +181,7 @@ impl Protection {
         };
         Ok(Self(Some(Running {
             stage_two: thread("stage-two", Box::new(move |e| stage_two::run(e, store)))?,
+            keeper: thread("keeper", Box::new(keeper::run))?,
             cutter: thread("cutter", Box::new(cutter::run))?,
             watch: thread("watch", Box::new(watch::run))?,
             tender: thread("tender", Box::new(tender::run))?,
@@ -249,6 +255,7 @@ impl Drop for Protection {
             join(running.tender, "tender");
             join(running.frame_writer, "frame writer");
             join(running.stage_two, "stage two");
+            join(running.keeper, "keeper");
             running
                 .audit
                 .into_iter()
@@ -266,6 +273,7 @@ impl Running {
         info!(group = %engine.name, connections = report.connections, aborted = report.aborted, "exports closed");
         join(self.cutter, "cutter");
         join(self.tender, "tender");
+        join(self.keeper, "keeper");
         self.audit
             .into_iter()
             .for_each(|audit| join(audit, "audit"));

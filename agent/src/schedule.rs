@@ -37,8 +37,8 @@ impl FromStr for Every {
     }
 }
 
-/// A number with a unit, as in `500ms`, `5s`, `1m`, `1h`.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+/// A number with a unit, as in `500ms`, `5s`, `1m`, `1h`, `7d`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let millis: u64 = match unit {
@@ -46,6 +46,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     let number: u64 = number.parse().ok()?;

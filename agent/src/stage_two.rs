@@ -38,7 +38,15 @@ enum Round {
 
 /// Works until the end.
 pub(crate) fn run(engine: &Engine, opened: Option<Store>) {
+    work(engine, opened);
+    engine.open_target.given_up();
+}
+
+fn work(engine: &Engine, opened: Option<Store>) {
     let mut store = opened;
+    if let Some(store) = &store {
+        engine.open_target.opened(store);
+    }
     let mut failures = 0;
     loop {
         let stop = engine.stop();
@@ -60,6 +68,7 @@ pub(crate) fn run(engine: &Engine, opened: Option<Store>) {
             }
             Err(error) if error.kind() == Kind::Fenced => {
                 // Nothing will be shipped by this process; its writes would be refused anyhow.
+                engine.open_target.given_up();
                 drop(store.take());
                 drop(engine.wait(None, Stop::No, |_| false));
                 return;
@@ -67,6 +76,7 @@ pub(crate) fn run(engine: &Engine, opened: Option<Store>) {
             Err(_) => {
                 failures += 1;
                 // What a failed sync left is known only to who opens the store again.
+                engine.open_target.given_up();
                 drop(store.take());
                 if stop == Stop::Draining && failures >= LAST_ATTEMPTS {
                     return;
@@ -83,7 +93,11 @@ pub(crate) fn run(engine: &Engine, opened: Option<Store>) {
 fn round(engine: &Engine, store: &mut Option<Store>) -> Result<Round> {
     let store = match store {
         Some(open) => open,
-        None => store.insert(open(engine)?),
+        None => {
+            let opened = store.insert(open(engine)?);
+            engine.open_target.opened(opened);
+            opened
+        }
     };
     if !engine.shared.lock().seeded {
         return find_base(engine, store);

@@ -76,6 +76,16 @@ impl Target {
         opened.map_err(self.failed("open the store"))
     }
 
+    /// Makes a store.
+    pub(crate) fn create(&self) -> Result<()> {
+        let Self::Directory(path) = self;
+        let create = || {
+            let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
+            Store::create(&Directory::backend(&dir))
+        };
+        create().map_err(self.failed("create the store"))
+    }
+
     /// Opens the store as its only writer.
     ///
     /// # Errors

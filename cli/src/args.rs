@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use agent::{
-    ByteLimit, Every, Format, HookCommand, HookTimeout, LatencyChoice, RateLimit, StateRoot, Target,
+    ByteLimit, Every, Format, HookCommand, HookTimeout, LatencyChoice, RateLimit, Rules, StateRoot,
+    Target,
 };
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use export::Listen;
-use store::PointRef;
+use store::{PointId, PointRef};
 
-use crate::commands::Since;
+use crate::commands::{Since, Span, Until};
 
 /// Keeps a stand-in for every virtual disk: a second copy, seconds old, that can be verified,
 /// restored and booted.
@@ -37,8 +38,12 @@ pub(crate) enum Command {
     Status(Status),
     /// Which seconds cannot be restored, and why.
     Gaps(Gaps),
-    /// List, show, verify and compare restore points.
+    /// List, show, verify and compare restore points; delete, hold and lock them.
     Point(Point),
+    /// Make a target's store, see what it holds, collect its garbage, scrub it.
+    Store(Store),
+    /// Which points rules would keep, and removing the others.
+    Retention(Retention),
     /// Write a point's disk to a file or a block device.
     Restore(Restore),
     /// Serve a point as NBD disks, at once.
@@ -105,7 +110,149 @@ pub(crate) struct Protect {
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory: Option<ByteLimit>,
     #[command(flatten)]
+    pub(crate) keep: Keep,
+    /// How long points that no rule keeps can still be brought back.
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub(crate) keep_delay: Span,
+    /// How often points that no rule keeps are removed, and garbage is collected; 0: never.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) upkeep_every: Span,
+    /// How long an object on the target that nothing needs is kept before it is removed. Not at all while the disk is full.
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub(crate) quarantine: Span,
+    /// How often everything on the target is read, checked and healed; 0: never.
+    #[arg(long, value_name = "TIME", default_value = "7d")]
+    pub(crate) scrub_every: Span,
+    /// How fast the last two read and write on the target.
+    #[arg(long, value_name = "RATE", default_value = "32MiB/s")]
+    pub(crate) upkeep_rate: RateLimit,
+    #[command(flatten)]
     pub(crate) tls: Tls,
+}
+
+/// The newest point of a group is always kept, and so is what is held or locked.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct Keep {
+    /// Keep so many of the newest points.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_last: u32,
+    /// Keep the newest point of each of so many hours.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_hourly: u32,
+    /// Of days.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_daily: u32,
+    /// Of weeks, from Monday on.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_weekly: u32,
+    /// Of months.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_monthly: u32,
+    /// Of years.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_yearly: u32,
+}
+
+impl Keep {
+    pub(crate) fn rules(self) -> Rules {
+        Rules {
+            last: self.keep_last,
+            hourly: self.keep_hourly,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            yearly: self.keep_yearly,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Store {
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Make a store of an empty directory. `standin protect` does that by itself.
+    Init {
+        /// The target: dir:PATH.
+        target: Target,
+    },
+    /// What a store holds.
+    Status {
+        /// The target: dir:PATH.
+        target: Target,
+    },
+    /// Collect garbage: what no point needs any more. `standin protect` does that by itself.
+    Gc {
+        /// The target: dir:PATH.
+        target: Target,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// How long an object that nothing needs is kept before it is removed. Not at all while the disk is full.
+        #[arg(long, value_name = "TIME", default_value = "1d")]
+        quarantine: Span,
+        /// Copy whatever holds any garbage, to be rid of the last of it.
+        #[arg(long)]
+        thorough: bool,
+        /// Bytes per second that it may read and write, as in 64MiB/s; no limit if left out.
+        #[arg(long, value_name = "RATE")]
+        rate: Option<RateLimit>,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Read and check every object, heal what bit rot has damaged, and name what is lost.
+    Scrub {
+        /// The target: dir:PATH.
+        target: Target,
+        /// Trust the checksums that were made with the objects; do not decompress and hash every chunk.
+        #[arg(long)]
+        light: bool,
+        /// Only say what would be healed.
+        #[arg(long)]
+        dry_run: bool,
+        /// Bytes per second that it may read, as in 64MiB/s; no limit if left out.
+        #[arg(long, value_name = "RATE")]
+        rate: Option<RateLimit>,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Retention {
+    #[command(subcommand)]
+    pub(crate) command: RetentionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RetentionCommand {
+    /// Show which points the rules would keep, and why. Nothing is removed.
+    Preview(Asked),
+    /// Remove the points that no rule keeps.
+    Apply {
+        #[command(flatten)]
+        asked: Asked,
+        /// How long they can be brought back.
+        #[arg(long, value_name = "TIME", default_value = "1d")]
+        delay: Span,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Asked {
+    /// The target: dir:PATH.
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Target,
+    /// Only points of this group.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<Name>,
+    #[command(flatten)]
+    pub(crate) keep: Keep,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -242,6 +389,63 @@ pub(crate) enum PointCommand {
         /// The target: dir:PATH.
         #[arg(long, value_name = "URL")]
         target: Target,
+    },
+    /// Take points off the list. For a while they can be brought back; then a collection of garbage frees what only they
+    /// needed.
+    Delete {
+        /// GROUP@NUMBER.
+        #[arg(required = true)]
+        points: Vec<PointId>,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+        /// How long they can be brought back.
+        #[arg(long, value_name = "TIME", default_value = "1d")]
+        delay: Span,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Bring a deleted point back.
+    Undelete {
+        /// GROUP@NUMBER.
+        point: PointId,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Hold a point: nothing removes it until the hold is lifted.
+    Hold {
+        /// GROUP@NUMBER or GROUP@latest.
+        point: PointRef,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+        /// Why.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+        /// Lift the hold.
+        #[arg(long)]
+        lift: bool,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Lock a point: nothing removes it before that time, and nothing shortens the lock.
+    Lock {
+        /// GROUP@NUMBER or GROUP@latest.
+        point: PointRef,
+        /// The target: dir:PATH.
+        #[arg(long, value_name = "URL")]
+        target: Target,
+        /// Until when: a time as in 2027-01-31T00:00:00Z, or for how long from now, as in 30d.
+        #[arg(long = "until", value_name = "TIME")]
+        until: Until,
+        #[command(flatten)]
+        state: State,
     },
     /// The ranges in which two points differ, from the trees alone.
     Diff {

@@ -5,20 +5,31 @@ mod gaps;
 mod point;
 mod protect;
 mod restore;
+mod retention;
 mod serve;
 mod status;
+mod store;
 
-use agent::{Result, World};
+use agent::{Chore, Done, Progress, Result, Target, World};
+
+use crate::args::State;
 
 pub(crate) use cut::cut;
 pub(crate) use gaps::{Since, gaps};
-pub(crate) use point::point;
+pub(crate) use point::{Until, point};
 pub(crate) use protect::protect;
 pub(crate) use restore::restore;
+pub(crate) use retention::retention;
 pub(crate) use serve::{scratch_dir, serve};
 pub(crate) use status::status;
+pub(crate) use store::{Span, store};
 
 /// The world that commands run in.
 fn world() -> Result<World> {
     World::real()
+}
+
+/// Does a chore on a target, or has the protection do it that writes there.
+fn upkeep(target: &Target, chore: &Chore, state: &State, progress: Progress<'_>) -> Result<Done> {
+    agent::upkeep(target, chore, &state.root(), &world()?, progress)
 }

@@ -35,6 +35,8 @@ fn main() -> std::process::ExitCode {
         Command::Status(args) => commands::status(&args, &printer).map_err(Into::into),
         Command::Gaps(args) => commands::gaps(&args, &printer).map_err(Into::into),
         Command::Point(args) => commands::point(args, &printer).map_err(Into::into),
+        Command::Store(args) => commands::store(args, &printer).map_err(Into::into),
+        Command::Retention(args) => commands::retention(args, &printer).map_err(Into::into),
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
         Command::Demo(args) => demo::run(&args, &printer),

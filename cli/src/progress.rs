@@ -15,8 +15,17 @@ pub(crate) struct Bar {
 impl Bar {
     /// A bar of bytes; its length comes with the first progress.
     pub(crate) fn new(printer: &Printer, what: &str) -> Self {
+        let style = "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+        Self::with_style(printer, what, style)
+    }
+
+    /// A bar of things that are counted.
+    pub(crate) fn of_things(printer: &Printer, what: &str) -> Self {
+        Self::with_style(printer, what, "{msg} [{bar:30}] {pos}/{len} {eta}")
+    }
+
+    fn with_style(printer: &Printer, what: &str, style: &str) -> Self {
         let bar = printer.is_watched().then(|| {
-            let style = "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
             let style = ProgressStyle::with_template(style).expect("a fixed template");
             ProgressBar::new(0)
                 .with_style(style.progress_chars("=> "))

@@ -218,9 +218,11 @@ fn points(bench: &Bench, id: &str) {
             "disks",
             "generation",
             "group",
+            "hold",
             "id",
             "labels",
             "lineage",
+            "locked_until_unix_ns",
             "sequence",
             "stored_bytes"
         ]
@@ -304,9 +306,11 @@ fn damage_is_exit_code_5_and_names_the_object() {
     protect.first_line();
     bench.run("cut web --wait", 0);
     assert_eq!(protect.stop(), Some(0));
-    let container = biggest(&bench.path("backup"));
+    let container = biggest(&bench.path("backup/containers"));
     let mut bytes = fs::read(&container).expect("read");
-    bytes[5000] ^= 1;
+    // More than its armor heals.
+    let half = bytes.len() / 2;
+    bytes[half / 2..half / 2 + half].fill(0x5a);
     fs::write(&container, bytes).expect("written");
     let (out, err) = bench.run("point verify --all --target dir:backup --json", 5);
     let document: Value = serde_json::from_str(&out).expect("one document, in spite of the damage");

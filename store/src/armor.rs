@@ -244,6 +244,8 @@ pub(crate) struct Healed {
     pub(crate) payload: Vec<u8>,
     /// Bytes of the object that are not as they were written.
     pub(crate) damaged_bytes: u64,
+    /// Whether its checksums were found; else the payload is what lies where it should.
+    pub(crate) by_checksums: bool,
 }
 
 /// Computes the payload from what is left of an object.
@@ -252,8 +254,13 @@ pub(crate) struct Healed {
 /// Why that cannot be done.
 pub(crate) fn heal(object: &[u8], owner: Owner) -> Decoded<Healed> {
     let hopeless = |what| Malformed { what, at: 0 };
-    let (plate, table) = find_table(object, owner)
-        .ok_or_else(|| hopeless("it has no armor, or both ends of it are damaged"))?;
+    let Some((plate, table)) = find_table(object, owner) else {
+        // Nothing can be computed, but a plate may still say where the payload lies.
+        let payload = find_payload(object, owner);
+        let payload =
+            payload.ok_or_else(|| hopeless("it has no armor, or both ends of it are damaged"))?;
+        return Ok(compared(owner, payload.to_vec(), object, false));
+    };
     let crc_of = |i: usize| {
         let crc = table[i * 4..][..4].try_into();
         u32::from_le_bytes(crc.expect("the table has four bytes for each shard"))
@@ -279,13 +286,30 @@ pub(crate) fn heal(object: &[u8], owner: Owner) -> Decoded<Healed> {
         payload.put_bytes(shard.ok_or_else(|| hopeless("a shard could not be computed"))?);
     }
     payload.truncate(plate.payload_len);
+    Ok(compared(owner, payload, object, true))
+}
+
+/// How much of an object is not as it was written.
+fn compared(owner: Owner, payload: Vec<u8>, object: &[u8], by_checksums: bool) -> Healed {
     let whole = wrap(owner, &payload);
     let differ = whole.iter().zip(object).filter(|(a, b)| a != b).count();
     let lengths = whole.len().abs_diff(object.len());
-    Ok(Healed {
+    Healed {
         payload,
         damaged_bytes: (differ + lengths) as u64,
-    })
+        by_checksums,
+    }
+}
+
+/// The payload by either plate, as it lies there.
+fn find_payload(object: &[u8], owner: Owner) -> Option<&[u8]> {
+    let ends = [
+        object.first_chunk::<PLATE_LEN>(),
+        object.last_chunk::<PLATE_LEN>(),
+    ];
+    let plates = ends.into_iter().flatten();
+    let mut plates = plates.filter_map(|bytes| Plate::decode(bytes, owner).ok());
+    plates.find_map(|plate| object.get(plate.payload()))
 }
 
 /// A plate and the table that belongs to it: from the ends, else from wherever they are.

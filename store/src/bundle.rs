@@ -55,6 +55,11 @@ impl Builder {
         self.id
     }
 
+    /// Whether a section of that length belongs into this bundle, and not into the next. An empty one takes any.
+    pub(crate) fn has_room_for(&self, section: usize) -> bool {
+        self.sections.is_empty() || self.bytes.len() + section <= TARGET + TARGET / 4
+    }
+
     pub(crate) fn add(&mut self, kind: Kind, id: ObjectId, section: &[u8]) {
         let narrow = |len| u32::try_from(len).expect("bundles are a few MiB");
         self.sections.push(Section {

@@ -4,10 +4,10 @@
 //! ```text
 //! catalog/commit-SEQUENCE      "STDNCMT1" version | store 16 | sequence u64 | epoch u64 | sha256 of the
 //!                              commit before 32 | at u64 | totals 6*u64 | kind u8: 1 point, 2 seed, 3 points removed,
-//!                              4 sweep, 5 purge, 6 brought back, 7 forgotten, 8 protection | record | crc32c
+//!                              4 sweep, 5 purge, 6 brought back, 7 forgotten, 8 protection, 9 scrubbed | record | crc32c
 //! catalog/checkpoint-SEQUENCE  "STDNCKP1" version | store 16 | sequence u64 | epoch u64 | sha256 of that commit 32
 //!                              | totals | groups u32: name, last u64 | points u32 | seeds u32
-//!                              | version 2: next bundle u64 | locations | quarantine | removed | protections | at u64 | crc32c
+//!                              | version 2: next bundle u64 | locations | quarantine | removed | protections | last scrub | at u64 | crc32c
 //! ```
 //!
 //! Rule: a commit is created under its number only if that is free, so two writers never both
@@ -29,6 +29,7 @@ use crate::locations::Locations;
 use crate::place::ObjectId;
 use crate::protection::Protection;
 use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
+use crate::scrub::LastScrub;
 use crate::sweep::{self, Quarantine, Sweep};
 use crate::tree::ImageRef;
 
@@ -91,6 +92,8 @@ pub(crate) struct State {
     pub(crate) removed: BTreeMap<PointId, (Arc<PointRecord>, u64)>,
     /// What protects points that are listed.
     pub(crate) protections: BTreeMap<PointId, Protection>,
+    /// The newest scrub of everything.
+    pub(crate) scrubbed: Option<LastScrub>,
     /// Time of the last commit.
     pub(crate) at: u64,
     /// Where things lie that were moved.
@@ -116,6 +119,8 @@ pub(crate) enum Change {
     Forget(Vec<PointId>),
     /// What protects a point from now on.
     Protect(PointId, Protection),
+    /// A scrub of everything has ended.
+    Scrubbed(LastScrub),
     /// Garbage collection has moved things, or found them to be needed by nothing.
     Sweep(Sweep),
     /// Objects that were in quarantine were removed.
@@ -146,6 +151,7 @@ impl State {
             numbers: BTreeMap::new(),
             removed: BTreeMap::new(),
             protections: BTreeMap::new(),
+            scrubbed: None,
             at: 0,
             locations: Arc::default(),
             quarantine: Quarantine::new(),
@@ -157,8 +163,9 @@ impl State {
     pub(crate) fn holds_image(&self, image: &ImageRef) -> bool {
         let of_point = |point: &Arc<PointRecord>| point.disks.iter().any(|d| d.image == *image);
         let of_seed = |seed: &Arc<SeedRecord>| seed.disks.iter().any(|d| d.image == *image);
+        let removed = self.removed.values().map(|(point, _)| point);
         // What is asked for is nearly always one of the newest.
-        self.points.iter().rev().any(of_point) || self.seeds.values().any(of_seed)
+        self.points.iter().rev().chain(removed).any(of_point) || self.seeds.values().any(of_seed)
     }
 
     /// The first free numbers of containers, tree objects and bundles.
@@ -228,6 +235,7 @@ impl State {
             Change::Protect(id, protection) => {
                 self.protections.insert(id, protection);
             }
+            Change::Scrubbed(scrub) => self.scrubbed = Some(scrub),
             Change::Sweep(sweep) => {
                 let locations = Arc::make_mut(&mut self.locations);
                 sweep.apply(locations, &mut self.quarantine, at);
@@ -390,7 +398,11 @@ impl Catalog {
             return Err(AppendError::NotDone(StoreError::Invalid(sentence)));
         }
         let name = commit_name(sequence);
+        let too_long = AppendError::NotDone(StoreError::Invalid("too much for one commit"));
         let armored = armor::wrap(self.owner(Kind::Commit, sequence), &bytes);
+        if armored.len() as u64 > COMMIT_LEN_MAX {
+            return Err(too_long);
+        }
         match self.place.create(&path(&name), &armored, epoch) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             other => other.map_err(|e| AppendError::NotDone(io_error("create", path(&name), e)))?,
@@ -543,6 +555,10 @@ impl Commit {
                 put_id(id, &mut out);
                 protection.put(&mut out);
             }
+            Change::Scrubbed(scrub) => {
+                out.put_u8(9);
+                scrub.put(&mut out);
+            }
         }
         codec::seal(out)
     }
@@ -565,6 +581,7 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
         6 => Change::BringBack(decode_ids(&mut d)?),
         7 => Change::Forget(decode_ids(&mut d)?),
         8 => Change::Protect(decode_id(&mut d)?, Protection::decode(&mut d)?),
+        9 => Change::Scrubbed(LastScrub::decode(&mut d)?),
         _ => return Err(d.error("its kind of change is unknown")),
     };
     d.end()?;
@@ -653,6 +670,10 @@ pub(crate) fn encode_checkpoint(state: &State, store: [u8; 16]) -> Vec<u8> {
         put_id(id, &mut out);
         protection.put(&mut out);
     }
+    out.put_u8(u8::from(state.scrubbed.is_some()));
+    if let Some(scrub) = &state.scrubbed {
+        scrub.put(&mut out);
+    }
     out.put_u64(state.at);
     codec::seal(out)
 }
@@ -692,6 +713,11 @@ pub(crate) fn decode_checkpoint(bytes: &[u8], store: [u8; 16]) -> Decoded<State>
             let id = decode_id(&mut d)?;
             state.protections.insert(id, Protection::decode(&mut d)?);
         }
+        state.scrubbed = match d.u8()? {
+            0 => None,
+            1 => Some(LastScrub::decode(&mut d)?),
+            _ => return Err(d.error("the last scrub is of an unknown kind")),
+        };
         state.at = d.u64()?;
     }
     d.end()?;

@@ -26,12 +26,12 @@ use crate::inventory::Inventory;
 use crate::place::ObjectId;
 use crate::records::PointRecord;
 use crate::store::{Inner, Writer};
-use crate::sweep::Sweep;
+use crate::sweep::{self, Sweep};
 use crate::tree::ImageRef;
 
 use compact::Step;
 use mark::{BYTES_PER_CONTAINER, Marker, Marks, Wanted};
-use plan::{Below, Plan};
+use plan::{Below, Moving, Plan};
 
 mod compact;
 pub(crate) mod mark;
@@ -114,6 +114,8 @@ pub(crate) struct Collection<'a> {
     report: GcReport,
     /// The place had no room once.
     full: bool,
+    /// Nor was there any for a bundle.
+    no_room: bool,
 }
 
 /// Collects the garbage of a store.
@@ -129,16 +131,16 @@ pub(crate) fn collect(inner: &Inner, options: &GcOptions<'_>) -> Result<GcReport
         options,
         report: GcReport::default(),
         full: false,
+        no_room: false,
     };
     let done = collection.run();
     writer.engine.pins.end_collection();
     if !options.dry_run {
-        inner.restore_headroom();
+        inner.restore_some_headroom();
     }
     done?;
     let state = inner.state.lock();
-    let quarantined = state.quarantine.values().map(|object| object.bytes);
-    collection.report.quarantined_bytes = quarantined.sum();
+    collection.report.quarantined_bytes = sweep::bytes(&state.quarantine);
     Ok(collection.report)
 }
 
@@ -160,15 +162,20 @@ impl Collection<'_> {
                 containers: window.clone(),
                 records: HashSet::new(),
             })?;
-            if i == 0 {
-                self.sweep_trees(ends[1], &marks)?;
-            }
+            // First what only frees; what must be written before it frees comes after it.
+            let trees = match i {
+                0 => self.let_trees_go_by(ends[1], &marks)?,
+                _ => Vec::new(),
+            };
             self.sweep_containers(window, &marks)?;
+            self.move_trees_by(trees)?;
             if self.is_stopped() {
                 return Ok(());
             }
         }
-        self.purge()
+        self.purge()?;
+        self.report.stopped |= self.no_room;
+        Ok(())
     }
 
     /// Points whose time to be brought back is over.
@@ -177,10 +184,14 @@ impl Collection<'_> {
         let mut state = self.inner.state.lock();
         let over = state.removed.iter().filter(|(_, (_, until))| *until <= now);
         let over: Vec<_> = over.map(|(id, _)| id.clone()).collect();
-        if over.is_empty() || self.options.dry_run {
+        if self.options.dry_run {
             return Ok(());
         }
-        self.inner.commit(&mut state, Change::Forget(over))
+        for some in over.chunks(GONE_PER_COMMIT) {
+            let change = Change::Forget(some.to_vec());
+            self.inner.commit(&mut state, change)?;
+        }
+        Ok(())
     }
 
     fn is_stopped(&mut self) -> bool {
@@ -191,7 +202,7 @@ impl Collection<'_> {
     /// Ranges of containers whose marks fit into the memory.
     fn windows(&self, end: ObjectId) -> Vec<std::ops::Range<ObjectId>> {
         let inventory = self.writer.engine.inventory.lock();
-        let at_once = (self.options.memory / BYTES_PER_CONTAINER).max(64);
+        let at_once = (self.options.memory / BYTES_PER_CONTAINER).max(4);
         let ids: Vec<ObjectId> = inventory.containers().keys().copied().collect();
         let mut starts: Vec<ObjectId> = ids.chunks(at_once).map(|ids| ids[0]).collect();
         starts.retain(|start| *start < end);
@@ -267,7 +278,8 @@ impl Collection<'_> {
         Ok(())
     }
 
-    fn sweep_trees(&mut self, end: ObjectId, marks: &Marks) -> Result<()> {
+    /// Lets tree objects go that nothing needs. Returns those that are to be moved.
+    fn let_trees_go_by(&mut self, end: ObjectId, marks: &Marks) -> Result<Vec<Moving>> {
         let mut plan = {
             let locations = Arc::clone(&self.inner.state.lock().locations);
             let inventory = self.writer.engine.inventory.lock();
@@ -277,7 +289,7 @@ impl Collection<'_> {
         self.report.left_bytes += plan.left_bytes;
         if self.options.dry_run {
             self.would(Kind::Tree, &plan);
-            return Ok(());
+            return Ok(Vec::new());
         }
         for some in plan.gone.chunks(GONE_PER_COMMIT) {
             self.let_trees_go(some)?;
@@ -288,7 +300,11 @@ impl Collection<'_> {
             budget -= one.live_bytes.min(budget);
             fits
         });
-        let bundles = plan::bundles(plan.moving, crate::bundle::TARGET as u64);
+        Ok(plan.moving)
+    }
+
+    fn move_trees_by(&mut self, moving: Vec<Moving>) -> Result<()> {
+        let bundles = plan::bundles(moving, crate::bundle::TARGET as u64);
         if bundles.is_empty() || self.is_stopped() {
             return Ok(());
         }
@@ -362,15 +378,18 @@ impl Collection<'_> {
         }
         let engine = &self.writer.engine;
         let debris = engine.inventory.lock().take_debris();
-        let mut step = Step::default();
-        for (kind, id) in debris {
-            match engine.objects.opener.shelf(kind).len(id) {
-                Ok(bytes) => step.sweep.freed.push((kind, id, bytes)),
-                Err(e) if e.kind() == ErrorKind::Corrupt => {}
-                Err(e) => return Err(e),
+        for some in debris.chunks(GONE_PER_COMMIT) {
+            let mut step = Step::default();
+            for (kind, id) in some {
+                match engine.objects.opener.shelf(*kind).len(*id) {
+                    Ok(bytes) => step.sweep.freed.push((*kind, *id, bytes)),
+                    Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                    Err(e) => return Err(e),
+                }
             }
+            self.take(step)?;
         }
-        self.take(step)
+        Ok(())
     }
 
     /// Commits a step, and makes it so.
@@ -389,7 +408,8 @@ impl Collection<'_> {
                 self.inner
                     .commit_with(&mut state, Change::Sweep(sweep), Some(sums_after));
             if committed.is_ok() {
-                engine.objects.set_locations(Arc::clone(&state.locations));
+                let locations = Arc::clone(&state.locations);
+                engine.objects.set_locations(state.sequence, locations);
                 step.apply(engine);
             }
             committed

@@ -295,7 +295,9 @@ impl ImageWriter {
         };
         let Some(place) = guess else { return Ok(None) };
         let id = place.container();
-        if !self.holder.pin_container(id) {
+        // In this order: what is let go of leaves the inventory before it can be pinned again.
+        let pinned = self.holder.pin_container(id);
+        if !pinned || !self.engine.inventory.lock().has_container(id) {
             return Ok(None);
         }
         // A container that cannot be read is no place to build on; verifying names it.

@@ -69,6 +69,19 @@ impl Inventory {
         &self.containers
     }
 
+    pub(crate) fn has_container(&self, id: ObjectId) -> bool {
+        self.containers.contains_key(&id)
+    }
+
+    /// Whether an object is needed as it lies in its place.
+    pub(crate) fn has_object(&self, kind: Kind, id: ObjectId) -> bool {
+        match kind {
+            Kind::Container => self.containers.get(&id).is_some_and(|held| held.own),
+            Kind::Tree => self.trees.get(&id).is_some_and(|held| held.own),
+            _ => self.bundles.contains_key(&id),
+        }
+    }
+
     pub(crate) fn trees(&self) -> &BTreeMap<ObjectId, HeldTree> {
         &self.trees
     }

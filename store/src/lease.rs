@@ -17,6 +17,7 @@ use block::UnixNanos;
 use crate::backend::Backend;
 use crate::codec::{self, Encode};
 use crate::error::{Result, StoreError, io_error};
+use crate::headroom::{self, Headroom};
 
 const MAGIC: [u8; 8] = *b"STDNEPO1";
 
@@ -45,7 +46,18 @@ impl Lease {
         object.put_bytes(&store);
         object.put_u64(epoch);
         object.put_u64(at.0);
-        match place.create(&path(epoch), &codec::seal(object), epoch) {
+        let object = codec::seal(object);
+        let create = || place.create(&path(epoch), &object, epoch);
+        let created = match create() {
+            // Whoever comes to make room needs some.
+            Err(e) if e.kind() == io::ErrorKind::StorageFull && headroom::give_up(&**place) => {
+                let created = create();
+                headroom::keep_the_rest(&**place, Headroom::BYTES, epoch);
+                created
+            }
+            other => other,
+        };
+        match created {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(in_use()),
             other => other.map_err(failed("write an epoch in"))?,
         }

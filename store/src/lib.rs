@@ -68,7 +68,9 @@ pub use records::{
 };
 pub use restore::RestoreSink;
 pub use retention::{Keep, Policy, Verdict};
-pub use scrub::{HealedObject, Hit, LostObject, ScrubOptions, ScrubPosition, ScrubReport};
+pub use scrub::{
+    HealedObject, Hit, LastScrub, LostObject, ScrubOptions, ScrubPosition, ScrubReport,
+};
 pub use store::{Around, Images, Store, StoreFigures};
 pub use tree::ImageRef;
 pub use verify::{Damage, VerifyReport};

@@ -39,13 +39,14 @@ const TABLES_BYTES_MAX: usize = 4 << 20;
 /// A container is never larger: 4 MiB of regions, the last one on top, and its manifest.
 const CONTAINER_LEN_MAX: u64 = 17 << 20;
 
-/// Reads the catalog again: where everything lies now.
-pub(crate) type Refresh = Box<dyn Fn() -> Result<Arc<Locations>> + Send + Sync>;
+/// Reads the catalog again: where everything lies now, and the number of the newest commit.
+pub(crate) type Refresh = Box<dyn Fn() -> Result<(u64, Arc<Locations>)> + Send + Sync>;
 
 /// The objects of a store.
 pub(crate) struct Objects {
     pub(crate) opener: Opener,
-    locations: RwLock<Arc<Locations>>,
+    /// With the number of the commit that they are of.
+    locations: RwLock<(u64, Arc<Locations>)>,
     /// For a reader, under whose feet a writer may move things.
     refresh: Option<Refresh>,
     manifests: ByteCache<At, Manifest>,
@@ -88,7 +89,7 @@ impl Objects {
         place: &Arc<dyn Backend>,
         store: [u8; 16],
         next: [u64; 3],
-        locations: Arc<Locations>,
+        locations: (u64, Arc<Locations>),
         refresh: Option<Refresh>,
     ) -> Self {
         let shelves = [
@@ -111,13 +112,16 @@ impl Objects {
         self.opener.store
     }
 
-    /// From now on things lie there.
-    pub(crate) fn set_locations(&self, locations: Arc<Locations>) {
-        *self.locations.write() = locations;
+    /// Things lie there by the commit of that number. What an older one says is not believed any more.
+    pub(crate) fn set_locations(&self, sequence: u64, locations: Arc<Locations>) {
+        let mut known = self.locations.write();
+        if sequence >= known.0 {
+            *known = (sequence, locations);
+        }
     }
 
     fn at(&self, kind: Kind, id: ObjectId) -> At {
-        let locations = self.locations.read();
+        let (_, locations) = &*self.locations.read();
         let moved = match kind {
             Kind::Container => &locations.containers,
             _ => &locations.trees,
@@ -133,7 +137,7 @@ impl Objects {
 
     /// The containers that lie in a bundle, by the catalog.
     pub(crate) fn containers_in(&self, bundle: ObjectId) -> Vec<ObjectId> {
-        let locations = self.locations.read();
+        let (_, locations) = &*self.locations.read();
         let inside = locations.containers.iter();
         let inside = inside.filter(|(_, spot)| spot.bundle == bundle);
         inside.map(|(id, _)| *id).collect()
@@ -168,29 +172,42 @@ impl Objects {
 
     /// Does `read` where a thing lies; healed if that is damaged, and again where it has been moved to meanwhile.
     fn wherever<T>(&self, kind: Kind, id: ObjectId, read: impl Fn(At) -> Result<T>) -> Result<T> {
-        let at = self.at(kind, id);
-        let (holder, object) = at.object();
-        match self.opener.healing(holder, object, || read(at)) {
-            Err(missing @ StoreError::Missing { .. }) => {
-                if let Some(refresh) = &self.refresh {
-                    let locations = refresh()?;
-                    let bundles = locations
-                        .containers
-                        .values()
-                        .chain(locations.trees.values());
-                    let last = bundles.map(|spot| spot.bundle.0).max();
-                    self.opener.bundles.reaches(last.map_or(1, |last| last + 1));
-                    self.set_locations(locations);
-                }
-                let now = self.at(kind, id);
-                if now == at {
-                    return Err(missing);
-                }
-                let (holder, object) = now.object();
-                self.opener.healing(holder, object, || read(now))
+        /// Collections in a row that may be faster than one reader.
+        const MOVES_MAX: usize = 16;
+        let mut at = self.at(kind, id);
+        for _ in 0..MOVES_MAX {
+            let (holder, object) = at.object();
+            let missing = match self.opener.healing(holder, object, || read(at)) {
+                Err(missing @ StoreError::Missing { .. }) => missing,
+                other => return other,
+            };
+            if self.at(kind, id) == at {
+                self.refresh()?;
             }
-            other => other,
+            let now = self.at(kind, id);
+            if now == at {
+                return Err(missing);
+            }
+            at = now;
         }
+        let (holder, object) = at.object();
+        self.opener.healing(holder, object, || read(at))
+    }
+
+    /// Learns where everything lies by the catalog as it is now.
+    fn refresh(&self) -> Result<()> {
+        let Some(refresh) = &self.refresh else {
+            return Ok(());
+        };
+        let (sequence, locations) = refresh()?;
+        let bundles = locations
+            .containers
+            .values()
+            .chain(locations.trees.values());
+        let last = bundles.map(|spot| spot.bundle.0).max();
+        self.opener.bundles.reaches(last.map_or(1, |last| last + 1));
+        self.set_locations(sequence, locations);
+        Ok(())
     }
 
     /// Length of a container or a tree object.

@@ -24,6 +24,9 @@ use crate::tree;
 /// Healed payloads in memory, and where payloads lie.
 const OPENED_BYTES_MAX: usize = 32 << 20;
 
+/// What a disk loses at once.
+const SECTOR: usize = 4096;
+
 /// An object is never larger.
 const OBJECT_LEN_MAX: u64 = 64 << 20;
 
@@ -79,6 +82,11 @@ impl Opener {
     /// Creates the object for a payload. Returns its length.
     pub(crate) fn put(&self, kind: Kind, id: ObjectId, payload: &[u8], epoch: u64) -> Result<u64> {
         let object = armor::wrap(self.owner(kind, id), payload);
+        if object.len() as u64 > OBJECT_LEN_MAX {
+            // It could not be read back.
+            let sentence = "an object would be longer than objects may be; this is a bug";
+            return Err(StoreError::Invalid(sentence));
+        }
         self.shelf(kind).put(id, &object, epoch)?;
         Ok(object.len() as u64)
     }
@@ -122,12 +130,13 @@ impl Opener {
         let shelf = self.shelf(kind);
         let len = shelf.len(id)?;
         let corrupt = |what: &'static str| StoreError::corrupt(shelf.path(id), what);
-        if len > OBJECT_LEN_MAX || len < PLATE_LEN as u64 {
+        if len > OBJECT_LEN_MAX {
             return Err(corrupt(CUT));
         }
         let owner = self.owner(kind, id);
-        let mut plate = [0; PLATE_LEN];
-        for at in [len - PLATE_LEN as u64, 0] {
+        // Objects of version 1 may be shorter than a plate.
+        let mut plate = vec![0; index(len).min(PLATE_LEN)];
+        for at in [len.saturating_sub(PLATE_LEN as u64), 0] {
             shelf.read(id, at, &mut plate, CUT)?;
             match Plate::decode(&plate, owner) {
                 Ok(plate) if plate.fits(len) => {
@@ -159,19 +168,22 @@ impl Opener {
         id: ObjectId,
         read: impl Fn() -> Result<T>,
     ) -> Result<T> {
-        match read() {
-            Err(error @ StoreError::Corrupt { .. }) => {
-                let cached = self.opened.get(&(kind, id));
-                if cached.is_some_and(|opened| matches!(*opened, Opened::Healed(_))) {
-                    return Err(error);
-                }
-                match self.heal(kind, id) {
-                    Ok(()) => read(),
-                    Err(StoreError::Corrupt { .. }) => Err(error),
-                    Err(other) => Err(other),
-                }
+        let error = match read() {
+            Err(StoreError::Io { source, object, .. }) if is_damage(&source) => {
+                let what = format!("it cannot be read ({source})");
+                StoreError::corrupt(object, what)
             }
-            other => other,
+            Err(error @ StoreError::Corrupt { .. }) => error,
+            other => return other,
+        };
+        let cached = self.opened.get(&(kind, id));
+        if cached.is_some_and(|opened| matches!(*opened, Opened::Healed(_))) {
+            return Err(error);
+        }
+        match self.heal(kind, id) {
+            Ok(()) => read(),
+            Err(StoreError::Corrupt { .. }) => Err(error),
+            Err(other) => Err(other),
         }
     }
 
@@ -198,7 +210,18 @@ impl Opener {
             return Err(StoreError::corrupt(shelf.path(id), what));
         }
         let mut bytes = vec![0; index(len)];
-        shelf.read(id, 0, &mut bytes, "it is cut off")?;
+        match shelf.read(id, 0, &mut bytes, "it is cut off") {
+            Err(StoreError::Io { source, .. }) if is_damage(&source) => {
+                // What the disk still gives of it; the rest reads as zeroes, which its checksums notice.
+                for (at, sector) in (0..).step_by(SECTOR).zip(bytes.chunks_mut(SECTOR)) {
+                    match shelf.read(id, at, sector, "it is cut off") {
+                        Err(StoreError::Io { source, .. }) if is_damage(&source) => sector.fill(0),
+                        other => other?,
+                    }
+                }
+            }
+            other => other?,
+        }
         Ok(bytes)
     }
 
@@ -247,6 +270,27 @@ impl Opener {
     pub(crate) fn forget(&self, kind: Kind, id: ObjectId) {
         self.opened.forget(&(kind, id));
     }
+}
+
+/// Whether a disk says that it has lost what it was asked for.
+fn is_damage(error: &std::io::Error) -> bool {
+    /// EIO, EBADMSG, EILSEQ, ENODATA, EUCLEAN.
+    const CODES: [i32; 5] = [5, 74, 84, 61, 117];
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = error {
+        let code = e.downcast_ref::<std::io::Error>();
+        let code = code.and_then(std::io::Error::raw_os_error);
+        if code.is_some_and(|code| CODES.contains(&code)) {
+            return true;
+        }
+        let inner = e.downcast_ref::<std::io::Error>();
+        let inner = inner.and_then(std::io::Error::get_ref);
+        error = match inner {
+            Some(inner) => Some(inner),
+            None => e.source(),
+        };
+    }
+    false
 }
 
 /// Checks every byte of a payload.

@@ -142,8 +142,11 @@ impl Packer {
         let engine = Arc::clone(&self.engine);
         let (id, fingerprints) = (open.id, open.chunks.fingerprints.clone());
         let regions = open.regions;
+        // Until it is put: the writer may be dropped before.
+        let holder = Arc::clone(&self.holder);
         self.pool.submit(move || {
             let _ = answer.send(put_container(&engine, id, fingerprints, regions));
+            drop(holder);
         });
         self.closed.push_back(Closed {
             id,

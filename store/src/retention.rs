@@ -108,12 +108,15 @@ pub(crate) fn verdicts(
     }
     let mut all = Vec::new();
     for mut group in groups.into_values() {
-        // By the time of their cut; where clocks were set back, by their numbers.
-        group.sort_by_key(|point| (point.at, point.id.sequence));
-        let newest = group.iter().map(|point| point.id.sequence).max();
+        // Numbers say what came after what. A clock that ran ahead for a while made points of times to come: they
+        // are taken for as old as the next one that was made with the right time.
+        group.sort_by_key(|point| point.id.sequence);
+        let newest = group.last().map(|point| point.id.sequence);
         let mut rules = Rules::new(policy, zone);
+        let mut at = UnixNanos(u64::MAX);
         for point in group.into_iter().rev() {
-            let mut keep = rules.keep(point.at);
+            at = at.min(point.at);
+            let mut keep = rules.keep(at);
             if Some(point.id.sequence) == newest {
                 keep.insert(Keep::Newest);
             }

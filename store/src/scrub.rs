@@ -12,20 +12,22 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use block::{ByteRange, GranuleRange, Name};
+use block::{ByteRange, GranuleRange, Name, UnixNanos, index};
 
 use crate::armor::{self, Kind, Owner};
 use crate::backend::read_whole;
-use crate::catalog::CHECKPOINT_LEN_MAX;
+use crate::catalog::{CHECKPOINT_LEN_MAX, Change};
+use crate::codec::{Decoded, Decoder, Encode};
 use crate::error::{ErrorKind, Result, StoreError, io_error};
+use crate::fingerprint::FANOUT;
 use crate::format;
 use crate::gc::mark::{Marker, Marks, Wanted};
 use crate::image::Image;
 use crate::place::{ObjectId, Place};
 use crate::records::PointId;
-use crate::runs::Run;
+use crate::runs::{self, Run};
 use crate::store::{Inner, Writer};
-use crate::tree::{ImageRef, LEAF_CHUNKS};
+use crate::tree::{ImageRef, NodeRef};
 use crate::verify::merged;
 
 /// How to scrub.
@@ -160,6 +162,41 @@ impl ScrubReport {
     }
 }
 
+/// What is remembered of a scrub of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastScrub {
+    /// When it ended, by the store's time.
+    pub ended_at: UnixNanos,
+    /// Whether every chunk was hashed.
+    pub deep: bool,
+    /// Objects that were checked.
+    pub objects: u64,
+    /// Objects that were healed.
+    pub healed: u64,
+    /// Objects that are lost.
+    pub lost: u64,
+}
+
+impl LastScrub {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.ended_at.0);
+        out.put_u8(u8::from(self.deep));
+        for count in [self.objects, self.healed, self.lost] {
+            out.put_u64(count);
+        }
+    }
+
+    pub(crate) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+        Ok(Self {
+            ended_at: UnixNanos(d.u64()?),
+            deep: d.u8()? != 0,
+            objects: d.u64()?,
+            healed: d.u64()?,
+            lost: d.u64()?,
+        })
+    }
+}
+
 struct Scrub<'a> {
     inner: &'a Inner,
     options: &'a ScrubOptions<'a>,
@@ -192,12 +229,25 @@ pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubRe
     scrub.mark()?;
     scrub.objects()?;
     if scrub.report.reached.is_none() && options.after.is_none() {
-        scrub.missing();
+        scrub.missing()?;
     }
-    if !scrub.bad_containers.is_empty() || scrub.bad_trees {
+    if !scrub.bad_containers.is_empty() || scrub.bad_trees || !scrub.lacking.is_empty() {
         scrub.hits()?;
     }
-    Ok(scrub.report)
+    let report = scrub.report;
+    let everything = options.after.is_none() && report.reached.is_none();
+    if everything && options.heal && inner.writer.is_some() {
+        let last = LastScrub {
+            ended_at: UnixNanos(inner.now()),
+            deep: options.deep,
+            objects: report.objects,
+            healed: report.healed.len() as u64,
+            lost: report.lost.len() as u64,
+        };
+        let mut state = inner.state.lock();
+        inner.commit(&mut state, Change::Scrubbed(last))?;
+    }
+    Ok(report)
 }
 
 impl Scrub<'_> {
@@ -257,8 +307,7 @@ impl Scrub<'_> {
         };
         let _no_removals = writer.healing.lock();
         let opener = &self.inner.objects.opener;
-        let let_go = self.inner.state.lock().quarantine.contains_key(&(kind, id));
-        if let_go || opener.shelf(kind).len(id).is_err() {
+        if !writer.engine.inventory.lock().has_object(kind, id) {
             return Ok(());
         }
         opener.replace(kind, id, payload, writer.lease.epoch)?;
@@ -387,26 +436,32 @@ impl Scrub<'_> {
 
     fn see_container(&mut self, id: ObjectId) -> Result<()> {
         self.seen.insert((Kind::Container, id));
-        let objects = &self.inner.objects;
-        let manifest = match objects.load_manifest(id) {
-            Ok(manifest) => manifest,
-            Err(e) if e.kind() == ErrorKind::Corrupt => {
-                self.lose(Kind::Container, id, &e);
-                return Ok(());
+        let objects = Arc::clone(&self.inner.objects);
+        match objects.load_manifest(id) {
+            Ok(manifest) => {
+                let there: HashSet<u64> = manifest.chunks().map(|(slot, _)| slot).collect();
+                let lacking = self.marks.slots(id).find(|slot| !there.contains(slot));
+                if let Some(place) = lacking.and_then(|slot| Place::new(id, slot)) {
+                    self.lacks(id, &objects.no_such_slot(place));
+                }
+                Ok(())
             }
-            Err(e) => return Err(e),
-        };
-        let there: HashSet<u64> = manifest.chunks().map(|(slot, _)| slot).collect();
-        let lacking = self.marks.slots(id).find(|slot| !there.contains(slot));
-        if let Some(place) = lacking.and_then(|slot| Place::new(id, slot)) {
-            let error = objects.no_such_slot(place);
-            self.lacks(id, &error);
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                self.lacks(id, &e);
+                Ok(())
+            }
+            Err(e) => Err(e),
         }
-        Ok(())
     }
 
+    /// An object is damaged beyond its armor.
     fn lose(&mut self, kind: Kind, id: ObjectId, error: &StoreError) {
         let objects = &self.inner.objects;
+        let quarantined = self.inner.state.lock().quarantine.contains_key(&(kind, id));
+        if quarantined || kind != Kind::Bundle && objects.spot(kind, id).is_some() {
+            // Nothing reads this copy any more.
+            return;
+        }
         match kind {
             Kind::Container => drop(self.bad_containers.insert(id)),
             Kind::Bundle => {
@@ -427,7 +482,6 @@ impl Scrub<'_> {
 
     /// Something that images need was not found, as far as the images of the beginning tell.
     fn lacks(&mut self, id: ObjectId, error: &StoreError) {
-        self.bad_containers.insert(id);
         let lost = LostObject {
             object: self.inner.objects.container_path(id),
             what: error.chain(),
@@ -436,15 +490,15 @@ impl Scrub<'_> {
     }
 
     /// Containers that images need and that no object holds.
-    fn missing(&mut self) {
+    fn missing(&mut self) -> Result<()> {
         let needed: Vec<ObjectId> = self.marks.containers().collect();
         for id in needed {
-            if self.seen.contains(&(Kind::Container, id)) {
-                continue;
+            // It may have been moved into a bundle that was not there when the objects were listed.
+            if !self.seen.contains(&(Kind::Container, id)) {
+                self.see_container(id)?;
             }
-            let error = StoreError::missing(self.inner.objects.container_path(id));
-            self.lacks(id, &error);
         }
+        Ok(())
     }
 
     /// Which bytes of which points are lost.
@@ -494,31 +548,95 @@ impl Scrub<'_> {
             }
             other => other?,
         };
-        let mut lost = Vec::new();
-        let bytes = |start, end| GranuleRange { start, end }.bytes(reference.size);
-        for leaf in 0..image.shape.granules.div_ceil(LEAF_CHUNKS) {
-            let under = image.shape.under(0, leaf);
-            let runs = image
-                .leaf_node(leaf)
-                .and_then(|node| image.leaf_runs(leaf, node));
-            match runs {
-                Ok(runs) => {
-                    let bad = |run: &&Run| {
-                        let container = run.place.map(Place::container);
-                        container.is_some_and(|id| self.bad_containers.contains(&id))
-                    };
-                    for run in runs.iter().filter(bad) {
-                        hit.extend(run.place.map(Place::container));
-                        lost.push(bytes(under.start + run.start, under.start + run.end()));
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    note(&e);
-                    lost.push(bytes(under.start, under.end));
-                }
-                Err(e) => return Err(e),
-            }
-        }
+        let mut search = Search {
+            image: &image,
+            bad: &self.bad_containers,
+            lacking: self.lacking.iter().map(|(id, _)| *id).collect(),
+            hit,
+            trees: BTreeSet::new(),
+            lost: Vec::new(),
+        };
+        search.node(image.shape.height(), 0, image.reference.root)?;
+        let Search {
+            trees: found, lost, ..
+        } = search;
+        trees.extend(found);
         Ok(merged(lost))
+    }
+}
+
+/// Looks for what an image has lost.
+struct Search<'a> {
+    image: &'a Image,
+    /// Containers that cannot be read.
+    bad: &'a HashSet<ObjectId>,
+    /// Containers that lacked something when they were looked at; they are looked at again.
+    lacking: HashSet<ObjectId>,
+    /// Those that are to blame.
+    hit: &'a mut HashSet<ObjectId>,
+    trees: BTreeSet<(String, String)>,
+    lost: Vec<ByteRange>,
+}
+
+impl Search<'_> {
+    fn node(&mut self, level: u8, node: u64, stored: Option<NodeRef>) -> Result<()> {
+        let image = self.image;
+        let under = image.shape.under(level, node);
+        let changed = !runs::touching(&image.changes, under).is_empty();
+        if under.is_empty() || stored.is_none() && !changed {
+            return Ok(());
+        }
+        if level == 0 {
+            return match image.leaf_runs(node, stored) {
+                Ok(runs) => runs.iter().try_for_each(|run| self.run(run, under.start)),
+                Err(e) => self.lose(e, under),
+            };
+        }
+        let children = match image.children(level, stored) {
+            Ok(children) => children,
+            Err(e) => return self.lose(e, under),
+        };
+        for (i, child) in (0..).zip(children.iter()) {
+            self.node(level - 1, node * FANOUT as u64 + i, *child)?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, run: &Run, base: u64) -> Result<()> {
+        let Some(place) = run.place else {
+            return Ok(());
+        };
+        let id = place.container();
+        let lost = self.bad.contains(&id)
+            || self.lacking.contains(&id)
+                && match self.image.objects.load_manifest(id) {
+                    Ok(manifest) => {
+                        let slots = manifest.fingerprints(place.slot(), index(run.count));
+                        slots.is_none()
+                    }
+                    Err(e) if e.kind() == ErrorKind::Corrupt => true,
+                    Err(e) => return Err(e),
+                };
+        if lost {
+            self.hit.insert(id);
+            self.push(base + run.start, base + run.end());
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, error: StoreError, under: GranuleRange) -> Result<()> {
+        match &error {
+            StoreError::Corrupt { object, .. } | StoreError::Missing { object, .. } => {
+                self.trees.insert((object.clone(), error.chain()));
+                self.push(under.start, under.end);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn push(&mut self, start: u64, end: u64) {
+        let size = self.image.reference.size;
+        self.lost.push(GranuleRange { start, end }.bytes(size));
     }
 }

@@ -34,7 +34,8 @@ use crate::protection::{Protection, REASON_BYTES_MAX};
 use crate::records::{PointDraft, PointId, PointRecord, PointRef, SeedDraft, SeedRecord};
 use crate::recover;
 use crate::retention::{self, Policy, Verdict};
-use crate::scrub::{self, ScrubOptions, ScrubReport};
+use crate::scrub::{self, LastScrub, ScrubOptions, ScrubReport};
+use crate::sweep;
 use crate::tree::{ImageRef, LIST_RUNS_MAX};
 use crate::verify::{self, VerifyReport};
 
@@ -172,7 +173,7 @@ impl Store {
         let state = catalog.load()?;
         catalog.sync()?;
         let refresh = refresher(Catalog::open(place, store), state.clone());
-        let locations = Arc::clone(&state.locations);
+        let locations = (state.sequence, Arc::clone(&state.locations));
         let objects = Objects::open(place, store, state.next(), locations, Some(refresh));
         let objects = Arc::new(objects);
         Ok(Self::assemble(place, objects, catalog, state, around, None))
@@ -188,13 +189,15 @@ impl Store {
         let lease = Lease::take(place, store, around.clock.wall())?;
         // Who created the store may have been killed before its name was durable.
         place
-            .sync("")
-            .map_err(|e| io_error("sync", place.describe(), e))?;
+            .recover("")
+            .map_err(|e| io_error("recover", place.describe(), e))?;
         let catalog = Catalog::open(place, store);
         catalog.recover()?;
         let state = catalog.load()?;
-        let locations = Arc::clone(&state.locations);
-        let objects = Objects::open(place, store, state.next(), locations, None);
+        let locations = (state.sequence, Arc::clone(&state.locations));
+        // For images that are still read when this store is closed.
+        let refresh = refresher(Catalog::open(place, store), state.clone());
+        let objects = Objects::open(place, store, state.next(), locations, Some(refresh));
         let objects = Arc::new(objects);
         let engine = recover::engine(
             Arc::clone(&objects),
@@ -449,6 +452,12 @@ impl Store {
         gc::collect(&self.inner, options)
     }
 
+    /// The newest scrub that went over everything.
+    #[must_use]
+    pub fn last_scrub(&self) -> Option<LastScrub> {
+        self.inner.state.lock().scrubbed
+    }
+
     /// Reads and checks every object, and heals what is damaged. Writers and readers go on.
     ///
     /// # Errors
@@ -462,11 +471,16 @@ impl Store {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn image(&self, image: &ImageRef) -> Result<Image> {
-        let pin = self.inner.writer.as_ref().map(|writer| {
-            let holder = writer.engine.pins.holder();
-            self.inner.pin(&holder, image);
-            holder
-        });
+        let pin = match &self.inner.writer {
+            None => None,
+            Some(writer) => {
+                let holder = writer.engine.pins.holder();
+                if !self.inner.pin(&holder, image) {
+                    return Err(StoreError::NoImage);
+                }
+                Some(holder)
+            }
+        };
         let image = Image::open(Arc::clone(&self.inner.objects), image)?;
         Ok(image.pinned(pin))
     }
@@ -513,7 +527,7 @@ impl Store {
             Some(writer) => (writer.engine.held(), writer.engine.index.lock().len()),
             None => (state.held, 0),
         };
-        let quarantined = state.quarantine.values().map(|object| object.bytes);
+        let quarantined = sweep::bytes(&state.quarantine);
         StoreFigures {
             stored_bytes: held.container_bytes + held.tree_bytes,
             container_count: held.containers,
@@ -522,7 +536,7 @@ impl Store {
             tree_bytes: held.tree_bytes,
             point_count: state.points.len() as u64,
             index_entries: index_entries as u64,
-            quarantined_bytes: quarantined.sum(),
+            quarantined_bytes: quarantined,
         }
     }
 }
@@ -533,7 +547,7 @@ fn refresher(catalog: Catalog, state: State) -> Refresh {
     Box::new(move || {
         let mut state = state.lock();
         catalog.follow(&mut state)?;
-        Ok(Arc::clone(&state.locations))
+        Ok((state.sequence, Arc::clone(&state.locations)))
     })
 }
 
@@ -580,20 +594,32 @@ impl Inner {
         );
         match self.try_commit(state, change.clone(), after) {
             Err(e) if e.kind() == ErrorKind::Full && makes_room && self.use_headroom() => {
-                self.try_commit(state, change, after)
+                let committed = self.try_commit(state, change, after);
+                self.headroom.keep_the_rest();
+                committed
             }
             other => other,
         }
     }
 
-    /// Gives the headroom to whoever makes room; `false` if there is none.
+    /// Gives the headroom to whoever makes room; `false` if there is none. What is left of it is to be kept again.
     pub(crate) fn use_headroom(&self) -> bool {
         self.headroom.give_up()
+    }
+
+    /// Occupies what is left of the headroom.
+    pub(crate) fn keep_headroom(&self) {
+        self.headroom.keep_the_rest();
     }
 
     /// Occupies the headroom again, where there is room for it.
     pub(crate) fn restore_headroom(&self) {
         self.headroom.restore();
+    }
+
+    /// The same after a collection, where there may be less room.
+    pub(crate) fn restore_some_headroom(&self) {
+        self.headroom.restore_some();
     }
 
     /// Whether only the headroom, or not even that, is free.
@@ -602,7 +628,8 @@ impl Inner {
     }
 
     /// The store's own time, ns since 1970: the clock's when the store was opened, but never before its last commit,
-    /// and from then on as long as the machine says that it took. Whoever sets the clock back does not set it back.
+    /// and from then on as long as the machine says that it took. Whoever sets the clock back does not set it back, and
+    /// whoever sets it ahead changes nothing until the store is opened again.
     pub(crate) fn now(&self) -> u64 {
         let elapsed = self.clock.monotonic().saturating_sub(self.opened.1);
         let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);

@@ -27,6 +27,12 @@ pub(crate) struct Quarantined {
     pub(crate) since: u64,
 }
 
+/// Bytes of all objects in quarantine.
+pub(crate) fn bytes(quarantine: &Quarantine) -> u64 {
+    let bytes = quarantine.values().map(|object| object.bytes);
+    bytes.fold(0, u64::saturating_add)
+}
+
 /// One step of a collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sweep {

@@ -229,7 +229,7 @@ fn damage_of_any_kind_is_healed_or_named_and_never_believed() {
                 assert_eq!(e.kind(), ErrorKind::Corrupt, "{story}: {e}");
                 assert!(!found.is_empty(), "{story}: {e}");
             }
-            Ok(report) if found.is_empty() => {
+            Ok(report) if found.is_empty() && report.lost.is_empty() => {
                 assert!(report.is_whole(), "{story}: {report:?}");
                 assert!(is_now == *good, "{story}: it is as it was");
                 assert_eq!(report.healed.len(), 1, "{story}: {report:?}");
@@ -237,7 +237,13 @@ fn damage_of_any_kind_is_healed_or_named_and_never_believed() {
                 healed += 1;
             }
             Ok(report) => {
-                assert!(!report.hits.is_empty(), "{story}: {report:?}");
+                assert_ne!(in_reach, Some(true), "{story}: {report:?}");
+                // What points need of it may be right all the same.
+                assert_eq!(
+                    found.is_empty(),
+                    report.hits.is_empty(),
+                    "{story}: {report:?}"
+                );
                 let lost = report
                     .lost
                     .iter()
@@ -339,7 +345,8 @@ fn a_scrub_is_stopped_and_goes_on() {
         assert_eq!(after, Some(reached), "{word}");
         stops += 1;
     }
-    assert_eq!(objects, whole.objects);
+    // That scrub itself is a commit.
+    assert_eq!(objects, whole.objects + 1);
     assert!(stops > 5, "{stops}");
 }
 

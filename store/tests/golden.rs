@@ -1,4 +1,4 @@
-//! A store written by version 1, kept forever: it is read, and written on.
+//! Stores written by every version, kept forever: they are read, written on, collected and scrubbed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,12 +7,15 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::{Dir, GRANULE, GranuleRange, OsDir};
 use common::{Content, around, chunk, draft, name, open_writer, read_all, seed_draft};
-use store::{Base, Directory, Store};
+use store::{Base, Directory, GcOptions, ScrubOptions, Store};
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/store-v1");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+const VERSIONS: [u32; 2] = [1, 2];
+const NEWEST: u32 = 2;
 const GRANULES: u64 = 600;
 
 /// The contents of its three points, and how they were made.
@@ -37,9 +40,15 @@ fn contents(mut step: impl FnMut(usize, &[(u64, u64)], GranuleRange)) -> Vec<Vec
     points
 }
 
+fn golden(version: u32) -> String {
+    format!("{FIXTURES}/store-v{version}")
+}
+
+/// Writes the fixture of the newest version; the others are what they are.
 fn write_golden() {
-    let _ = fs::remove_dir_all(GOLDEN);
-    let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(GOLDEN).unwrap());
+    let path = golden(NEWEST);
+    let _ = fs::remove_dir_all(&path);
+    let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(&path).unwrap());
     Store::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     contents(|round, puts, zeroes| {
@@ -60,6 +69,29 @@ fn write_golden() {
         }
         store.commit_point(draft("web", image)).unwrap();
     });
+    // Bundles of each kind, and something in quarantine.
+    let newest = store.newest(&name("web")).unwrap();
+    let base = || Base::Image(newest.disks[0].image.clone());
+    for i in 0..12 {
+        let mut writer = store.image_writer(base()).unwrap();
+        writer.put(i, &chunk(7000 + i)).unwrap();
+        let image = writer.finish().unwrap();
+        let point = store.commit_point(draft("mail", image)).unwrap();
+        let id = std::slice::from_ref(&point.id);
+        match i {
+            0 => store.hold(&point.id, Some("kept")).unwrap(),
+            1 => store.remove_points(id, Duration::from_hours(1)).unwrap(),
+            2 => store.remove_points(id, Duration::ZERO).unwrap(),
+            _ => {}
+        }
+    }
+    let options = GcOptions {
+        compact_below: 1.0,
+        ..GcOptions::default()
+    };
+    store.collect_garbage(&options).unwrap();
+    assert!(store.figures().quarantined_bytes > 0);
+    store.scrub(&ScrubOptions::default()).unwrap();
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -76,36 +108,54 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 #[test]
-fn the_store_of_version_1_is_read_and_written_on() {
+fn the_stores_of_all_versions_are_read_and_written_on() {
     if std::env::var_os("STANDIN_WRITE_FIXTURES").is_some() {
         write_golden();
     }
+    VERSIONS.into_iter().for_each(is_read_and_written_on);
+}
+
+fn is_read_and_written_on(version: u32) {
     let tmp = tempfile::tempdir().unwrap();
-    copy_tree(Path::new(GOLDEN), tmp.path());
+    copy_tree(Path::new(&golden(version)), tmp.path());
     let dir: Arc<dyn Dir> = Arc::new(OsDir::open(tmp.path()).unwrap());
     let expected = contents(|_, _, _| ());
+    let of_web = |store: &Store| {
+        let mut points = store.points();
+        points.retain(|point| point.id.group == name("web"));
+        points
+    };
     let check = |store: &Store| {
-        for (point, content) in store.points().iter().zip(&expected) {
+        for (point, content) in of_web(store).iter().zip(&expected) {
             let image = store.image(&point.disks[0].image).unwrap();
             assert!(read_all(&image) == *content, "{}", point.id);
             assert_eq!(point.labels["why"], "test");
         }
     };
     let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
-    assert_eq!(reader.points().len(), 3);
+    assert_eq!(of_web(&reader).len(), 3);
     assert!(reader.seed(&name("other")).is_some());
     check(&reader);
-    let roots = reader.points();
+    let roots = of_web(&reader);
     let roots = roots.iter().map(|point| {
         let image = reader.image(&point.disks[0].image).unwrap();
         image.root().unwrap().to_string()
     });
     let roots: Vec<_> = roots.collect();
-    let path = format!("{GOLDEN}-roots");
-    if std::env::var_os("STANDIN_WRITE_FIXTURES").is_some() {
-        fs::write(&path, roots.join("\n")).unwrap();
+    // The same contents have the same roots, whatever version wrote them.
+    let path = format!("{}-roots", golden(1));
+    assert_eq!(fs::read_to_string(path).unwrap(), roots.join("\n"));
+    if version >= 2 {
+        let figures = reader.figures();
+        assert!(figures.quarantined_bytes > 0, "{figures:?}");
+        assert_eq!(reader.removed_points().len(), 1);
+        assert!(reader.last_scrub().is_some());
+        let held = reader
+            .points()
+            .iter()
+            .any(|p| reader.protection(&p.id).hold.is_some());
+        assert!(held);
     }
-    assert_eq!(fs::read_to_string(&path).unwrap(), roots.join("\n"));
 
     let store = open_writer(&dir, 0);
     let newest = store.newest(&name("web")).unwrap();
@@ -115,5 +165,14 @@ fn the_store_of_version_1_is_read_and_written_on() {
     let image = writer.finish().unwrap();
     store.commit_point(draft("web", image)).unwrap();
     check(&store);
-    assert_eq!(store.points().len(), 4);
+    assert_eq!(of_web(&store).len(), 4);
+    let options = GcOptions {
+        quarantine: Duration::ZERO,
+        compact_below: 1.0,
+        ..GcOptions::default()
+    };
+    store.collect_garbage(&options).unwrap();
+    let report = store.scrub(&ScrubOptions::default()).unwrap();
+    assert!(report.is_whole() && report.healed.is_empty(), "{report:?}");
+    check(&store);
 }

@@ -41,8 +41,8 @@ mutant() {
 }
 
 # --- pins
-mutant refused-pin-believed image_writer.rs 's/if !self\.holder\.pin_container\(id\) \{/if !self.holder.pin_container(id) \&\& false {/'
-mutant hit-not-pinned image_writer.rs 's/if !self\.holder\.pin_container\(id\) \{/if false {/'
+mutant refused-pin-believed image_writer.rs 's/if !pinned \|\| !self\.engine\.inventory\.lock\(\)\.has_container\(id\) \{/if false \&\& pinned {/'
+mutant hit-not-pinned image_writer.rs 's/let pinned = self\.holder\.pin_container\(id\);/let pinned = true;/'
 mutant base-not-pinned store.rs 's/(if held \{\n\s*)holder\.pin_image\(image\);/$1let _ = holder;/'
 mutant pins-of-a-collection-not-told pins.rs 's/\.chain\(&mut self\.collection\)//'
 mutant pins-from-before-a-collection-forgotten pins.rs 's/all\.take_in\(pinned\);/let _ = pinned;/'
@@ -56,15 +56,15 @@ mutant trees-not-marked gc/mark.rs 's/if let Some\(root\) = image\.reference\.ro
 mutant lists-not-counted gc/mark.rs 's/self\.record\(&list\.record\);/let _ = list;/'
 mutant rest-of-a-run-forgotten gc/mark.rs 's/from = from\.max\(change\.end\(\)\);/from = run.end();/'
 mutant previous-taken-for-whole gc/mark.rs 's/let just_done = same && self\.previous\.is_some_and\(all_of_it\);/let just_done = same; let _ = all_of_it;/' collect what_one_point_hides
-mutant node-done-though-changed gc/mark.rs 's/if changes\.is_empty\(\) && level > 0 \{/if level > 0 {/'
+mutant node-done-though-changed gc/mark.rs 's/if changes\.is_empty\(\) && level > 0 \{/if level > 0 {/' collect what_one_point_hides
 # --- sweeps
-mutant locations-not-published gc.rs 's/engine\.objects\.set_locations\(Arc::clone\(&state\.locations\)\);//'
+mutant locations-not-published gc.rs 's/engine\.objects\.set_locations\(state\.sequence, locations\);/drop(locations);/'
 mutant bundle-freed-with-its-first-section gc.rs 's/\(held\.sections <= \*count\)/(held.sections > 0)/'
 mutant gone-keep-their-location sweep.rs 's/locations\.containers\.remove\(id\);/let _ = id;/'
 mutant purged-before-it-is-committed gc/compact.rs 's/(Ok\(bytes\) => bytes,\n        \};)/$1\n        for (id, _) in \&step.sweep.moved_containers { let _ = engine.objects.opener.containers.remove(*id); }/'
 mutant live-chunk-left-out gc/compact.rs 's/if !needed\(slot\) \{\n(\s*)continue;/if !needed(slot) || slot == 7 {\n$1continue;/'
 mutant record-left-out gc/compact.rs 's/marks\.records\.get\(id\)\.into_iter\(\)\.flatten\(\)/marks.records.get(id).into_iter().flatten().skip(1)/'
-mutant readers-are-not-told-of-moves objects.rs 's/if let Some\(refresh\) = &self\.refresh \{/if let Some(refresh) = self.refresh.as_ref().filter(|_| false) {/'
+mutant readers-are-not-told-of-moves objects.rs 's/let Some\(refresh\) = &self\.refresh else \{/let Some(refresh) = self.refresh.as_ref().filter(|_| false) else {/'
 mutant numbers-of-bundles-used-twice catalog.rs 's/self\.next_bundle = self\.next_bundle\.max\(sweep\.next_bundle\);//'
 
 echo "mutants: $((count - ${#missed[@]})) of $count caught"

@@ -94,7 +94,7 @@ fn a_held_point_stays_until_the_hold_is_lifted() {
 }
 
 #[test]
-fn a_lock_is_never_shortened_and_no_clock_ends_it_early() {
+fn a_lock_is_never_shortened_and_no_clock_that_is_set_ends_it_while_the_store_is_open() {
     let world = SimWorld::new(1);
     let clock = Arc::new(SimClock::new());
     let (store, ids) = store_with(&world.dir(), &clock, 2);

@@ -88,6 +88,39 @@ fn kill9_with_diffs_on_a_bare_device() -> Result<()> {
     kill9_under_write_load(&bench, how, &ledger, kills() / 2)
 }
 
+/// Points go as fast as they come, and what only they needed is collected beside ships and restores.
+#[test]
+fn kill9_while_garbage_is_collected() -> Result<()> {
+    let bench = Bench::new()?;
+    let (disk, ledger) = bench.stamped_disk("disk", DISK)?;
+    let keep = [
+        ["--keep-last", "4"],
+        ["--keep-delay", "0"],
+        ["--upkeep-every", "300ms"],
+        ["--quarantine", "0"],
+        ["--upkeep-rate", "off"],
+    ];
+    let how = How::new(&bench, &[&disk]).with(keep.as_flattened());
+    kill9_under_write_load(&bench, how.clone(), &ledger, kills())?;
+    let protect = Protect::start(&bench, &how)?;
+    tests::time::wait_for("points go", Duration::from_secs(60), || {
+        Ok((bench.points()?.len() <= 5).then_some(()))
+    })?;
+    protect.stop()?;
+    let target = bench.target();
+    let gc = ["store", "gc", &target, "--thorough", "--quarantine", "0"];
+    tests::standin::json(gc)?;
+    let again = tests::standin::json(gc)?;
+    ensure!(
+        again["live_chunks"] == again["chunks"] && again["freed_bytes"] == 0,
+        "garbage is left: {again}"
+    );
+    let scrub = tests::standin::json(["store", "scrub", &target])?;
+    ensure!(scrub["whole"] == true, "{scrub}");
+    verify_all(&bench)?;
+    Ok(())
+}
+
 fn kill9_under_write_load(bench: &Bench, how: How, ledger: &Arc<Ledger>, kills: u64) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(bench.seed);
     // Cuts so often that a kill falls into a cut or a ship as often as between them.

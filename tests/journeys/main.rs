@@ -16,3 +16,4 @@ mod powercut;
 mod seed;
 mod soak;
 mod trouble;
+mod upkeep;

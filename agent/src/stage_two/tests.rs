@@ -155,6 +155,7 @@ impl Bench {
                 hooks: HookOptions::default(),
                 audit_rate: None,
                 ship_rate: None,
+                keep: crate::KeepOptions::default(),
                 limits: Limits::default(),
             },
             place,

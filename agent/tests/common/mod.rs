@@ -52,6 +52,7 @@ impl Bench {
             hooks: HookOptions::default(),
             audit_rate: Rate::new(1 << 30),
             ship_rate: None,
+            keep: agent::KeepOptions::default(),
             limits: agent::Limits::default(),
             state: StateRoot::at(self.path("state")),
             diff_dir: None,

@@ -1,12 +1,13 @@
 //! `standin point list`, `show`, `verify`, `diff`.
 
-use agent::{Error, Points, Result, Target, Verified};
-use block::ByteRange;
+use agent::{Chore, Done, Error, Points, Result, Target, Verified};
+use block::{ByteRange, UnixNanos};
 use serde_json::{Value, json};
-use store::{PointRecord, PointRef};
+use store::{PointId, PointRecord, PointRef};
 
-use crate::args::{Point, PointCommand};
-use crate::commands::world;
+use crate::args::{Point, PointCommand, State};
+use crate::commands::retention::can_be_brought_back;
+use crate::commands::{Span, upkeep, world};
 use crate::printer::{Printer, table};
 use crate::progress::Bar;
 use crate::units;
@@ -19,7 +20,7 @@ pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
         PointCommand::List { target, group } => {
             let points = open(&target)?;
             let found = points.list(group.as_ref());
-            let documents: Vec<_> = found.iter().map(|point| document(point)).collect();
+            let documents: Vec<_> = found.iter().map(|point| listed(&points, point)).collect();
             let held = points.figures();
             let document = json!({
                 "points": documents,
@@ -28,10 +29,10 @@ pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
             });
             printer.answer(&document, || {
                 let heading = [
-                    "POINT", "CUT AT", "DISKS", "SIZE", "CHANGED", "STORED", "LABELS",
+                    "POINT", "CUT AT", "DISKS", "SIZE", "CHANGED", "STORED", "KEPT", "LABELS",
                 ];
                 let mut rows = vec![heading.map(str::to_owned).to_vec()];
-                rows.extend(found.iter().map(|point| row(point)));
+                rows.extend(found.iter().map(|point| row(&points, point)));
                 let held = format!(
                     "{} points, {} stored",
                     found.len(),
@@ -42,8 +43,13 @@ pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
             Ok(())
         }
         PointCommand::Show { point, target } => {
-            let point = open(&target)?.find(&point)?;
-            printer.answer(&document(&point), || show(&point));
+            let points = open(&target)?;
+            let point = points.find(&point)?;
+            printer.answer(&listed(&points, &point), || {
+                let kept = kept(&points, &point);
+                let kept = if kept.is_empty() { "no" } else { &kept };
+                format!("{}\nheld or locked: {kept}", show(&point))
+            });
             Ok(())
         }
         PointCommand::Verify { point, all, target } => {
@@ -56,11 +62,168 @@ pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
             verify(point.as_ref(), &target, printer)
         }
         PointCommand::Diff { a, b, target } => diff(&a, &b, &target, printer),
+        PointCommand::Delete {
+            points,
+            target,
+            delay,
+            dry_run,
+            state,
+        } => delete(&points, &target, delay, dry_run, &state, printer),
+        PointCommand::Undelete {
+            point,
+            target,
+            state,
+        } => {
+            let chore = Chore::BringBack {
+                point: point.to_string(),
+            };
+            upkeep(&target, &chore, &state, &|_, _| ())?;
+            let document = json!({ "brought_back": [point.to_string()] });
+            printer.answer(&document, || format!("{point} is listed again"));
+            Ok(())
+        }
+        PointCommand::Hold {
+            point,
+            target,
+            reason,
+            lift,
+            state,
+        } => {
+            let chore = Chore::Hold {
+                point: point.to_string(),
+                reason: (!lift).then_some(reason),
+            };
+            protect(&target, &chore, &state, printer)
+        }
+        PointCommand::Lock {
+            point,
+            target,
+            until,
+            state,
+        } => {
+            let chore = Chore::Lock {
+                point: point.to_string(),
+                until_unix_ns: until.at(world()?.clock.wall()).0,
+            };
+            protect(&target, &chore, &state, printer)
+        }
+    }
+}
+
+fn delete(
+    points: &[PointId],
+    target: &Target,
+    delay: Span,
+    dry_run: bool,
+    state: &State,
+    printer: &Printer,
+) -> Result<()> {
+    let names: Vec<String> = points.iter().map(PointId::to_string).collect();
+    let delay_s = delay.0.as_secs();
+    if dry_run {
+        let listed = open(target)?;
+        let mut in_the_way = Vec::new();
+        for id in points {
+            let point = listed.find(&PointRef::Id(id.clone()))?;
+            in_the_way.extend(listed.in_the_way(&point));
+        }
+        let document = json!({ "would_remove": names, "in_the_way": in_the_way });
+        printer.answer(&document, || match in_the_way.is_empty() {
+            true => format!("would be removed: {}", names.join(", ")),
+            false => format!("nothing would be removed: {}", in_the_way.join("; ")),
+        });
+        return Ok(());
+    }
+    let chore = Chore::Remove {
+        points: names.clone(),
+        delay_s,
+    };
+    upkeep(target, &chore, state, &|_, _| ())?;
+    let document = json!({ "removed": names, "delay_s": delay_s });
+    printer.answer(&document, || {
+        let then = can_be_brought_back(delay_s);
+        format!("removed: {}{then}", names.join(", "))
+    });
+    Ok(())
+}
+
+fn protect(target: &Target, chore: &Chore, state: &State, printer: &Printer) -> Result<()> {
+    let done = upkeep(target, chore, state, &|_, _| ())?;
+    if let Done::Protection(figures) = &done {
+        printer.answer(figures, || {
+            let hold = match &figures.hold {
+                None => "not held".to_owned(),
+                Some(reason) if reason.is_empty() => "held".to_owned(),
+                Some(reason) => format!("held ({})", reason.escape_debug()),
+            };
+            let lock = match figures.locked_until_unix_ns {
+                None => "never locked".to_owned(),
+                Some(until) => {
+                    format!("locked until {}", units::local_time(UnixNanos(until)))
+                }
+            };
+            format!("{}: {hold}, {lock}", figures.point)
+        });
+    }
+    Ok(())
+}
+
+/// A time to come: itself, or from now on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    At(UnixNanos),
+    For(std::time::Duration),
+}
+
+impl Until {
+    fn at(self, now: UnixNanos) -> UnixNanos {
+        match self {
+            Self::At(at) => at,
+            Self::For(span) => {
+                let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+                UnixNanos(now.0.saturating_add(span))
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if let Some(span) = agent::parse_duration(text) {
+            return Ok(Self::For(span));
+        }
+        let parsed = text.parse::<jiff::Timestamp>().ok();
+        let at = parsed.and_then(|at| u64::try_from(at.as_nanosecond()).ok());
+        let at = at.ok_or_else(|| {
+            format!("`{text}` is no time: use 2027-01-31T00:00:00Z, or 12h, 30d from now")
+        })?;
+        Ok(Self::At(UnixNanos(at)))
     }
 }
 
 fn open(target: &Target) -> Result<Points> {
     Points::open(target, &world()?.clock)
+}
+
+/// A point of a target, with what protects it, for programs.
+fn listed(points: &Points, point: &PointRecord) -> Value {
+    let mut document = document(point);
+    let protection = points.protection(point);
+    document["hold"] = json!(protection.hold);
+    document["locked_until_unix_ns"] = json!(protection.locked_until_unix_ns);
+    document
+}
+
+/// What protects a point, in short.
+fn kept(points: &Points, point: &PointRecord) -> String {
+    let protection = points.protection(point);
+    let hold = protection.hold.map(|_| "held".to_owned());
+    let lock = protection.locked_until_unix_ns;
+    let lock = lock.map(|until| format!("locked until {}", units::local_time(UnixNanos(until))));
+    let all: Vec<_> = hold.into_iter().chain(lock).collect();
+    all.join(", ")
 }
 
 /// A point, for programs.
@@ -109,7 +272,7 @@ fn labels(point: &PointRecord) -> String {
         .to_string()
 }
 
-fn row(point: &PointRecord) -> Vec<String> {
+fn row(points: &Points, point: &PointRecord) -> Vec<String> {
     let size = point.disks.iter().map(|disk| disk.size).sum();
     vec![
         point.id.to_string(),
@@ -118,6 +281,7 @@ fn row(point: &PointRecord) -> Vec<String> {
         units::bytes(size),
         units::bytes(point.changed_bytes),
         units::bytes(point.stored_new_bytes),
+        kept(points, point),
         labels(point),
     ]
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use agent::{Error, HookOptions, Limits, ProtectOptions, Protection, Result, disk_name};
+use agent::{
+    Error, HookOptions, KeepOptions, Limits, ProtectOptions, Protection, Rate, Result, disk_name,
+};
 use block::Caching;
 use serde_json::json;
 
@@ -52,6 +54,14 @@ pub(crate) fn protect(args: Protect, printer: &Printer) -> Result<()> {
             diff_bytes: args.diff_space,
             diff_latency: args.diff_latency.0,
             memory_bytes: args.memory,
+        },
+        keep: KeepOptions {
+            rules: args.keep.rules(),
+            delay: args.keep_delay.0,
+            every: Some(args.upkeep_every.0).filter(|every| !every.is_zero()),
+            quarantine: args.quarantine.0,
+            scrub_every: Some(args.scrub_every.0).filter(|every| !every.is_zero()),
+            rate: args.upkeep_rate.0.map_or(u64::MAX, Rate::bytes_per_s),
         },
         state: args.state.root(),
         diff_dir: args.diff_dir,

@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 
 use crate::backend::Backend;
 
-/// Files that are kept open.
-const FILES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("is not zero");
+/// Files that are kept open. A file that is removed meanwhile keeps its space until it is closed: they are few.
+const FILES_MAX: NonZeroUsize = NonZeroUsize::new(16).expect("is not zero");
 
 /// Marks a file that is being written.
 const TMP_MARK: &str = ".tmp-";
@@ -113,7 +113,12 @@ impl Backend for Directory {
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
-        self.file(name)?.len()
+        if let Some(file) = self.files.lock().get(name) {
+            return file.len();
+        }
+        // Who asks for the length does not always read it.
+        let (dir, plain) = self.place(name)?;
+        dir.open(plain)?.len()
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -122,8 +127,10 @@ impl Backend for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let (dir, plain) = self.place(name)?;
+        let removed = dir.remove(plain);
+        // After it: somebody may have opened it again until then.
         self.files.lock().pop(name);
-        dir.remove(plain)
+        removed
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {

@@ -72,6 +72,16 @@ fn sweep() -> Sweep {
     }
 }
 
+fn scrub() -> LastScrub {
+    LastScrub {
+        ended_at: UnixNanos(335),
+        deep: true,
+        objects: 7,
+        healed: 2,
+        lost: 1,
+    }
+}
+
 fn protection() -> Protection {
     Protection {
         hold: Some("court".into()),
@@ -91,6 +101,7 @@ fn swept() -> State {
     state.apply(Change::RemovePoints(vec![first], 1000), 320);
     let second = state.points[0].id.clone();
     state.apply(Change::Protect(second, protection()), 330);
+    state.apply(Change::Scrubbed(scrub()), 340);
     state
 }
 
@@ -143,6 +154,7 @@ fn every_kind_of_commit_survives_its_bytes() {
         Change::Forget(vec![id(3), id(9)]),
         Change::Protect(id(3), protection()),
         Change::Protect(id(3), Protection::default()),
+        Change::Scrubbed(scrub()),
         Change::Sweep(sweep()),
         Change::Sweep(Sweep::default()),
         Change::Purge(vec![(Kind::Bundle, ObjectId(1)), (Kind::Tree, ObjectId(9))]),

@@ -58,6 +58,18 @@ impl Step {
         self.leaves(engine, Kind::Tree, id);
     }
 
+    /// What is needed of a container goes into a bundle.
+    fn container_moves(&mut self, engine: &Engine, section: &Section) {
+        self.forgotten.extend_from_slice(&section.left_out);
+        self.leaves(engine, Kind::Container, section.id);
+        let held = HeldContainer {
+            chunks: section.chunks,
+            bytes: section.bytes.len() as u64,
+            own: false,
+        };
+        self.containers.push((section.id, held));
+    }
+
     /// Something leaves the object that it is, or the bundle that it lies in.
     fn leaves(&mut self, engine: &Engine, kind: Kind, id: ObjectId) {
         let inventory = engine.inventory.lock();
@@ -152,6 +164,15 @@ impl Step {
     }
 }
 
+/// What is needed of a container, laid out for a bundle.
+struct Section {
+    id: ObjectId,
+    bytes: Vec<u8>,
+    chunks: u32,
+    /// What is not needed of it.
+    left_out: Vec<(Fingerprint, Place)>,
+}
+
 impl Collection<'_> {
     /// Lays what is needed of some containers into one bundle.
     pub(super) fn move_containers(&mut self, moving: &[Moving], marks: &Marks) -> Result<()> {
@@ -160,9 +181,19 @@ impl Collection<'_> {
         let (doomed, _) = engine.pins.doom(ids, []);
         let mut step = Step::default();
         let mut bundle = self.new_bundle();
+        let mut moved = 0;
         for id in &doomed {
-            match self.lay(&mut bundle, &mut step, *id, marks) {
-                Ok(()) => {}
+            match self.section(*id, marks) {
+                Ok(section) => {
+                    // How long it would be was only estimated.
+                    if !bundle.has_room_for(section.bytes.len()) {
+                        let full = std::mem::replace(&mut bundle, self.new_bundle());
+                        let step = std::mem::take(&mut step);
+                        moved += self.finish_move(full, step, Kind::Container)?;
+                    }
+                    step.container_moves(engine, &section);
+                    bundle.add(Kind::Container, *id, &section.bytes);
+                }
                 // What is damaged is not made worse: it stays, for a repair that knows another copy.
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     tracing::warn!(error = %e, "a damaged container is left where it is");
@@ -172,8 +203,7 @@ impl Collection<'_> {
                 Err(e) => return Err(e),
             }
         }
-        let moved = step.containers.len() as u64;
-        self.finish_move(bundle, step, Kind::Container)?;
+        moved += self.finish_move(bundle, step, Kind::Container)?;
         self.report.containers_moved += moved;
         Ok(())
     }
@@ -186,6 +216,7 @@ impl Collection<'_> {
         let (_, doomed) = engine.pins.doom([], ids);
         let mut step = Step::default();
         let mut bundle = self.new_bundle();
+        let mut moved = 0;
         for id in &doomed {
             let mut records = Vec::new();
             for (offset, (len, crc)) in marks.records.get(id).into_iter().flatten() {
@@ -199,11 +230,16 @@ impl Collection<'_> {
             }
             let section = tree_section(objects.store(), *id, &records);
             (self.options.pace)(section.len() as u64);
+            if !bundle.has_room_for(section.len()) {
+                let full = std::mem::replace(&mut bundle, self.new_bundle());
+                let step = std::mem::take(&mut step);
+                moved += self.finish_move(full, step, Kind::Tree)?;
+            }
             step.leaves(engine, Kind::Tree, *id);
             bundle.add(Kind::Tree, *id, &section);
         }
-        self.finish_move(bundle, step, Kind::Tree)?;
-        self.report.trees_moved += doomed.len() as u64;
+        moved += self.finish_move(bundle, step, Kind::Tree)?;
+        self.report.trees_moved += moved;
         Ok(())
     }
 
@@ -212,20 +248,13 @@ impl Collection<'_> {
         Builder::new(objects.store(), objects.opener.bundles.allocate())
     }
 
-    /// Adds a container to a bundle: as it is, or what is needed of it.
-    fn lay(
-        &self,
-        bundle: &mut Builder,
-        step: &mut Step,
-        id: ObjectId,
-        marks: &Marks,
-    ) -> Result<()> {
-        let engine = &self.writer.engine;
-        let objects = &engine.objects;
+    /// A container for a bundle: as it is, or what is needed of it.
+    fn section(&self, id: ObjectId, marks: &Marks) -> Result<Section> {
+        let objects = &self.writer.engine.objects;
         let opened = objects.container(id)?;
         let manifest = &opened.manifest;
         let needed = |slot| marks.is_live(id, slot);
-        let (section, chunks) = if manifest.chunks().all(|(slot, _)| needed(slot)) {
+        let (bytes, chunks) = if manifest.chunks().all(|(slot, _)| needed(slot)) {
             let bytes = objects.container_bytes(&opened)?;
             let checked = container::check_whole(&bytes, objects.store(), id);
             checked.map_err(|m| StoreError::malformed(objects.container_path(id), m))?;
@@ -247,28 +276,22 @@ impl Collection<'_> {
             }
             kept.finish(objects.store(), id)
         };
-        // Nothing can fail from here on: the step knows of it only if the bundle has it.
-        for (slot, fingerprint) in manifest.chunks().filter(|(slot, _)| !needed(*slot)) {
-            if let Some(place) = Place::new(id, slot) {
-                step.forgotten.push((*fingerprint, place));
-            }
-        }
-        (self.options.pace)(2 * section.len() as u64);
-        step.leaves(engine, Kind::Container, id);
-        let held = HeldContainer {
+        (self.options.pace)(2 * bytes.len() as u64);
+        let left_out = manifest.chunks().filter(|(slot, _)| !needed(*slot));
+        let place =
+            |(slot, fingerprint): (u64, &Fingerprint)| Some((*fingerprint, Place::new(id, slot)?));
+        Ok(Section {
+            id,
             chunks: u32::try_from(chunks).expect("at most SLOTS_MAX"),
-            bytes: section.len() as u64,
-            own: false,
-        };
-        step.containers.push((id, held));
-        bundle.add(Kind::Container, id, &section);
-        Ok(())
+            left_out: left_out.filter_map(place).collect(),
+            bytes,
+        })
     }
 
-    /// Puts the bundle, and commits that things lie in it.
-    fn finish_move(&mut self, bundle: Builder, mut step: Step, of: Kind) -> Result<()> {
+    /// Puts the bundle, and commits that things lie in it. Returns how many; none where there is no room for it.
+    fn finish_move(&mut self, bundle: Builder, mut step: Step, of: Kind) -> Result<u64> {
         if bundle.sections.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let id = bundle.id();
         let spots = bundle.sections.iter().map(|section| {
@@ -301,10 +324,15 @@ impl Collection<'_> {
         };
         let bytes = match bytes {
             Err(e) => {
+                self.inner.keep_headroom();
                 // Nothing has moved.
                 let containers = step.sweep.moved_containers.iter().map(|(id, _)| id);
                 let trees = step.sweep.moved_trees.iter().map(|(id, _)| id);
                 engine.pins.reprieve(containers, trees);
+                if e.kind() == ErrorKind::Full {
+                    self.no_room = true;
+                    return Ok(0);
+                }
                 return Err(e);
             }
             Ok(bytes) => bytes,
@@ -316,7 +344,13 @@ impl Collection<'_> {
         };
         step.bundle = Some((id, held));
         self.report.written_bytes += bytes;
-        self.take(step)
+        self.take(step)?;
+        if self.full {
+            // What has moved leaves room for the next bundle.
+            self.purge()?;
+            self.inner.restore_some_headroom();
+        }
+        Ok(u64::from(sections))
     }
 }
 

@@ -129,6 +129,22 @@ fn groups_do_not_share_what_they_keep_and_each_keeps_its_newest() {
     assert_eq!(kept, ["mail@2", "web@1"]);
 }
 
+/// A clock ran ahead for a while: the points of those days would have taken every place for years to come, and the
+/// right ones after them would have been removed.
+#[test]
+fn points_of_a_clock_that_ran_ahead_do_not_take_the_places_of_later_ones() {
+    let mut points: Vec<_> = (1..=4).map(|i| point_at("web", i, i * 1000)).collect();
+    points.extend((5..=7).map(|i| point_at("web", i, u64::MAX - 9 + i)));
+    points.extend((8..=20).map(|i| point_at("web", i, i * 1000)));
+    let policy = Policy {
+        last: 3,
+        ..Policy::default()
+    };
+    let judged = judged(&points, policy, &TimeZone::UTC);
+    let kept = judged.iter().filter(|(_, why)| !why.is_empty());
+    assert_eq!(kept.map(|(n, _)| *n).collect::<Vec<_>>(), [20, 19, 18]);
+}
+
 #[test]
 fn what_is_held_or_locked_stays() {
     let points: Vec<_> = (1..=4).map(|i| point_at("web", i, i)).collect();

@@ -1,0 +1,253 @@
+//! `standin store init`, `status`, `gc`, `scrub`.
+
+use std::time::Duration;
+
+use agent::{Chore, Done, GcFigures, Points, Result, ScrubFigures, Target};
+use block::UnixNanos;
+use serde_json::json;
+
+use crate::args::{Store, StoreCommand};
+use crate::commands::{upkeep, world};
+use crate::printer::{Printer, table};
+use crate::progress::Bar;
+use crate::units;
+
+/// Ranges and objects shown to people; programs get all.
+const SHOWN_MAX: usize = 20;
+
+pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
+    match args.command {
+        StoreCommand::Init { target } => {
+            agent::init(&target)?;
+            let document = json!({ "target": target.to_string() });
+            printer.answer(&document, || format!("{target} is an empty store"));
+            Ok(())
+        }
+        StoreCommand::Status { target } => status(&target, printer),
+        StoreCommand::Gc {
+            target,
+            dry_run,
+            quarantine,
+            thorough,
+            rate,
+            state,
+        } => {
+            let chore = Chore::Collect {
+                dry_run,
+                quarantine_s: quarantine.0.as_secs(),
+                compact_below: if thorough { 1.0 } else { 0.7 },
+                rate: rate.and_then(|rate| rate.0).map(agent::Rate::bytes_per_s),
+            };
+            let done = upkeep(&target, &chore, &state, &|_, _| ())?;
+            if let Done::Collected(figures) = &done {
+                printer.answer(figures, || collected(figures));
+            }
+            Ok(())
+        }
+        StoreCommand::Scrub {
+            target,
+            light,
+            dry_run,
+            rate,
+            state,
+        } => {
+            let chore = Chore::Scrub {
+                deep: !light,
+                heal: !dry_run,
+                rate: rate.and_then(|rate| rate.0).map(agent::Rate::bytes_per_s),
+            };
+            let bar = Bar::of_things(printer, "scrub");
+            let done = upkeep(&target, &chore, &state, &|done, all| bar.tell(done, all))?;
+            bar.finish();
+            let Done::Scrubbed(figures) = &done else {
+                return Ok(());
+            };
+            printer.answer(figures, || scrubbed(figures));
+            match figures.hits.is_empty() {
+                true => Ok(()),
+                false => Err(agent::Error::Lost {
+                    images: figures.hits.len(),
+                }),
+            }
+        }
+    }
+}
+
+fn status(target: &Target, printer: &Printer) -> Result<()> {
+    let points = Points::open(target, &world()?.clock)?;
+    let (held, scrub, removed) = (points.figures(), points.last_scrub(), points.removed());
+    let groups = points.groups();
+    let document = json!({
+        "target": target.to_string(),
+        "points": held.point_count,
+        "removed_points": removed.len(),
+        "stored_bytes": held.stored_bytes,
+        "container_bytes": held.container_bytes,
+        "tree_bytes": held.tree_bytes,
+        "quarantined_bytes": held.quarantined_bytes,
+        "chunks": held.chunk_count,
+        "containers": held.container_count,
+        "last_scrub": scrub.map(|scrub| json!({
+            "ended_at": units::rfc3339(scrub.ended_at),
+            "deep": scrub.deep,
+            "objects": scrub.objects,
+            "healed": scrub.healed,
+            "lost": scrub.lost,
+        })),
+        "groups": groups.iter().map(|(group, count, newest)| json!({
+            "group": group.as_str(),
+            "points": count,
+            "newest_at": units::rfc3339(*newest),
+        })).collect::<Vec<_>>(),
+    });
+    printer.answer(&document, || {
+        let mut lines = vec![
+            format!(
+                "{target}: {} points, {} stored ({} chunks in {} containers; {} of it trees)",
+                held.point_count,
+                units::bytes(held.stored_bytes),
+                held.chunk_count,
+                held.container_count,
+                units::bytes(held.tree_bytes)
+            ),
+            format!(
+                "garbage that waits in quarantine: {}",
+                units::bytes(held.quarantined_bytes)
+            ),
+            match scrub {
+                None => "never scrubbed".to_owned(),
+                Some(scrub) => format!(
+                    "scrubbed {}: {} objects, {} healed, {} lost",
+                    units::local_time(scrub.ended_at),
+                    scrub.objects,
+                    scrub.healed,
+                    scrub.lost
+                ),
+            },
+        ];
+        let mut rows = vec![["GROUP", "POINTS", "NEWEST"].map(str::to_owned).to_vec()];
+        rows.extend(groups.iter().map(|(group, count, newest)| {
+            let newest = units::local_time(*newest);
+            vec![group.to_string(), count.to_string(), newest]
+        }));
+        lines.push(table(&rows));
+        if !removed.is_empty() {
+            lines.push("removed, and can be brought back (standin point undelete):".to_owned());
+            lines.extend(
+                removed
+                    .iter()
+                    .map(|(point, until)| removed_line(point, *until)),
+            );
+        }
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+fn removed_line(point: &store::PointRecord, until: UnixNanos) -> String {
+    format!("  {} until {}", point.id, units::local_time(until))
+}
+
+fn collected(figures: &GcFigures) -> String {
+    let would = if figures.dry_run { "would be " } else { "" };
+    let mut lines = vec![
+        format!(
+            "{} images need {} of {} chunks",
+            figures.images, figures.live_chunks, figures.chunks
+        ),
+        format!(
+            "{} containers and {} tree objects that nothing needs {would}let go of",
+            figures.containers_gone, figures.trees_gone
+        ),
+        format!(
+            "{} containers and {} tree objects {would}moved into bundles ({} written)",
+            figures.containers_moved,
+            figures.trees_moved,
+            units::bytes(figures.written_bytes)
+        ),
+        format!(
+            "{} {would}freed; {} removed now, {} wait in quarantine",
+            units::bytes(figures.freed_bytes),
+            units::bytes(figures.removed_bytes),
+            units::bytes(figures.quarantined_bytes)
+        ),
+    ];
+    if figures.left_bytes > 0 {
+        lines.push(format!(
+            "{} of garbage stay, since much would have to be copied to be rid of them (--thorough does)",
+            units::bytes(figures.left_bytes)
+        ));
+    }
+    if figures.damaged > 0 {
+        lines.push(format!(
+            "{} damaged containers were left where they are: standin store scrub names them",
+            figures.damaged
+        ));
+    }
+    if figures.stopped {
+        lines.push("it was stopped early; the next collection goes on".to_owned());
+    }
+    lines.push(format!("{} stored", units::bytes(figures.stored_bytes)));
+    lines.join("\n")
+}
+
+fn scrubbed(figures: &ScrubFigures) -> String {
+    let mut lines = vec![format!(
+        "{} objects checked ({}): {}",
+        figures.objects,
+        units::bytes(figures.bytes),
+        match (figures.whole, figures.healed.is_empty()) {
+            (true, true) => "all as they were written",
+            (true, false) => "what was damaged is within reach of its armor",
+            (false, _) => "SOMETHING IS LOST",
+        }
+    )];
+    let verb = match figures.healing {
+        true => "healed",
+        false => "can be healed",
+    };
+    for healed in figures.healed.iter().take(SHOWN_MAX) {
+        lines.push(format!(
+            "{verb}: {} ({} bytes were damaged)",
+            healed.object, healed.damaged_bytes
+        ));
+    }
+    for lost in figures.lost.iter().take(SHOWN_MAX) {
+        lines.push(format!("lost: {}", lost.what));
+    }
+    for hit in figures.hits.iter().take(SHOWN_MAX) {
+        let bytes: u64 = hit.ranges.iter().map(|(_, len)| len).sum();
+        let point = hit.point.clone();
+        let point = point.unwrap_or_else(|| format!("the first copy of {}", hit.group));
+        lines.push(format!(
+            "{point}, disk {}: {} cannot be read, in {} ranges",
+            hit.disk,
+            units::bytes(bytes),
+            hit.ranges.len()
+        ));
+    }
+    let most = [figures.healed.len(), figures.lost.len(), figures.hits.len()];
+    if most.into_iter().any(|count| count > SHOWN_MAX) {
+        lines.push("(--json lists all)".to_owned());
+    }
+    if figures.stopped {
+        lines.push("it was stopped early".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// How long something takes, as users give it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        let span = agent::parse_duration(text).map(Self);
+        span.ok_or_else(|| format!("`{text}` is no time: use 0, 90s, 30m, 12h or 7d"))
+    }
+}
