@@ -71,6 +71,43 @@ impl Points {
         self.store.figures()
     }
 
+    /// What holds the space of the target.
+    ///
+    /// # Errors
+    /// If a tree cannot be read.
+    pub fn explain(&self) -> Result<store::ExplainedStore> {
+        let explained = self.store.explain();
+        explained.map_err(self.target.failed("explain the store"))
+    }
+
+    /// What holds the space of a point.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub fn explain_point(&self, point: &PointRecord) -> Result<store::ExplainedPoint> {
+        let explained = self.store.explain_point(&point.id);
+        explained.map_err(self.target.failed("explain the point"))
+    }
+
+    /// Which points need the chunk at a byte of a disk.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain); if the disk ends before it.
+    pub fn explain_chunk(
+        &self,
+        disk: &PointDisk,
+        offset: u64,
+    ) -> Result<Option<store::ExplainedChunk>> {
+        if offset >= disk.size {
+            return Err(Error::usage(
+                format!("disk {} has {} bytes", disk.name, disk.size),
+                "name a byte that it has",
+            ));
+        }
+        let explained = self.store.explain_chunk(&disk.image, offset);
+        explained.map_err(self.target.failed("explain the chunk"))
+    }
+
     /// The newest scrub of everything.
     #[must_use]
     pub fn last_scrub(&self) -> Option<LastScrub> {

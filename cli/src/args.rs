@@ -184,6 +184,20 @@ pub(crate) enum StoreCommand {
         /// The target: dir:PATH.
         target: Target,
     },
+    /// What holds the space of a store, of a point or of a chunk, and when it can be free.
+    Explain {
+        /// The target: dir:PATH.
+        target: Target,
+        /// This point: GROUP@NUMBER or GROUP@latest.
+        #[arg(long, value_name = "POINT")]
+        point: Option<PointRef>,
+        /// The chunk at this byte of the point's disk.
+        #[arg(long, value_name = "BYTE", requires = "point")]
+        offset: Option<u64>,
+        /// Which disk, where the point has several.
+        #[arg(long, value_name = "NAME", requires = "offset")]
+        disk: Option<Name>,
+    },
     /// Collect garbage: what no point needs any more. `standin protect` does that by itself.
     Gc {
         /// The target: dir:PATH.

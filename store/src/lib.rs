@@ -21,6 +21,7 @@ mod codec;
 mod container;
 mod diff;
 mod error;
+mod explain;
 mod fingerprint;
 mod fold;
 mod format;
@@ -56,6 +57,7 @@ pub mod fuzzing;
 
 pub use backend::{Backend, Directory};
 pub use error::{ErrorKind, Result, StoreError};
+pub use explain::{ExplainedChunk, ExplainedPoint, ExplainedStore};
 pub use fingerprint::Fingerprint;
 pub use gc::{GcOptions, GcReport};
 pub use image::Image;

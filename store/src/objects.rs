@@ -143,6 +143,14 @@ impl Objects {
         inside.map(|(id, _)| *id).collect()
     }
 
+    /// What a container takes in its place: its object, or its section with its share of the bundle's armor.
+    pub(crate) fn container_weight(&self, opened: &Opened) -> Result<u64> {
+        match opened.at.spot {
+            None => self.opener.containers.len(opened.at.id),
+            Some(spot) => Ok(u64::from(spot.len) + u64::from(spot.len) / 98),
+        }
+    }
+
     /// All bytes of a container.
     pub(crate) fn container_bytes(&self, opened: &Opened) -> Result<Vec<u8>> {
         let (holder, object) = opened.at.object();

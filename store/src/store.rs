@@ -16,9 +16,10 @@ use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
-use crate::catalog::{AppendError, Catalog, Change, State};
+use crate::catalog::{AppendError, Catalog, Change, Held, State};
 use crate::diff;
 use crate::error::{ErrorKind, Result, StoreError, io_error};
+use crate::explain::{self, ExplainedChunk, ExplainedPoint, ExplainedStore};
 use crate::format;
 use crate::gc::{self, GcOptions, GcReport};
 use crate::headroom::Headroom;
@@ -452,6 +453,30 @@ impl Store {
         gc::collect(&self.inner, options)
     }
 
+    /// What holds the space of the store, and when it can be free.
+    ///
+    /// # Errors
+    /// `Corrupt` if a tree cannot be read, `Io`.
+    pub fn explain(&self) -> Result<ExplainedStore> {
+        explain::store(&self.inner)
+    }
+
+    /// What holds the space of a point.
+    ///
+    /// # Errors
+    /// `NotFound`; as [`explain`](Self::explain).
+    pub fn explain_point(&self, id: &PointId) -> Result<ExplainedPoint> {
+        explain::point(&self.inner, id)
+    }
+
+    /// Which points need the chunk at byte `offset` of an image; `None` if that is zeroes.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub fn explain_chunk(&self, image: &ImageRef, offset: u64) -> Result<Option<ExplainedChunk>> {
+        explain::chunk(&self.inner, image, offset)
+    }
+
     /// The newest scrub that went over everything.
     #[must_use]
     pub fn last_scrub(&self) -> Option<LastScrub> {
@@ -523,10 +548,9 @@ impl Store {
     #[must_use]
     pub fn figures(&self) -> StoreFigures {
         let state = self.inner.state.lock();
-        let (held, index_entries) = match &self.inner.writer {
-            Some(writer) => (writer.engine.held(), writer.engine.index.lock().len()),
-            None => (state.held, 0),
-        };
+        let held = self.inner.held(&state);
+        let writer = self.inner.writer.as_ref();
+        let index_entries = writer.map_or(0, |writer| writer.engine.index.lock().len());
         let quarantined = sweep::bytes(&state.quarantine);
         StoreFigures {
             stored_bytes: held.container_bytes + held.tree_bytes,
@@ -600,6 +624,12 @@ impl Inner {
             }
             other => other,
         }
+    }
+
+    /// What the store holds: for a writer as of now, for a reader as of the newest commit it knows.
+    pub(crate) fn held(&self, state: &State) -> Held {
+        let writer = self.writer.as_ref();
+        writer.map_or(state.held, |writer| writer.engine.held())
     }
 
     /// Gives the headroom to whoever makes room; `false` if there is none. What is left of it is to be kept again.

@@ -1,4 +1,4 @@
-//! `standin store init`, `status`, `gc`, `scrub`.
+//! `standin store init`, `status`, `explain`, `gc`, `scrub`.
 
 use std::time::Duration;
 
@@ -24,6 +24,25 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
             Ok(())
         }
         StoreCommand::Status { target } => status(&target, printer),
+        StoreCommand::Explain {
+            target,
+            point,
+            offset,
+            disk,
+        } => {
+            let points = Points::open(&target, &world()?.clock)?;
+            let Some(point) = point else {
+                return explain_store(&points, printer);
+            };
+            let point = points.find(&point)?;
+            match offset {
+                None => explain_point(&points, &point, printer),
+                Some(offset) => {
+                    let disk = agent::find_disk(&point, disk.as_ref())?;
+                    explain_chunk(&points, &point, disk, offset, printer)
+                }
+            }
+        }
         StoreCommand::Gc {
             target,
             dry_run,
@@ -140,6 +159,121 @@ fn status(target: &Target, printer: &Printer) -> Result<()> {
             );
         }
         lines.join("\n")
+    });
+    Ok(())
+}
+
+fn explain_store(points: &Points, printer: &Printer) -> Result<()> {
+    let explained = points.explain()?;
+    let document = json!({
+        "needed_bytes": explained.needed_bytes,
+        "removed_bytes": explained.removed_bytes,
+        "removed_until": explained.removed_until.map(units::rfc3339),
+        "garbage_bytes": explained.garbage_bytes,
+        "quarantined_bytes": explained.quarantined_bytes,
+        "groups": explained.groups.iter().map(|(group, points, bytes)| json!({
+            "group": group.as_str(),
+            "points": points,
+            "alone_bytes": bytes,
+        })).collect::<Vec<_>>(),
+    });
+    printer.answer(&document, || {
+        let mut lines = vec![format!(
+            "{} are needed by listed points",
+            units::bytes(explained.needed_bytes)
+        )];
+        if let Some(until) = explained.removed_until {
+            lines.push(format!(
+                "{} only by points that were removed, and can be brought back until {}",
+                units::bytes(explained.removed_bytes),
+                units::local_time(until)
+            ));
+        }
+        lines.push(format!(
+            "{} are needed by nothing: collections let go of them (store gc)",
+            units::bytes(explained.garbage_bytes)
+        ));
+        lines.push(format!(
+            "{} were let go of and wait in quarantine",
+            units::bytes(explained.quarantined_bytes)
+        ));
+        let heading = ["GROUP", "POINTS", "NEEDED BY IT ALONE"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        rows.extend(explained.groups.iter().map(|(group, points, bytes)| {
+            vec![group.to_string(), points.to_string(), units::bytes(*bytes)]
+        }));
+        lines.push(table(&rows));
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+fn explain_point(points: &Points, point: &store::PointRecord, printer: &Printer) -> Result<()> {
+    let explained = points.explain_point(point)?;
+    let protection = points.protection(point);
+    let in_the_way = points.in_the_way(point);
+    let document = json!({
+        "point": point.id.to_string(),
+        "needed_bytes": explained.needed_bytes,
+        "alone_bytes": explained.alone_bytes,
+        "newest": explained.newest,
+        "hold": protection.hold,
+        "locked_until_unix_ns": protection.locked_until_unix_ns,
+    });
+    printer.answer(&document, || {
+        let mut lines = vec![format!(
+            "{}: needs {}; {} of it alone, which removing it would free",
+            point.id,
+            units::bytes(explained.needed_bytes),
+            units::bytes(explained.alone_bytes)
+        )];
+        lines.push(match in_the_way {
+            Some(why) => why,
+            None if explained.newest => {
+                "it is the newest of its group: no rule removes it, and the next point builds on it"
+                    .to_owned()
+            }
+            None => "it can be removed at any time (point delete)".to_owned(),
+        });
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+fn explain_chunk(
+    points: &Points,
+    point: &store::PointRecord,
+    disk: &store::PointDisk,
+    offset: u64,
+    printer: &Printer,
+) -> Result<()> {
+    let explained = points.explain_chunk(disk, offset)?;
+    let names = |chunk: &store::ExplainedChunk| {
+        let names = chunk.points.iter().map(ToString::to_string);
+        names.collect::<Vec<_>>()
+    };
+    let document = json!({
+        "point": point.id.to_string(),
+        "disk": disk.name.as_str(),
+        "offset": offset,
+        "chunk": explained.as_ref().map(|chunk| json!({
+            "fingerprint": chunk.fingerprint,
+            "object": chunk.object,
+            "container": chunk.place.0,
+            "slot": chunk.place.1,
+            "points": names(chunk),
+        })),
+    });
+    printer.answer(&document, || match &explained {
+        None => "that is zeroes, which take no space".to_owned(),
+        Some(chunk) => format!(
+            "chunk {} in {} (container {}, slot {})\nneeded by {}",
+            chunk.fingerprint,
+            chunk.object,
+            chunk.place.0,
+            chunk.place.1,
+            names(chunk).join(", ")
+        ),
     });
     Ok(())
 }

@@ -1,0 +1,329 @@
+//! Explain: what holds the space of a store, and when it can be free.
+//!
+//! ```text
+//! store: what listed points need | what only removed points need | garbage | quarantine; what each group alone needs
+//! point: what nothing else needs; what keeps it
+//! chunk: which points need it
+//! ```
+//!
+//! Bytes are those of containers with their armor, in proportion to their chunks: a region is compressed as a whole.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use block::{GRANULE, GranuleRange, Name, UnixNanos};
+
+use crate::catalog::State;
+use crate::error::{Result, StoreError};
+use crate::fingerprint::FANOUT;
+use crate::gc::mark::{Marker, Marks, Wanted};
+use crate::image::Image;
+use crate::objects::Objects;
+use crate::place::{ObjectId, Place};
+use crate::records::{PointId, PointRecord};
+use crate::runs::{self, Run};
+use crate::store::Inner;
+use crate::tree::{ImageRef, NodeRef, Record};
+
+/// What holds the space of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExplainedStore {
+    /// Bytes of chunks that listed points and seeds need.
+    pub needed_bytes: u64,
+    /// Bytes of chunks that only points need that were removed, and can be brought back.
+    pub removed_bytes: u64,
+    /// When the last of those is gone for good.
+    pub removed_until: Option<UnixNanos>,
+    /// Bytes of chunks that nothing needs: the next collections free them.
+    pub garbage_bytes: u64,
+    /// Bytes of objects that were let go of.
+    pub quarantined_bytes: u64,
+    /// What each group alone needs, and with how many points.
+    pub groups: Vec<(Name, u64, u64)>,
+}
+
+/// What holds the space of a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedPoint {
+    /// The point.
+    pub point: PointId,
+    /// Bytes of chunks that it needs.
+    pub needed_bytes: u64,
+    /// Bytes of chunks that nothing else needs: what removing it frees.
+    pub alone_bytes: u64,
+    /// Whether it is the newest of its group, which the next point builds on.
+    pub newest: bool,
+}
+
+/// Who needs a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedChunk {
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// The object that it lies in.
+    pub object: String,
+    /// Its container, and the slot there.
+    pub place: (u64, u64),
+    /// The points that need it.
+    pub points: Vec<PointId>,
+}
+
+type Root = (Option<PointId>, Name, ImageRef);
+
+/// Images of the catalog: of listed points and seeds, or of points that were removed.
+fn roots(state: &State, listed: bool) -> Vec<Root> {
+    let of_point = |point: &Arc<PointRecord>| {
+        let (id, group) = (point.id.clone(), point.id.group.clone());
+        let disks = point.disks.iter().map(|disk| disk.image.clone());
+        disks
+            .map(move |image| (Some(id.clone()), group.clone(), image))
+            .collect::<Vec<_>>()
+    };
+    if !listed {
+        return state
+            .removed
+            .values()
+            .flat_map(|(point, _)| of_point(point))
+            .collect();
+    }
+    let mut all: Vec<Root> = state.points.iter().flat_map(of_point).collect();
+    for seed in state.seeds.values() {
+        let images = seed.disks.iter().map(|disk| disk.image.clone());
+        all.extend(images.map(|image| (None, seed.group.clone(), image)));
+    }
+    all
+}
+
+fn mark<'a>(objects: &Arc<Objects>, images: impl Iterator<Item = &'a Root>) -> Result<Marks> {
+    let wanted = Wanted {
+        containers: ObjectId(1)..ObjectId(ObjectId::END),
+        records: HashSet::new(),
+    };
+    let mut marker = Marker::new(Arc::clone(objects), wanted);
+    for (_, _, image) in images {
+        marker.image(image, None)?;
+    }
+    Ok(marker.finish())
+}
+
+/// Counts bytes of chunks.
+struct Scale<'a> {
+    objects: &'a Objects,
+    containers: HashMap<ObjectId, (u64, u64)>,
+}
+
+impl Scale<'_> {
+    /// Bytes of the slots of `marks` that are in none of `but`.
+    fn bytes(&mut self, marks: &Marks, but: Option<&Marks>) -> Result<u64> {
+        let mut all = 0;
+        for id in marks.containers() {
+            let slots = marks.slots(id);
+            let count = match but {
+                None => u64::from(marks.live(id)),
+                Some(but) => slots.filter(|slot| !but.is_live(id, *slot)).count() as u64,
+            };
+            if count > 0 {
+                let (bytes, chunks) = self.container(id)?;
+                all += bytes * count.min(chunks) / chunks.max(1);
+            }
+        }
+        Ok(all)
+    }
+
+    fn container(&mut self, id: ObjectId) -> Result<(u64, u64)> {
+        if let Some(known) = self.containers.get(&id) {
+            return Ok(*known);
+        }
+        let opened = self.objects.container(id)?;
+        let bytes = self.objects.container_weight(&opened)?;
+        let known = (bytes, opened.manifest.chunk_count() as u64);
+        self.containers.insert(id, known);
+        Ok(known)
+    }
+}
+
+pub(crate) fn store(inner: &Inner) -> Result<ExplainedStore> {
+    let (listed, removed, mut explained, held) = {
+        let state = inner.state.lock();
+        let until = state.removed.values().map(|(_, until)| UnixNanos(*until));
+        let explained = ExplainedStore {
+            removed_until: until.max(),
+            quarantined_bytes: crate::sweep::bytes(&state.quarantine),
+            ..ExplainedStore::default()
+        };
+        (
+            roots(&state, true),
+            roots(&state, false),
+            explained,
+            inner.held(&state),
+        )
+    };
+    let objects = &inner.objects;
+    let mut scale = Scale {
+        objects,
+        containers: HashMap::new(),
+    };
+    let needed = mark(objects, listed.iter())?;
+    let all = mark(objects, listed.iter().chain(&removed))?;
+    explained.needed_bytes = scale.bytes(&needed, None)?;
+    explained.removed_bytes = scale.bytes(&all, Some(&needed))?;
+    let held = held.container_bytes;
+    explained.garbage_bytes = held.saturating_sub(explained.needed_bytes + explained.removed_bytes);
+    let mut groups: Vec<&Name> = listed.iter().map(|(_, group, _)| group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    for group in groups {
+        let others = listed.iter().chain(&removed).filter(|(_, g, _)| g != group);
+        let others = mark(objects, others)?;
+        let own = listed.iter().filter(|(_, g, _)| g == group);
+        let points: HashSet<&PointId> = own.clone().filter_map(|(id, _, _)| id.as_ref()).collect();
+        let bytes = scale.bytes(&mark(objects, own)?, Some(&others))?;
+        explained
+            .groups
+            .push((group.clone(), points.len() as u64, bytes));
+    }
+    Ok(explained)
+}
+
+pub(crate) fn point(inner: &Inner, id: &PointId) -> Result<ExplainedPoint> {
+    let (mut all, newest) = {
+        let state = inner.state.lock();
+        let of_group = state
+            .points
+            .iter()
+            .filter(|point| point.id.group == id.group);
+        let newest = of_group.map(|point| point.id.sequence).max();
+        let mut all = roots(&state, true);
+        all.extend(roots(&state, false));
+        (all, newest == Some(id.sequence))
+    };
+    let is_own = |root: &Root| root.0.as_ref() == Some(id);
+    let own: Vec<Root> = all.iter().filter(|root| is_own(root)).cloned().collect();
+    if own.is_empty() {
+        return Err(StoreError::NoPoint(id.to_string()));
+    }
+    all.retain(|root| !is_own(root));
+    let objects = &inner.objects;
+    let mut scale = Scale {
+        objects,
+        containers: HashMap::new(),
+    };
+    let others = mark(objects, all.iter())?;
+    let own = mark(objects, own.iter())?;
+    Ok(ExplainedPoint {
+        point: id.clone(),
+        needed_bytes: scale.bytes(&own, None)?,
+        alone_bytes: scale.bytes(&own, Some(&others))?,
+        newest,
+    })
+}
+
+/// The chunk at byte `offset` of an image; `None` if that is zeroes.
+pub(crate) fn chunk(
+    inner: &Inner,
+    reference: &ImageRef,
+    offset: u64,
+) -> Result<Option<ExplainedChunk>> {
+    let objects = &inner.objects;
+    let image = Image::open(Arc::clone(objects), reference)?;
+    let granule = offset / GRANULE;
+    let mut found = None;
+    let one = GranuleRange {
+        start: granule,
+        end: granule + 1,
+    };
+    image.each_run(one, &mut |run| {
+        found = run.place;
+        Ok(())
+    })?;
+    let Some(place) = found else { return Ok(None) };
+    let manifest = objects.manifest(place.container())?;
+    let fingerprint = manifest.fingerprint(place.slot());
+    let fingerprint = fingerprint.ok_or_else(|| objects.no_such_slot(place))?;
+    let all = {
+        let state = inner.state.lock();
+        let mut all = roots(&state, true);
+        all.extend(roots(&state, false));
+        all
+    };
+    let mut search = Search {
+        objects,
+        place,
+        known: HashMap::new(),
+    };
+    let mut points = Vec::new();
+    for (id, _, image) in all {
+        if let Some(id) = id.filter(|id| !points.contains(id))
+            && search.image(&image)?
+        {
+            points.push(id);
+        }
+    }
+    Ok(Some(ExplainedChunk {
+        fingerprint: fingerprint.to_string(),
+        object: objects.container_path(place.container()),
+        place: (place.container().0, place.slot() as u64),
+        points,
+    }))
+}
+
+/// Looks for a place in images, through subtrees that they share only once.
+struct Search<'a> {
+    objects: &'a Arc<Objects>,
+    place: Place,
+    known: HashMap<(ObjectId, u32), bool>,
+}
+
+impl Search<'_> {
+    fn image(&mut self, reference: &ImageRef) -> Result<bool> {
+        let image = Image::open(Arc::clone(self.objects), reference)?;
+        if image.changes.iter().any(|run| self.is_in(run)) {
+            return Ok(true);
+        }
+        match image.reference.root {
+            None => Ok(false),
+            Some(root) => self.node(&image, image.shape.height(), 0, root),
+        }
+    }
+
+    fn is_in(&self, run: &Run) -> bool {
+        let first = run
+            .place
+            .filter(|place| place.container() == self.place.container());
+        first.is_some_and(|first| {
+            let slots = first.slot()..first.slot() + block::index(run.count);
+            slots.contains(&self.place.slot())
+        })
+    }
+
+    fn node(&mut self, image: &Image, level: u8, node: u64, stored: NodeRef) -> Result<bool> {
+        let under = image.shape.under(level, node);
+        let untouched = runs::touching(&image.changes, under).is_empty();
+        let key = (stored.record.object, stored.record.offset);
+        if let Some(known) = self.known.get(&key).filter(|_| untouched) {
+            return Ok(*known);
+        }
+        let found = match &*self.objects.node(&stored, level)? {
+            Record::Inner(children) => {
+                let mut found = false;
+                for (i, child) in (0..).zip(children.iter()) {
+                    if let Some(child) = child
+                        && self.node(image, level - 1, node * FANOUT as u64 + i, *child)?
+                    {
+                        found = true;
+                        break;
+                    }
+                }
+                found
+            }
+            _ => image
+                .leaf_runs(node, Some(stored))?
+                .iter()
+                .any(|run| self.is_in(run)),
+        };
+        if untouched {
+            self.known.insert(key, found);
+        }
+        Ok(found)
+    }
+}
