@@ -160,9 +160,13 @@ pub enum Error {
         target: String,
     },
     /// A scrub found what no armor heals.
-    #[error("{images} disk images have lost bytes for good")]
+    #[error(
+        "{objects} objects of the store are damaged for good; {images} disk images have lost bytes by that"
+    )]
     Lost {
-        /// How many.
+        /// How many objects.
+        objects: usize,
+        /// How many images.
         images: usize,
     },
     /// Another process has taken over the target.
@@ -244,6 +248,11 @@ impl Error {
         }
     }
 
+    /// Whether the target has no room.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.kind() == store::ErrorKind::Full)
+    }
+
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -284,6 +293,9 @@ impl Error {
             }
             Self::Remote(problem) => return problem.hint.clone(),
             Self::NotOpen { .. } => "`standin status` says why; try again",
+            Self::Lost { images: 0, .. } => {
+                "no point has lost anything; a collection of garbage moves what is needed of such an object, if it can be read"
+            }
             Self::Damaged { .. } | Self::Lost { .. } => {
                 "restore from another point; points are independent of each other"
             }

@@ -80,6 +80,6 @@ pub use serve::{ServeOptions, Served};
 pub use target::Target;
 pub use upkeep::{
     Chore, Done, GcFigures, HealedObject, Hit, Judged, LostObject, ProtectionFigures, Rules,
-    ScrubFigures, init, preview, upkeep,
+    ScrubFigures, init, preview, upkeep, whole_seconds,
 };
 pub use world::World;

@@ -141,6 +141,12 @@ impl Points {
         protection_of(&self.store, &point.id)
     }
 
+    /// The time that locks go by.
+    #[must_use]
+    pub fn now(&self) -> UnixNanos {
+        self.store.now()
+    }
+
     /// Why a point cannot be removed at this moment.
     #[must_use]
     pub fn in_the_way(&self, point: &PointRecord) -> Option<String> {

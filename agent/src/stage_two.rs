@@ -73,11 +73,14 @@ fn work(engine: &Engine, opened: Option<Store>) {
                 drop(engine.wait(None, Stop::No, |_| false));
                 return;
             }
-            Err(_) => {
+            Err(error) => {
                 failures += 1;
-                // What a failed sync left is known only to who opens the store again.
-                engine.open_target.given_up();
-                drop(store.take());
+                // What a failed sync left is known only to who opens the store again. That there is no room is known;
+                // and opening it takes some.
+                if !error.is_full() {
+                    engine.open_target.given_up();
+                    drop(store.take());
+                }
                 if stop == Stop::Draining && failures >= LAST_ATTEMPTS {
                     return;
                 }

@@ -99,6 +99,21 @@ impl Target {
         }
     }
 
+    /// Opens a store that must be there as its only writer.
+    pub(crate) fn writer_of_existing(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        let opened = self
+            .open_place()
+            .and_then(|place| Store::open_writer(&place, around(clock)));
+        opened.map_err(self.failed("open the store"))
+    }
+
+    /// Whether both are the same directory, however it is written.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        let (Self::Directory(a), Self::Directory(b)) = (self, other);
+        let [a, b] = [a, b].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
+        a == b
+    }
+
     fn try_writer(
         &self,
         around: &Around,

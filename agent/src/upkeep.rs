@@ -19,9 +19,14 @@ use store::{
 use crate::places::StateRoot;
 use crate::points::Progress;
 use crate::rate::{Bucket, Rate};
-use crate::target::Missing;
 use crate::world::World;
 use crate::{Error, Kind, Result, Target, client};
+
+/// A time in whole seconds; what is left over is one more.
+#[must_use]
+pub fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
 
 /// Something to do on a target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -264,18 +269,20 @@ pub fn upkeep(
 ) -> Result<Done> {
     let end = world.clock.monotonic() + PATIENCE;
     let store = loop {
-        let opened = target.writer(&store::Around::new(world.clock.clone()), Missing::Refuse);
-        let busy = match opened {
+        // Asked first: who opens the target beside a protection keeps it from shipping.
+        let busy = match ask(target, chore, state) {
+            Ok(Some(done)) => return Ok(done),
+            Ok(None) => match target.writer_of_existing(&world.clock) {
+                Err(error) if error.kind() == Kind::Retry => error,
+                opened => break opened?,
+            },
             Err(error) if error.kind() == Kind::Retry => error,
-            opened => break opened?,
+            Err(error) => return Err(error),
         };
-        // A protection that has trouble with the target opens it now and then only.
-        match ask(target, chore, state, busy) {
-            Err(error) if error.kind() == Kind::Retry && world.clock.monotonic() < end => {
-                nap(NAP);
-            }
-            done => return done,
+        if world.clock.monotonic() >= end {
+            return Err(busy);
         }
+        nap(NAP);
     };
     let context = Context {
         clock: &*world.clock,
@@ -285,6 +292,8 @@ pub fn upkeep(
     perform(&store, chore, &context).map_err(target.failed("look after the store"))
 }
 
+/// Points that are removed by one commit.
+const POINTS_AT_ONCE: usize = 10_000;
 /// How long a target may be busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Nobody waits longer without looking again.
@@ -296,16 +305,26 @@ fn nap(time: Duration) {
     let _ = quiet.recv_timeout(time);
 }
 
-/// Through the protection that writes to the target.
-fn ask(target: &Target, chore: &Chore, state: &StateRoot, busy: Error) -> Result<Done> {
-    let target = target.absolute().to_string();
+/// Through a protection that writes to the target; `None` if none does that is known here.
+fn ask(target: &Target, chore: &Chore, state: &StateRoot) -> Result<Option<Done>> {
+    let mut busy = None;
     for place in state.groups().unwrap_or_default() {
-        let known = place.record().is_some_and(|known| known.target == target);
-        if known && client::is_running(&place) {
-            return client::upkeep(&place, chore);
+        let theirs = place.record().and_then(|record| record.target.parse().ok());
+        let same = theirs.is_some_and(|theirs: Target| theirs.is_same_place(target));
+        if !same || !client::is_running(&place) {
+            continue;
+        }
+        match client::upkeep(&place, chore) {
+            // Another group's protection may have it open.
+            Err(error) if error.kind() == Kind::Retry => busy = Some(error),
+            Err(Error::NotRunning { .. }) => {}
+            done => return done.map(Some),
         }
     }
-    Err(busy)
+    match busy {
+        None => Ok(None),
+        Some(error) => Err(error),
+    }
 }
 
 /// Makes a store of an empty directory.
@@ -396,7 +415,9 @@ pub(crate) fn perform(
             let verdicts = store.verdicts(group.as_ref(), &rules.policy(), &zone);
             let going = verdicts.iter().filter(|verdict| verdict.goes());
             let ids: Vec<PointId> = going.map(|verdict| verdict.point.id.clone()).collect();
-            store.remove_points(&ids, Duration::from_secs(*delay_s))?;
+            for some in ids.chunks(POINTS_AT_ONCE) {
+                store.remove_points(some, Duration::from_secs(*delay_s))?;
+            }
             Ok(points(ids))
         }
         Chore::Collect {
@@ -501,18 +522,18 @@ fn scrub_figures(healing: bool, report: &ScrubReport) -> ScrubFigures {
 }
 
 /// Keeps to a rate by waiting.
-struct Pace<'a> {
+pub(crate) struct Pace<'a> {
     bucket: Option<Bucket>,
     context: &'a Context<'a>,
 }
 
 impl<'a> Pace<'a> {
-    fn new(rate: Option<u64>, context: &'a Context<'a>) -> Self {
+    pub(crate) fn new(rate: Option<u64>, context: &'a Context<'a>) -> Self {
         let bucket = rate.and_then(Rate::new).map(Bucket::new);
         Self { bucket, context }
     }
 
-    fn keep(&self, bytes: u64) {
+    pub(crate) fn keep(&self, bytes: u64) {
         let Some(bucket) = &self.bucket else { return };
         let mut wait = bucket.take(bytes, self.context.clock.monotonic());
         while !wait.is_zero() && !(self.context.stop)() {

@@ -419,6 +419,9 @@ pub(crate) enum PointCommand {
         /// Only say what would be removed.
         #[arg(long)]
         dry_run: bool,
+        /// Also the newest point of a group, which the next one builds on.
+        #[arg(long)]
+        even_newest: bool,
         #[command(flatten)]
         state: State,
     },

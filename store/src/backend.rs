@@ -80,7 +80,7 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
 }
 
-/// Reads a whole small object.
+/// Reads a whole small object, around sectors that its disk has lost.
 ///
 /// # Errors
 /// `InvalidData` if it is longer than `len_max`, and as [`Backend::read`].
@@ -91,6 +91,41 @@ pub(crate) fn read_whole(place: &dyn Backend, name: &str, len_max: u64) -> io::R
         return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
     }
     let mut bytes = vec![0; block::index(len)];
-    place.read(name, 0, &mut bytes)?;
+    match place.read(name, 0, &mut bytes) {
+        Err(e) if is_damage(&e) => {
+            // What the disk still gives of it; the rest reads as zeroes, which its checksums notice.
+            for (at, sector) in (0..).step_by(SECTOR).zip(bytes.chunks_mut(SECTOR)) {
+                match place.read(name, at, sector) {
+                    Err(e) if is_damage(&e) => sector.fill(0),
+                    other => other?,
+                }
+            }
+        }
+        other => other?,
+    }
     Ok(bytes)
+}
+
+/// What a disk loses at once.
+pub(crate) const SECTOR: usize = 4096;
+
+/// Whether a disk says that it has lost what it was asked for.
+pub(crate) fn is_damage(error: &std::io::Error) -> bool {
+    /// EIO, EBADMSG, EILSEQ, ENODATA, EUCLEAN.
+    const CODES: [i32; 5] = [5, 74, 84, 61, 117];
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = error {
+        let code = e.downcast_ref::<std::io::Error>();
+        let code = code.and_then(std::io::Error::raw_os_error);
+        if code.is_some_and(|code| CODES.contains(&code)) {
+            return true;
+        }
+        let inner = e.downcast_ref::<std::io::Error>();
+        let inner = inner.and_then(std::io::Error::get_ref);
+        error = match inner {
+            Some(inner) => Some(inner),
+            None => e.source(),
+        };
+    }
+    false
 }

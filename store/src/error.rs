@@ -116,6 +116,9 @@ pub enum StoreError {
         /// What protects it.
         protection: Protection,
     },
+    /// Somebody asked to stop.
+    #[error("it was stopped")]
+    Stopped,
     /// An image that nothing in the store holds.
     #[error(
         "no point, seed or image in the making has this image any more; begin from one that does"
@@ -191,7 +194,7 @@ impl StoreError {
                 _ => ErrorKind::Io,
             },
             Self::Corrupt { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
-            Self::InUse { .. } | Self::Collecting => ErrorKind::Retry,
+            Self::InUse { .. } | Self::Collecting | Self::Stopped => ErrorKind::Retry,
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,
             Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoImage => ErrorKind::NotFound,

@@ -133,7 +133,10 @@ pub(crate) fn collect(inner: &Inner, options: &GcOptions<'_>) -> Result<GcReport
         full: false,
         no_room: false,
     };
-    let done = collection.run();
+    let done = match collection.run() {
+        Err(StoreError::Stopped) => Ok(()),
+        done => done,
+    };
     writer.engine.pins.end_collection();
     if !options.dry_run {
         inner.restore_some_headroom();
@@ -182,11 +185,11 @@ impl Collection<'_> {
     fn forget_removed(&mut self) -> Result<()> {
         let now = self.inner.now();
         let mut state = self.inner.state.lock();
-        let over = state.removed.iter().filter(|(_, (_, until))| *until <= now);
-        let over: Vec<_> = over.map(|(id, _)| id.clone()).collect();
         if self.options.dry_run {
             return Ok(());
         }
+        let over = state.removed.iter().filter(|(_, (_, until))| *until <= now);
+        let over: Vec<_> = over.map(|(id, _)| id.clone()).collect();
         for some in over.chunks(GONE_PER_COMMIT) {
             let change = Change::Forget(some.to_vec());
             self.inner.commit(&mut state, change)?;
@@ -221,7 +224,8 @@ impl Collection<'_> {
     /// Marks what all images need that anybody holds.
     fn mark(&mut self, wanted: Wanted) -> Result<Marks> {
         let engine = &self.writer.engine;
-        let roots = Roots::of(&self.inner.state.lock());
+        let now = self.inner.now();
+        let roots = Roots::of(&self.inner.state.lock(), now);
         // Taken after the catalog: what was pinned before and has left the catalog since is in here.
         let pinned = engine.pins.images_of_collection();
         let mut marker = Marker::new(Arc::clone(&engine.objects), wanted);
@@ -233,6 +237,9 @@ impl Collection<'_> {
                 previous.insert(disk, marked);
                 self.report.images += 1;
                 (self.options.pace)(4096);
+                if self.is_stopped() {
+                    return Err(StoreError::Stopped);
+                }
             }
         }
         let mut seen: Vec<ImageRef> = Vec::new();
@@ -271,7 +278,7 @@ impl Collection<'_> {
         }
         for bundle in plan::bundles(plan.moving, crate::bundle::TARGET as u64) {
             self.move_containers(&bundle, marks)?;
-            if self.is_stopped() {
+            if self.no_room || self.is_stopped() {
                 return Ok(());
             }
         }
@@ -316,7 +323,7 @@ impl Collection<'_> {
         })?;
         for bundle in bundles {
             self.move_trees(&bundle, &marks)?;
-            if self.is_stopped() {
+            if self.no_room || self.is_stopped() {
                 return Ok(());
             }
         }
@@ -483,10 +490,11 @@ struct Roots {
 }
 
 impl Roots {
-    fn of(state: &State) -> Self {
+    /// A point that can be brought back no more is none of them.
+    fn of(state: &State, now: u64) -> Self {
         let mut groups: BTreeMap<Name, Vec<(Name, ImageRef)>> = BTreeMap::new();
-        let removed = state.removed.values().map(|(point, _)| point);
-        for point in state.points.iter().chain(removed) {
+        let removed = state.removed.values().filter(|(_, until)| now < *until);
+        for point in state.points.iter().chain(removed.map(|(point, _)| point)) {
             let point: &PointRecord = point;
             let disks = point
                 .disks

@@ -50,7 +50,7 @@ impl Lease {
         let create = || place.create(&path(epoch), &object, epoch);
         let created = match create() {
             // Whoever comes to make room needs some.
-            Err(e) if e.kind() == io::ErrorKind::StorageFull && headroom::give_up(&**place) => {
+            Err(e) if is_full(&e) && headroom::give_up(&**place) => {
                 let created = create();
                 headroom::keep_the_rest(&**place, Headroom::BYTES, epoch);
                 created
@@ -69,6 +69,14 @@ impl Lease {
         })
     }
 
+    /// When the store had its first writer; `None` if that is not known any more.
+    pub(crate) fn first_at(place: &dyn Backend) -> Option<UnixNanos> {
+        const AT: u64 = 8 + 4 + 16 + 8;
+        let mut at = [0; 8];
+        place.read(&path(1), AT, &mut at).ok()?;
+        Some(UnixNanos(u64::from_le_bytes(at)))
+    }
+
     /// `Fenced` if a later writer exists.
     pub(crate) fn check(&self) -> Result<()> {
         let theirs = self.epoch + 1;
@@ -81,6 +89,13 @@ impl Lease {
             }),
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn path(epoch: u64) -> String {

@@ -261,9 +261,8 @@ impl Objects {
 
     /// Whether a container lies elsewhere by now.
     pub(crate) fn has_moved(&self, opened: &Opened) -> bool {
-        let id = opened.at.id;
-        // Finding its manifest finds out.
-        self.load_manifest(id).is_ok() && self.at(Kind::Container, id) != opened.at
+        // What the catalog cannot be asked is told by whoever reads next.
+        self.refresh().is_ok() && self.at(Kind::Container, opened.at.id) != opened.at
     }
 
     /// Keeps the manifest of a container that was just put as an object of its own.
@@ -338,10 +337,18 @@ impl Objects {
             let chunks = self.region(&opened, region)?;
             Ok((chunks, (position - first) * CHUNK + from))
         };
-        // Once more if the container was moved between its manifest and its region.
-        let (chunks, at) = match read() {
-            Err(StoreError::Missing { .. }) => read()?,
-            other => other?,
+        let (chunks, at) = loop {
+            let before = self.at(Kind::Container, place.container());
+            match read() {
+                // The container was moved since its manifest was read; what is gone for good lies nowhere else.
+                Err(missing @ StoreError::Missing { .. }) => {
+                    self.refresh()?;
+                    if self.at(Kind::Container, place.container()) == before {
+                        return Err(missing);
+                    }
+                }
+                other => break other?,
+            }
         };
         buf.copy_from_slice(&chunks[at..at + buf.len()]);
         Ok(())

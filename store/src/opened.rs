@@ -12,6 +12,7 @@ use std::sync::Arc;
 use block::index;
 
 use crate::armor::{self, Kind, Owner, PLATE_LEN, Plate};
+use crate::backend::{SECTOR, is_damage};
 use crate::bundle;
 use crate::cache::ByteCache;
 use crate::codec::Decoded;
@@ -23,9 +24,6 @@ use crate::tree;
 
 /// Healed payloads in memory, and where payloads lie.
 const OPENED_BYTES_MAX: usize = 32 << 20;
-
-/// What a disk loses at once.
-const SECTOR: usize = 4096;
 
 /// An object is never larger.
 const OBJECT_LEN_MAX: u64 = 64 << 20;
@@ -270,27 +268,6 @@ impl Opener {
     pub(crate) fn forget(&self, kind: Kind, id: ObjectId) {
         self.opened.forget(&(kind, id));
     }
-}
-
-/// Whether a disk says that it has lost what it was asked for.
-fn is_damage(error: &std::io::Error) -> bool {
-    /// EIO, EBADMSG, EILSEQ, ENODATA, EUCLEAN.
-    const CODES: [i32; 5] = [5, 74, 84, 61, 117];
-    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(e) = error {
-        let code = e.downcast_ref::<std::io::Error>();
-        let code = code.and_then(std::io::Error::raw_os_error);
-        if code.is_some_and(|code| CODES.contains(&code)) {
-            return true;
-        }
-        let inner = e.downcast_ref::<std::io::Error>();
-        let inner = inner.and_then(std::io::Error::get_ref);
-        error = match inner {
-            Some(inner) => Some(inner),
-            None => e.source(),
-        };
-    }
-    false
 }
 
 /// Checks every byte of a payload.

@@ -108,8 +108,10 @@ pub(crate) fn verdicts(
     }
     let mut all = Vec::new();
     for mut group in groups.into_values() {
+        let by_clock = kept_by_clock(&group, policy, zone);
         // Numbers say what came after what. A clock that ran ahead for a while made points of times to come: they
-        // are taken for as old as the next one that was made with the right time.
+        // are taken for as old as the next one that was made with the right time. One that was behind would make all
+        // older ones as old as that; so what the rules keep by either reckoning is kept.
         group.sort_by_key(|point| point.id.sequence);
         let newest = group.last().map(|point| point.id.sequence);
         let mut rules = Rules::new(policy, zone);
@@ -117,6 +119,7 @@ pub(crate) fn verdicts(
         for point in group.into_iter().rev() {
             at = at.min(point.at);
             let mut keep = rules.keep(at);
+            keep.extend(by_clock.get(&point.id.sequence).into_iter().flatten());
             if Some(point.id.sequence) == newest {
                 keep.insert(Keep::Newest);
             }
@@ -132,6 +135,22 @@ pub(crate) fn verdicts(
         }
     }
     all
+}
+
+/// What the rules of the calendar keep of a group by the times that its clock gave, by number.
+fn kept_by_clock(
+    group: &[&Arc<PointRecord>],
+    policy: &Policy,
+    zone: &TimeZone,
+) -> BTreeMap<u64, BTreeSet<Keep>> {
+    let calendar = Policy { last: 0, ..*policy };
+    let mut rules = Rules::new(&calendar, zone);
+    let mut sorted = group.to_vec();
+    sorted.sort_by_key(|point| (point.at, point.id.sequence));
+    let newest_first = sorted.into_iter().rev();
+    newest_first
+        .map(|point| (point.id.sequence, rules.keep(point.at)))
+        .collect()
 }
 
 /// The rules, while they are told of points from the newest on.

@@ -39,6 +39,8 @@ pub struct ScrubOptions<'a> {
     pub heal: bool,
     /// Go on after this object: [`ScrubReport::reached`] of a scrub that was stopped.
     pub after: Option<ScrubPosition>,
+    /// What the parts before this one have found: objects that were checked, healed, lost.
+    pub before: [u64; 3],
     /// Told of bytes that were read; may sleep.
     pub pace: &'a (dyn Fn(u64) + Sync),
     /// Asked after each object whether to stop.
@@ -53,6 +55,7 @@ impl Default for ScrubOptions<'_> {
             deep: true,
             heal: true,
             after: None,
+            before: [0; 3],
             pace: &|_| (),
             stop: &|| false,
             progress: &|_, _| (),
@@ -226,23 +229,30 @@ pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubRe
     if options.after.is_none() {
         scrub.catalog()?;
     }
-    scrub.mark()?;
+    if !scrub.mark()? {
+        // Nothing after where it began was checked.
+        let nothing = ScrubPosition {
+            shelf: Shelf::Trees,
+            id: 0,
+        };
+        scrub.report.reached = Some(options.after.unwrap_or(nothing));
+        return Ok(scrub.report);
+    }
     scrub.objects()?;
-    if scrub.report.reached.is_none() && options.after.is_none() {
+    if scrub.report.reached.is_none() {
         scrub.missing()?;
     }
     if !scrub.bad_containers.is_empty() || scrub.bad_trees || !scrub.lacking.is_empty() {
         scrub.hits()?;
     }
     let report = scrub.report;
-    let everything = options.after.is_none() && report.reached.is_none();
-    if everything && options.heal && inner.writer.is_some() {
+    if report.reached.is_none() && options.heal && inner.writer.is_some() {
         let last = LastScrub {
             ended_at: UnixNanos(inner.now()),
             deep: options.deep,
-            objects: report.objects,
-            healed: report.healed.len() as u64,
-            lost: report.lost.len() as u64,
+            objects: options.before[0] + report.objects,
+            healed: options.before[1] + report.healed.len() as u64,
+            lost: options.before[2] + report.lost.len() as u64,
         };
         let mut state = inner.state.lock();
         inner.commit(&mut state, Change::Scrubbed(last))?;
@@ -324,8 +334,8 @@ impl Scrub<'_> {
         Ok(Some(writer))
     }
 
-    /// What do images need? Trees that cannot be read do not end it here.
-    fn mark(&mut self) -> Result<()> {
+    /// What do images need? Trees that cannot be read do not end it here. `false` if it was stopped.
+    fn mark(&mut self) -> Result<bool> {
         let all = Wanted {
             containers: ObjectId(1)..ObjectId(ObjectId::END),
             records: HashSet::new(),
@@ -336,17 +346,21 @@ impl Scrub<'_> {
                 Err(e) if e.kind() == ErrorKind::Corrupt => self.bad_trees = true,
                 other => drop(other?),
             }
+            if self.options.after.is_none() && (self.options.stop)() {
+                return Ok(false);
+            }
         }
         self.bad_trees |= marker.met_damage();
         self.marks = marker.finish();
-        Ok(())
+        Ok(true)
     }
 
     /// Every image of the catalog.
     fn images(&self) -> Vec<(Option<PointId>, Name, Name, ImageRef)> {
         let state = self.inner.state.lock();
         let mut images = Vec::new();
-        for point in &state.points {
+        let removed = state.removed.values().map(|(point, _)| point);
+        for point in state.points.iter().chain(removed) {
             for disk in &point.disks {
                 let (id, group) = (point.id.clone(), point.id.group.clone());
                 images.push((Some(id), group, disk.name.clone(), disk.image.clone()));
@@ -505,8 +519,9 @@ impl Scrub<'_> {
     fn hits(&mut self) -> Result<()> {
         let mut trees = BTreeSet::new();
         let mut hit = HashSet::new();
+        let mut whole = HashSet::new();
         for (point, group, disk, image) in self.images() {
-            let ranges = self.lost_ranges(&image, &mut trees, &mut hit)?;
+            let ranges = self.lost_ranges(&image, &mut trees, &mut hit, &mut whole)?;
             if !ranges.is_empty() {
                 self.report.hits.push(Hit {
                     point,
@@ -535,6 +550,7 @@ impl Scrub<'_> {
         reference: &ImageRef,
         trees: &mut BTreeSet<(String, String)>,
         hit: &mut HashSet<ObjectId>,
+        whole: &mut HashSet<(ObjectId, u32)>,
     ) -> Result<Vec<ByteRange>> {
         let mut note = |error: &StoreError| {
             if let StoreError::Corrupt { object, .. } | StoreError::Missing { object, .. } = error {
@@ -553,6 +569,7 @@ impl Scrub<'_> {
             bad: &self.bad_containers,
             lacking: self.lacking.iter().map(|(id, _)| *id).collect(),
             hit,
+            whole,
             trees: BTreeSet::new(),
             lost: Vec::new(),
         };
@@ -574,6 +591,8 @@ struct Search<'a> {
     lacking: HashSet<ObjectId>,
     /// Those that are to blame.
     hit: &'a mut HashSet<ObjectId>,
+    /// Nodes under which nothing is lost, in any image.
+    whole: &'a mut HashSet<(ObjectId, u32)>,
     trees: BTreeSet<(String, String)>,
     lost: Vec<ByteRange>,
 }
@@ -586,6 +605,21 @@ impl Search<'_> {
         if under.is_empty() || stored.is_none() && !changed {
             return Ok(());
         }
+        let key = stored.map(|node| (node.record.object, node.record.offset));
+        if !changed && key.is_some_and(|key| self.whole.contains(&key)) {
+            return Ok(());
+        }
+        let before = self.lost.len();
+        self.under(level, node, stored)?;
+        if !changed && self.lost.len() == before {
+            self.whole.extend(key);
+        }
+        Ok(())
+    }
+
+    fn under(&mut self, level: u8, node: u64, stored: Option<NodeRef>) -> Result<()> {
+        let image = self.image;
+        let under = image.shape.under(level, node);
         if level == 0 {
             return match image.leaf_runs(node, stored) {
                 Ok(runs) => runs.iter().try_for_each(|run| self.run(run, under.start)),

@@ -8,6 +8,7 @@
 //!
 //! Rule: a point is listed only after all that it needs is durable.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -344,10 +345,11 @@ impl Store {
         }
         let now = self.inner.now();
         let mut state = self.inner.state.lock();
+        let listed: HashSet<&PointId> = state.points.iter().map(|point| &point.id).collect();
+        if let Some(unknown) = ids.iter().find(|id| !listed.contains(id)) {
+            return Err(StoreError::NoPoint(unknown.to_string()));
+        }
         for id in ids {
-            if !state.points.iter().any(|point| point.id == *id) {
-                return Err(StoreError::NoPoint(id.to_string()));
-            }
             let protection = state.protections.get(id);
             if let Some(protection) = protection
                 && (protection.hold.is_some() || protection.is_locked(now))
@@ -475,6 +477,12 @@ impl Store {
     /// As [`explain`](Self::explain).
     pub fn explain_chunk(&self, image: &ImageRef, offset: u64) -> Result<Option<ExplainedChunk>> {
         explain::chunk(&self.inner, image, offset)
+    }
+
+    /// When the store had its first writer; `None` if that is not known any more.
+    #[must_use]
+    pub fn began_at(&self) -> Option<UnixNanos> {
+        Lease::first_at(&*self.inner.place)
     }
 
     /// The newest scrub that went over everything.

@@ -436,12 +436,17 @@ fn check_clean(dir: &Arc<dyn Dir>, told: &mut Told, story: &str) {
 
 fn objects_in(dir: &Arc<dyn Dir>, folders: &[&str]) -> u64 {
     let len = |folder: &str| -> u64 {
-        let shard = dir.subdir(folder).unwrap().subdir("000000").unwrap();
-        let names = shard.list().unwrap();
-        names
-            .iter()
-            .map(|name| shard.open(name).unwrap().len().unwrap())
-            .sum()
+        let folder = dir.subdir(folder).unwrap();
+        let mut all = 0;
+        for shard in 0..8 {
+            let shard = folder.subdir(&format!("{shard:06x}")).unwrap();
+            let names = shard.list().unwrap();
+            let lens = names
+                .iter()
+                .map(|name| shard.open(name).unwrap().len().unwrap());
+            all += lens.sum::<u64>();
+        }
+        all
     };
     folders.iter().map(|folder| len(folder)).sum()
 }

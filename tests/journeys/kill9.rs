@@ -94,7 +94,7 @@ fn kill9_while_garbage_is_collected() -> Result<()> {
     let bench = Bench::new()?;
     let (disk, ledger) = bench.stamped_disk("disk", DISK)?;
     let keep = [
-        ["--keep-last", "4"],
+        ["--keep-last", "40"],
         ["--keep-delay", "0"],
         ["--upkeep-every", "300ms"],
         ["--quarantine", "0"],
@@ -104,7 +104,7 @@ fn kill9_while_garbage_is_collected() -> Result<()> {
     kill9_under_write_load(&bench, how.clone(), &ledger, kills())?;
     let protect = Protect::start(&bench, &how)?;
     tests::time::wait_for("points go", Duration::from_secs(60), || {
-        Ok((bench.points()?.len() <= 5).then_some(()))
+        Ok((bench.points()?.len() <= 41).then_some(()))
     })?;
     protect.stop()?;
     let target = bench.target();

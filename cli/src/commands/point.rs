@@ -67,8 +67,16 @@ pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
             target,
             delay,
             dry_run,
+            even_newest,
             state,
-        } => delete(&points, &target, delay, dry_run, &state, printer),
+        } => {
+            let how = How {
+                delay,
+                dry_run,
+                even_newest,
+            };
+            delete(&points, &target, how, &state, printer)
+        }
         PointCommand::Undelete {
             point,
             target,
@@ -110,16 +118,27 @@ pub(crate) fn point(args: Point, printer: &Printer) -> Result<()> {
     }
 }
 
+/// How points are to be deleted.
+struct How {
+    delay: Span,
+    dry_run: bool,
+    even_newest: bool,
+}
+
 fn delete(
     points: &[PointId],
     target: &Target,
-    delay: Span,
-    dry_run: bool,
+    how: How,
     state: &State,
     printer: &Printer,
 ) -> Result<()> {
+    let How {
+        delay,
+        dry_run,
+        even_newest,
+    } = how;
     let names: Vec<String> = points.iter().map(PointId::to_string).collect();
-    let delay_s = delay.0.as_secs();
+    let delay_s = delay.seconds();
     if dry_run {
         let listed = open(target)?;
         let mut in_the_way = Vec::new();
@@ -133,6 +152,21 @@ fn delete(
             false => format!("nothing would be removed: {}", in_the_way.join("; ")),
         });
         return Ok(());
+    }
+    if !even_newest {
+        let listed = open(target)?;
+        let newest = |id: &&PointId| {
+            let latest = PointRef::Latest(id.group.clone());
+            listed.find(&latest).is_ok_and(|latest| latest.id == **id)
+        };
+        if let Some(id) = points.iter().find(newest) {
+            return Err(Error::Usage {
+                what: format!(
+                    "{id} is the newest point of its group, which the next one builds on"
+                ),
+                hint: "with --even-newest it goes all the same; a protection then copies the disks anew",
+            });
+        }
     }
     let chore = Chore::Remove {
         points: names.clone(),
@@ -220,7 +254,8 @@ fn listed(points: &Points, point: &PointRecord) -> Value {
 fn kept(points: &Points, point: &PointRecord) -> String {
     let protection = points.protection(point);
     let hold = protection.hold.map(|_| "held".to_owned());
-    let lock = protection.locked_until_unix_ns;
+    let now = points.now().0;
+    let lock = protection.locked_until_unix_ns.filter(|until| now < *until);
     let lock = lock.map(|until| format!("locked until {}", units::local_time(UnixNanos(until))));
     let all: Vec<_> = hold.into_iter().chain(lock).collect();
     all.join(", ")

@@ -34,17 +34,17 @@ pub(crate) fn retention(args: Retention, printer: &Printer) -> Result<()> {
             let chore = Chore::Apply {
                 group: asked.group.map(|group| group.to_string()),
                 rules,
-                delay_s: delay.0.as_secs(),
+                delay_s: delay.seconds(),
             };
             let done = upkeep(&asked.target, &chore, &state, &|_, _| ())?;
             if let Done::Points { points } = &done {
-                let document = json!({ "removed": points, "delay_s": delay.0.as_secs() });
+                let document = json!({ "removed": points, "delay_s": delay.seconds() });
                 printer.answer(&document, || match points.len() {
                     0 => "every point is kept".to_owned(),
                     count => format!(
                         "{count} points removed: {}{}",
                         points.join(", "),
-                        can_be_brought_back(delay.0.as_secs())
+                        can_be_brought_back(delay.seconds())
                     ),
                 });
             }

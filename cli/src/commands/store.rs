@@ -53,7 +53,7 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
         } => {
             let chore = Chore::Collect {
                 dry_run,
-                quarantine_s: quarantine.0.as_secs(),
+                quarantine_s: quarantine.seconds(),
                 compact_below: if thorough { 1.0 } else { 0.7 },
                 rate: rate.and_then(|rate| rate.0).map(agent::Rate::bytes_per_s),
             };
@@ -82,9 +82,10 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
                 return Ok(());
             };
             printer.answer(figures, || scrubbed(figures));
-            match figures.hits.is_empty() {
+            match figures.whole {
                 true => Ok(()),
                 false => Err(agent::Error::Lost {
+                    objects: figures.lost.len(),
                     images: figures.hits.len(),
                 }),
             }
@@ -373,6 +374,13 @@ fn scrubbed(figures: &ScrubFigures) -> String {
 /// How long something takes, as users give it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span(pub(crate) Duration);
+
+impl Span {
+    /// In whole seconds; what is left over is one more.
+    pub(crate) fn seconds(self) -> u64 {
+        agent::whole_seconds(self.0)
+    }
+}
 
 impl std::str::FromStr for Span {
     type Err = String;

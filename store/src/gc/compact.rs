@@ -344,7 +344,10 @@ impl Collection<'_> {
         };
         step.bundle = Some((id, held));
         self.report.written_bytes += bytes;
-        self.take(step)?;
+        if let Err(e) = self.take(step) {
+            engine.inventory.lock().found_debris(Kind::Bundle, id);
+            return Err(e);
+        }
         if self.full {
             // What has moved leaves room for the next bundle.
             self.purge()?;

@@ -145,6 +145,29 @@ fn points_of_a_clock_that_ran_ahead_do_not_take_the_places_of_later_ones() {
     assert_eq!(kept.map(|(n, _)| *n).collect::<Vec<_>>(), [20, 19, 18]);
 }
 
+/// One cut was made before the clock was set: everything older was taken for as old as that, one hour, and all but one
+/// of it was removed. Found by review.
+#[test]
+fn a_point_of_a_clock_that_was_behind_does_not_take_older_ones_along() {
+    let hour = 3_600_000_000_000;
+    let mut points: Vec<_> = (1..=10)
+        .map(|i| point_at("web", i, (1000 + i) * hour))
+        .collect();
+    points.push(point_at("web", 11, 5));
+    points.push(point_at("web", 12, 1012 * hour));
+    let policy = Policy {
+        hourly: 8,
+        ..Policy::default()
+    };
+    let judged = judged(&points, policy, &TimeZone::UTC);
+    let kept: Vec<u64> = judged
+        .iter()
+        .filter(|(_, why)| !why.is_empty())
+        .map(|(n, _)| *n)
+        .collect();
+    assert!((4..=10).all(|n| kept.contains(&n)), "{kept:?}");
+}
+
 #[test]
 fn what_is_held_or_locked_stays() {
     let points: Vec<_> = (1..=4).map(|i| point_at("web", i, i)).collect();
@@ -183,7 +206,8 @@ proptest! {
         let policy = Policy { last, hourly, daily, weekly, monthly, yearly };
         let points: Vec<_> = (1..).zip(&ats).map(|(i, at)| point_at("web", i, *at)).collect();
         let first = verdicts(&points, &BTreeMap::new(), &policy, &TimeZone::UTC, 0);
-        for (rule, most) in [(Keep::Last, last), (Keep::Hourly, hourly), (Keep::Daily, daily), (Keep::Yearly, yearly)] {
+        // By either reckoning of time.
+        for (rule, most) in [(Keep::Last, last), (Keep::Hourly, 2 * hourly), (Keep::Daily, 2 * daily), (Keep::Yearly, 2 * yearly)] {
             let kept = first.iter().filter(|v| v.keep.contains(&rule)).count();
             prop_assert!(kept <= most as usize);
         }
