@@ -224,8 +224,13 @@ impl Collection<'_> {
     /// Marks what all images need that anybody holds.
     fn mark(&mut self, wanted: Wanted) -> Result<Marks> {
         let engine = &self.writer.engine;
-        let now = self.inner.now();
-        let roots = Roots::of(&self.inner.state.lock(), now);
+        // A dry run forgets nothing, and counts as if it had.
+        let over = if self.options.dry_run {
+            self.inner.now()
+        } else {
+            0
+        };
+        let roots = Roots::of(&self.inner.state.lock(), over);
         // Taken after the catalog: what was pinned before and has left the catalog since is in here.
         let pinned = engine.pins.images_of_collection();
         let mut marker = Marker::new(Arc::clone(&engine.objects), wanted);
@@ -490,10 +495,10 @@ struct Roots {
 }
 
 impl Roots {
-    /// A point that can be brought back no more is none of them.
-    fn of(state: &State, now: u64) -> Self {
+    /// Points that could be brought back until `over`, and no longer, are none of them.
+    fn of(state: &State, over: u64) -> Self {
         let mut groups: BTreeMap<Name, Vec<(Name, ImageRef)>> = BTreeMap::new();
-        let removed = state.removed.values().filter(|(_, until)| now < *until);
+        let removed = state.removed.values().filter(|(_, until)| over < *until);
         for point in state.points.iter().chain(removed.map(|(point, _)| point)) {
             let point: &PointRecord = point;
             let disks = point

@@ -31,6 +31,7 @@ mod image;
 mod image_writer;
 mod index;
 mod inventory;
+mod keeping;
 mod lease;
 mod locations;
 mod objects;

@@ -12,23 +12,27 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use block::{ByteRange, GranuleRange, Name, UnixNanos, index};
+use block::{ByteRange, Name, UnixNanos};
 
 use crate::armor::{self, Kind, Owner};
 use crate::backend::read_whole;
 use crate::catalog::{CHECKPOINT_LEN_MAX, Change};
-use crate::codec::{Decoded, Decoder, Encode};
 use crate::error::{ErrorKind, Result, StoreError, io_error};
-use crate::fingerprint::FANOUT;
 use crate::format;
 use crate::gc::mark::{Marker, Marks, Wanted};
 use crate::image::Image;
 use crate::place::{ObjectId, Place};
 use crate::records::PointId;
-use crate::runs::{self, Run};
 use crate::store::{Inner, Writer};
-use crate::tree::{ImageRef, NodeRef};
+use crate::tree::ImageRef;
 use crate::verify::merged;
+
+use report::Shelf;
+pub use report::{HealedObject, Hit, LastScrub, LostObject, ScrubPosition, ScrubReport};
+use search::Search;
+
+mod report;
+mod search;
 
 /// How to scrub.
 #[derive(Clone, Copy)]
@@ -60,143 +64,6 @@ impl Default for ScrubOptions<'_> {
             stop: &|| false,
             progress: &|_, _| (),
         }
-    }
-}
-
-/// How far a scrub has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ScrubPosition {
-    shelf: Shelf,
-    id: u64,
-}
-
-/// The kinds of objects, in the order of a scrub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Shelf {
-    Trees,
-    Bundles,
-    Containers,
-}
-
-impl Shelf {
-    const ALL: [Self; 3] = [Self::Trees, Self::Bundles, Self::Containers];
-
-    fn kind(self) -> Kind {
-        match self {
-            Self::Trees => Kind::Tree,
-            Self::Bundles => Kind::Bundle,
-            Self::Containers => Kind::Container,
-        }
-    }
-}
-
-impl ScrubPosition {
-    /// As a word that [`parse`](Self::parse) reads.
-    #[must_use]
-    pub fn to_word(self) -> String {
-        format!("{:?}-{:x}", self.shelf, self.id).to_lowercase()
-    }
-
-    /// `None` if it is no such word.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        let (shelf, id) = word.split_once('-')?;
-        let named = |known: &Shelf| format!("{known:?}").to_lowercase() == shelf;
-        Some(Self {
-            shelf: Shelf::ALL.into_iter().find(named)?,
-            id: u64::from_str_radix(id, 16).ok()?,
-        })
-    }
-}
-
-/// What a scrub found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubReport {
-    /// Objects that were checked.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Damaged objects that were healed (or could be, where nothing was to be changed).
-    pub healed: Vec<HealedObject>,
-    /// What is damaged beyond its armor, or missing.
-    pub lost: Vec<LostObject>,
-    /// What points lose by that.
-    pub hits: Vec<Hit>,
-    /// The last object that was checked, if it was stopped early.
-    pub reached: Option<ScrubPosition>,
-}
-
-/// An object that was healed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealedObject {
-    /// Its name.
-    pub object: String,
-    /// Bytes of it that were damaged.
-    pub damaged_bytes: u64,
-}
-
-/// An object that cannot be healed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LostObject {
-    /// Its name.
-    pub object: String,
-    /// What is wrong with it.
-    pub what: String,
-}
-
-/// What a point loses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hit {
-    /// The point; none for the seed of a group.
-    pub point: Option<PointId>,
-    /// Its group.
-    pub group: Name,
-    /// The disk.
-    pub disk: Name,
-    /// The bytes that cannot be read.
-    pub ranges: Vec<ByteRange>,
-}
-
-impl ScrubReport {
-    /// Whether everything that points need is there and right, perhaps after healing.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.hits.is_empty() && self.lost.is_empty()
-    }
-}
-
-/// What is remembered of a scrub of everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastScrub {
-    /// When it ended, by the store's time.
-    pub ended_at: UnixNanos,
-    /// Whether every chunk was hashed.
-    pub deep: bool,
-    /// Objects that were checked.
-    pub objects: u64,
-    /// Objects that were healed.
-    pub healed: u64,
-    /// Objects that are lost.
-    pub lost: u64,
-}
-
-impl LastScrub {
-    pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        out.put_u64(self.ended_at.0);
-        out.put_u8(u8::from(self.deep));
-        for count in [self.objects, self.healed, self.lost] {
-            out.put_u64(count);
-        }
-    }
-
-    pub(crate) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
-        Ok(Self {
-            ended_at: UnixNanos(d.u64()?),
-            deep: d.u8()? != 0,
-            objects: d.u64()?,
-            healed: d.u64()?,
-            lost: d.u64()?,
-        })
     }
 }
 
@@ -579,98 +446,5 @@ impl Scrub<'_> {
         } = search;
         trees.extend(found);
         Ok(merged(lost))
-    }
-}
-
-/// Looks for what an image has lost.
-struct Search<'a> {
-    image: &'a Image,
-    /// Containers that cannot be read.
-    bad: &'a HashSet<ObjectId>,
-    /// Containers that lacked something when they were looked at; they are looked at again.
-    lacking: HashSet<ObjectId>,
-    /// Those that are to blame.
-    hit: &'a mut HashSet<ObjectId>,
-    /// Nodes under which nothing is lost, in any image.
-    whole: &'a mut HashSet<(ObjectId, u32)>,
-    trees: BTreeSet<(String, String)>,
-    lost: Vec<ByteRange>,
-}
-
-impl Search<'_> {
-    fn node(&mut self, level: u8, node: u64, stored: Option<NodeRef>) -> Result<()> {
-        let image = self.image;
-        let under = image.shape.under(level, node);
-        let changed = !runs::touching(&image.changes, under).is_empty();
-        if under.is_empty() || stored.is_none() && !changed {
-            return Ok(());
-        }
-        let key = stored.map(|node| (node.record.object, node.record.offset));
-        if !changed && key.is_some_and(|key| self.whole.contains(&key)) {
-            return Ok(());
-        }
-        let before = self.lost.len();
-        self.under(level, node, stored)?;
-        if !changed && self.lost.len() == before {
-            self.whole.extend(key);
-        }
-        Ok(())
-    }
-
-    fn under(&mut self, level: u8, node: u64, stored: Option<NodeRef>) -> Result<()> {
-        let image = self.image;
-        let under = image.shape.under(level, node);
-        if level == 0 {
-            return match image.leaf_runs(node, stored) {
-                Ok(runs) => runs.iter().try_for_each(|run| self.run(run, under.start)),
-                Err(e) => self.lose(e, under),
-            };
-        }
-        let children = match image.children(level, stored) {
-            Ok(children) => children,
-            Err(e) => return self.lose(e, under),
-        };
-        for (i, child) in (0..).zip(children.iter()) {
-            self.node(level - 1, node * FANOUT as u64 + i, *child)?;
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, run: &Run, base: u64) -> Result<()> {
-        let Some(place) = run.place else {
-            return Ok(());
-        };
-        let id = place.container();
-        let lost = self.bad.contains(&id)
-            || self.lacking.contains(&id)
-                && match self.image.objects.load_manifest(id) {
-                    Ok(manifest) => {
-                        let slots = manifest.fingerprints(place.slot(), index(run.count));
-                        slots.is_none()
-                    }
-                    Err(e) if e.kind() == ErrorKind::Corrupt => true,
-                    Err(e) => return Err(e),
-                };
-        if lost {
-            self.hit.insert(id);
-            self.push(base + run.start, base + run.end());
-        }
-        Ok(())
-    }
-
-    fn lose(&mut self, error: StoreError, under: GranuleRange) -> Result<()> {
-        match &error {
-            StoreError::Corrupt { object, .. } | StoreError::Missing { object, .. } => {
-                self.trees.insert((object.clone(), error.chain()));
-                self.push(under.start, under.end);
-                Ok(())
-            }
-            _ => Err(error),
-        }
-    }
-
-    fn push(&mut self, start: u64, end: u64) {
-        let size = self.image.reference.size;
-        self.lost.push(GranuleRange { start, end }.bytes(size));
     }
 }

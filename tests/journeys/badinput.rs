@@ -112,7 +112,7 @@ fn badinput_corrupt_store_objects_are_named_and_never_restored() -> Result<()> {
 fn badinput_corrupt_containers_give_errors_and_not_bytes_when_served() -> Result<()> {
     let (bench, _, point) = one_point()?;
     let sizes = |path: &PathBuf| fs::metadata(path).map_or(0, |meta| meta.len());
-    let biggest = files(&bench.path("target"))?
+    let biggest = files(&bench.path("target/containers"))?
         .into_iter()
         .max_by_key(sizes)
         .context("objects")?;

@@ -1,8 +1,9 @@
-use block::UnixNanos;
+use block::{Name, UnixNanos};
 use proptest::prelude::*;
 
 use super::*;
 use crate::locations::Spot;
+use crate::place::ObjectId;
 use crate::records::{Consistency, PointDisk, PointId, SeedDiskRecord};
 use crate::tree::ImageRef;
 
