@@ -17,7 +17,6 @@ const SEALED_USUAL: usize = 2;
 /// Of a running group.
 pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus {
     let figures = engine.group.figures();
-    let lineage = engine.group.lineage();
     let now = engine.now();
     let (rung, ladder) = engine.ladder.status();
     let gap = engine.open_gap();
@@ -65,7 +64,7 @@ pub(crate) fn of_running(engine: &Engine, productions: &[String]) -> GroupStatus
         diff_bytes: figures.diff_bytes,
         sealed: figures.sealed_count as u64,
         generation: figures.open_generation.0,
-        lineage: lineage.to_string(),
+        lineage: figures.lineage.to_string(),
         reread_bytes: engine.reread_bytes(),
         seed: engine.seed.status(),
         target: engine.target.to_string(),

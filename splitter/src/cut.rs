@@ -18,11 +18,12 @@ use block::{BlockDevice, GRANULE, UnixNanos};
 
 use crate::diff::OpenDiff;
 use crate::gate::Closed;
-use crate::group::{END_MAX, Group, Tracking, heal_error, in_flight};
+use crate::group::{END_MAX, Group, heal_error, in_flight};
 use crate::lineage;
 use crate::map::pages_of_each;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
+use crate::turns::Tracking;
 use crate::uses::Uses;
 use crate::{CutError, Generation, Lineage};
 
@@ -167,9 +168,13 @@ impl Group {
     pub fn ending(&self) -> Option<Cut> {
         let tracking = self.tracking.lock();
         let ending = tracking.ending.as_ref()?;
+        Some(self.cut_of(ending))
+    }
+
+    pub(crate) fn cut_of(&self, ending: &Ending) -> Cut {
         let older = self.disks.iter().filter_map(|disk| disk.gate.older());
         let dirty_count: u64 = older.map(|older| older.map.dirty_count()).sum();
-        Some(ending.cut(dirty_count * GRANULE))
+        ending.cut(dirty_count * GRANULE)
     }
 
     /// The cut: from here on writes go to `next`.
@@ -197,13 +202,13 @@ impl Group {
         live.set_open_generation(generation.next());
         self.epoch.flip();
         let pause = self.around.clock.monotonic().saturating_sub(began);
-        tracking.ending = Some(Ending {
+        tracking.ending = Some(Arc::new(Ending {
             generation,
             at,
             began,
             pause,
             note,
-        });
+        }));
         Ok(())
     }
 

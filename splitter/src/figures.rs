@@ -6,11 +6,13 @@ use block::{BlockDevice, Name};
 
 use crate::sealed::SealedDiff;
 use crate::tracked::TrackedDisk;
-use crate::{Generation, Group};
+use crate::{Generation, Group, Lineage};
 
 /// What a group holds at the moment.
 #[derive(Clone, Debug)]
 pub struct Figures {
+    /// The history that the next point belongs to.
+    pub lineage: Lineage,
     /// The generation that takes the guest's writes.
     pub open_generation: Generation,
     /// Sealed generations that no target has.
@@ -39,29 +41,29 @@ pub struct DiskFigures {
 }
 
 impl Group {
-    /// What the group holds. Asks the file system; not for every request.
+    /// What the group holds: what it held when the cut, release or restart began that is under way. Asks the file
+    /// system; not for every request.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let (open_generation, sealed) = {
-            let tracking = self.tracking.lock();
-            (tracking.live.open_generation(), tracking.sealed.clone())
-        };
+        let told = self.tracking.told();
         let open = |disk: &Arc<TrackedDisk>| {
             let older = disk.gate.try_older().map(|older| older.allocated());
             let open = disk.gate.enter().allocated();
             open.unwrap_or(0) + older.and_then(Result::ok).unwrap_or(0)
         };
-        let waiting = self.ending();
+        let waiting = told.ending.map(|ending| self.cut_of(&ending));
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.figures()).collect();
-        let sealed_dirty: u64 = sealed.iter().map(|s| s.dirty_bytes()).sum();
-        let sealed_bytes: u64 = sealed
+        let sealed_dirty: u64 = told.sealed.iter().map(|s| s.dirty_bytes()).sum();
+        let sealed_bytes: u64 = told
+            .sealed
             .iter()
             .flat_map(|s| s.all_disks())
             .flat_map(SealedDiff::occupied)
             .sum();
         Figures {
-            open_generation,
-            sealed_count: sealed.len(),
+            lineage: told.lineage,
+            open_generation: told.live.open_generation(),
+            sealed_count: told.sealed.len(),
             dirty_bytes: sealed_dirty
                 + waiting.map_or(0, |cut| cut.dirty_bytes)
                 + disks.iter().map(|d| d.dirty_bytes).sum::<u64>(),

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use crate::group::{Group, Tracking};
+use crate::group::Group;
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
+use crate::turns::Tracking;
 use crate::{CutError, Generation};
 
 /// Granules that are marked at once.

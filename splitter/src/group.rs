@@ -16,7 +16,6 @@ use std::time::Duration;
 use block::{BlockDevice, Clock, Dir, Name, Stamp, UnixNanos};
 use parking_lot::Mutex;
 
-use crate::cut::Ending;
 use crate::diff::{HealError, OpenDiff};
 use crate::gate::{Closed, Epoch};
 use crate::intent::IntentLog;
@@ -24,6 +23,7 @@ use crate::lineage::{DiskRecord, LineageRecord};
 use crate::live::{Live, STAMPS_MAX};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
+use crate::turns::{Tracking, Turns};
 use crate::writer::WriterCall;
 use crate::{CutError, Generation, Lineage, files};
 
@@ -73,7 +73,7 @@ pub struct Group {
     pub(crate) around: Surroundings,
     pub(crate) disks: Vec<Arc<TrackedDisk>>,
     pub(crate) identities: Vec<String>,
-    pub(crate) tracking: Mutex<Tracking>,
+    pub(crate) tracking: Turns,
     pub(crate) writer: Arc<WriterCall>,
     pub(crate) epoch: Arc<Epoch>,
     /// How many have asked that no log be begun anew.
@@ -83,18 +83,6 @@ pub struct Group {
     /// Held through a merge of sealed generations: one at a time.
     pub(crate) merging: Mutex<()>,
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
-}
-
-/// The lineage that counts. Locked through every cut, release and restart: they happen one by one.
-pub(crate) struct Tracking {
-    pub(crate) lineage: Lineage,
-    pub(crate) live: Arc<Live>,
-    pub(crate) intent: Arc<IntentLog>,
-    pub(crate) sealed: Vec<Arc<SealedGeneration>>,
-    /// What a target is known to have.
-    pub(crate) released: Generation,
-    /// A cut whose last writes have not ended.
-    pub(crate) ending: Option<Ending>,
 }
 
 impl Group {

@@ -56,6 +56,7 @@ mod stripes;
 mod tend;
 mod tracked;
 mod trouble;
+mod turns;
 mod uses;
 mod writer;
 

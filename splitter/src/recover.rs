@@ -27,13 +27,14 @@ use parking_lot::Mutex;
 use crate::coalesce::joined;
 use crate::diff::OpenDiff;
 use crate::gate::Epoch;
-use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings, Tracking};
+use crate::group::{DISKS_MAX, DiskSpec, Group, Surroundings};
 use crate::held::maps_are_kept;
 use crate::intent::IntentLog;
 use crate::lineage::{DiskRecord, LineageRecord, load_note};
 use crate::live::{LAST_WRITE_PRECISION, Live};
 use crate::sealed::{SealedDiff, SealedGeneration};
 use crate::tracked::TrackedDisk;
+use crate::turns::{Tracking, Turns};
 use crate::uses::Uses;
 use crate::writer::WriterCall;
 use crate::{Generation, Lineage, OpenError, files};
@@ -561,7 +562,7 @@ fn assemble(
         ))
     };
     let disks = specs.into_iter().zip(found.diffs).map(track).collect();
-    let tracking = Mutex::new(Tracking {
+    let tracking = Turns::new(Tracking {
         lineage: found.lineage,
         live: found.live,
         intent: found.intent,

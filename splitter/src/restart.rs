@@ -5,9 +5,10 @@ use std::sync::Arc;
 use block::BlockDevice;
 
 use crate::files;
-use crate::group::{Group, Tracking};
+use crate::group::Group;
 use crate::intent::IntentLog;
 use crate::live::Live;
+use crate::turns::Tracking;
 use crate::{CutError, Generation, Lineage};
 
 impl Group {
