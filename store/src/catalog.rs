@@ -39,7 +39,7 @@ pub(crate) const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
 /// stays short, and checkpoints cost a bounded share of what commits cost.
 const CHECKPOINT_COMMITS_MIN: u64 = 256;
 
-pub(crate) use state::{Change, Held, State};
+pub(crate) use state::{Change, Held, HeldImage, State};
 
 mod state;
 

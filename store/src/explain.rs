@@ -13,14 +13,14 @@ use std::sync::Arc;
 
 use block::{GRANULE, GranuleRange, Name, UnixNanos};
 
-use crate::catalog::State;
+use crate::catalog::HeldImage;
 use crate::error::{Result, StoreError};
 use crate::fingerprint::FANOUT;
 use crate::gc::mark::{Marker, Marks, Wanted};
 use crate::image::Image;
 use crate::objects::Objects;
 use crate::place::{ObjectId, Place};
-use crate::records::{PointId, PointRecord};
+use crate::records::PointId;
 use crate::runs::{self, Run};
 use crate::store::Inner;
 use crate::tree::{ImageRef, NodeRef, Record};
@@ -64,44 +64,18 @@ pub struct ExplainedChunk {
     pub object: String,
     /// Its container, and the slot there.
     pub place: (u64, u64),
-    /// The points that need it.
+    /// The points that need it, by group, and in it by age.
     pub points: Vec<PointId>,
 }
 
-type Root = (Option<PointId>, Name, ImageRef);
-
-/// Images of the catalog: of listed points and seeds, or of points that were removed.
-fn roots(state: &State, listed: bool) -> Vec<Root> {
-    let of_point = |point: &Arc<PointRecord>| {
-        let (id, group) = (point.id.clone(), point.id.group.clone());
-        let disks = point.disks.iter().map(|disk| disk.image.clone());
-        disks
-            .map(move |image| (Some(id.clone()), group.clone(), image))
-            .collect::<Vec<_>>()
-    };
-    if !listed {
-        return state
-            .removed
-            .values()
-            .flat_map(|(point, _)| of_point(point))
-            .collect();
-    }
-    let mut all: Vec<Root> = state.points.iter().flat_map(of_point).collect();
-    for seed in state.seeds.values() {
-        let images = seed.disks.iter().map(|disk| disk.image.clone());
-        all.extend(images.map(|image| (None, seed.group.clone(), image)));
-    }
-    all
-}
-
-fn mark<'a>(objects: &Arc<Objects>, images: impl Iterator<Item = &'a Root>) -> Result<Marks> {
+fn mark<'a>(objects: &Arc<Objects>, images: impl Iterator<Item = &'a HeldImage>) -> Result<Marks> {
     let wanted = Wanted {
         containers: ObjectId(1)..ObjectId(ObjectId::END),
         records: HashSet::new(),
     };
     let mut marker = Marker::new(Arc::clone(objects), wanted);
-    for (_, _, image) in images {
-        marker.image(image, None)?;
+    for held in images {
+        marker.held(held)?;
     }
     Ok(marker.finish())
 }
@@ -143,7 +117,7 @@ impl Scale<'_> {
 }
 
 pub(crate) fn store(inner: &Inner) -> Result<ExplainedStore> {
-    let (listed, removed, mut explained, held) = {
+    let (images, mut explained, held) = {
         let state = inner.state.lock();
         let until = state.removed.values().map(|(_, until)| UnixNanos(*until));
         let explained = ExplainedStore {
@@ -151,32 +125,26 @@ pub(crate) fn store(inner: &Inner) -> Result<ExplainedStore> {
             quarantined_bytes: crate::sweep::bytes(&state.quarantine),
             ..ExplainedStore::default()
         };
-        (
-            roots(&state, true),
-            roots(&state, false),
-            explained,
-            inner.held(&state),
-        )
+        (state.images(), explained, inner.held(&state))
     };
+    let listed = || images.iter().filter(|held| held.removed_until.is_none());
     let objects = &inner.objects;
     let mut scale = Scale {
         objects,
         containers: HashMap::new(),
     };
-    let needed = mark(objects, listed.iter())?;
-    let all = mark(objects, listed.iter().chain(&removed))?;
+    let needed = mark(objects, listed())?;
+    let all = mark(objects, images.iter())?;
     explained.needed_bytes = scale.bytes(&needed, None)?;
     explained.removed_bytes = scale.bytes(&all, Some(&needed))?;
     let held = held.container_bytes;
     explained.garbage_bytes = held.saturating_sub(explained.needed_bytes + explained.removed_bytes);
-    let mut groups: Vec<&Name> = listed.iter().map(|(_, group, _)| group).collect();
-    groups.sort_unstable();
+    let mut groups: Vec<&Name> = listed().map(|held| &held.group).collect();
     groups.dedup();
     for group in groups {
-        let others = listed.iter().chain(&removed).filter(|(_, g, _)| g != group);
-        let others = mark(objects, others)?;
-        let own = listed.iter().filter(|(_, g, _)| g == group);
-        let points: HashSet<&PointId> = own.clone().filter_map(|(id, _, _)| id.as_ref()).collect();
+        let others = mark(objects, images.iter().filter(|held| held.group != *group))?;
+        let own = listed().filter(|held| held.group == *group);
+        let points: HashSet<&PointId> = own.clone().filter_map(|own| own.point.as_ref()).collect();
         let bytes = scale.bytes(&mark(objects, own)?, Some(&others))?;
         explained
             .groups
@@ -186,30 +154,26 @@ pub(crate) fn store(inner: &Inner) -> Result<ExplainedStore> {
 }
 
 pub(crate) fn point(inner: &Inner, id: &PointId) -> Result<ExplainedPoint> {
-    let (mut all, newest) = {
+    let (images, newest) = {
         let state = inner.state.lock();
         let of_group = state
             .points
             .iter()
             .filter(|point| point.id.group == id.group);
         let newest = of_group.map(|point| point.id.sequence).max();
-        let mut all = roots(&state, true);
-        all.extend(roots(&state, false));
-        (all, newest == Some(id.sequence))
+        (state.images(), newest == Some(id.sequence))
     };
-    let is_own = |root: &Root| root.0.as_ref() == Some(id);
-    let own: Vec<Root> = all.iter().filter(|root| is_own(root)).cloned().collect();
-    if own.is_empty() {
+    let is_own = |held: &&HeldImage| held.point.as_ref() == Some(id);
+    if !images.iter().any(|held| is_own(&held)) {
         return Err(StoreError::NoPoint(id.to_string()));
     }
-    all.retain(|root| !is_own(root));
     let objects = &inner.objects;
     let mut scale = Scale {
         objects,
         containers: HashMap::new(),
     };
-    let others = mark(objects, all.iter())?;
-    let own = mark(objects, own.iter())?;
+    let others = mark(objects, images.iter().filter(|held| !is_own(held)))?;
+    let own = mark(objects, images.iter().filter(is_own))?;
     Ok(ExplainedPoint {
         point: id.clone(),
         needed_bytes: scale.bytes(&own, None)?,
@@ -240,21 +204,16 @@ pub(crate) fn chunk(
     let manifest = objects.manifest(place.container())?;
     let fingerprint = manifest.fingerprint(place.slot());
     let fingerprint = fingerprint.ok_or_else(|| objects.no_such_slot(place))?;
-    let all = {
-        let state = inner.state.lock();
-        let mut all = roots(&state, true);
-        all.extend(roots(&state, false));
-        all
-    };
+    let images = inner.state.lock().images();
     let mut search = Search {
         objects,
         place,
         known: HashMap::new(),
     };
     let mut points = Vec::new();
-    for (id, _, image) in all {
-        if let Some(id) = id.filter(|id| !points.contains(id))
-            && search.image(&image)?
+    for held in images {
+        if let Some(id) = held.point.filter(|id| !points.contains(id))
+            && search.image(&held.image)?
         {
             points.push(id);
         }

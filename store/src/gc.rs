@@ -16,15 +16,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::Name;
-
 use crate::armor::Kind;
-use crate::catalog::{Change, State};
+use crate::catalog::Change;
 use crate::error::{ErrorKind, Result, StoreError};
-use crate::image::Image;
 use crate::inventory::Inventory;
 use crate::place::ObjectId;
-use crate::records::PointRecord;
 use crate::store::{Inner, Writer};
 use crate::sweep::{self, Sweep};
 use crate::tree::ImageRef;
@@ -224,33 +220,28 @@ impl Collection<'_> {
     /// Marks what all images need that anybody holds.
     fn mark(&mut self, wanted: Wanted) -> Result<Marks> {
         let engine = &self.writer.engine;
-        // A dry run forgets nothing, and counts as if it had.
-        let over = if self.options.dry_run {
-            self.inner.now()
-        } else {
-            0
-        };
-        let roots = Roots::of(&self.inner.state.lock(), over);
+        let mut images = self.inner.state.lock().images();
+        if self.options.dry_run {
+            // It forgets nothing, and counts as if it had.
+            let now = self.inner.now();
+            images.retain(|held| held.removed_until.is_none_or(|until| now < until));
+        }
         // Taken after the catalog: what was pinned before and has left the catalog since is in here.
         let pinned = engine.pins.images_of_collection();
         let mut marker = Marker::new(Arc::clone(&engine.objects), wanted);
         self.report.images = 0;
-        for group in roots.groups.into_values() {
-            let mut previous: BTreeMap<Name, Image> = BTreeMap::new();
-            for (disk, image) in group {
-                let marked = marker.image(&image, previous.get(&disk))?;
-                previous.insert(disk, marked);
-                self.report.images += 1;
-                (self.options.pace)(4096);
-                if self.is_stopped() {
-                    return Err(StoreError::Stopped);
-                }
+        for held in &images {
+            marker.held(held)?;
+            self.report.images += 1;
+            (self.options.pace)(4096);
+            if self.is_stopped() {
+                return Err(StoreError::Stopped);
             }
         }
         let mut seen: Vec<ImageRef> = Vec::new();
         for image in pinned {
             if !seen.contains(&image) {
-                marker.image(&image, None)?;
+                marker.image(&image)?;
                 self.report.images += 1;
                 seen.push(image);
             }
@@ -486,35 +477,6 @@ impl Collection<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The images that the catalog holds, by group, and in it by age.
-struct Roots {
-    groups: BTreeMap<Name, Vec<(Name, ImageRef)>>,
-}
-
-impl Roots {
-    /// Points that could be brought back until `over`, and no longer, are none of them.
-    fn of(state: &State, over: u64) -> Self {
-        let mut groups: BTreeMap<Name, Vec<(Name, ImageRef)>> = BTreeMap::new();
-        let removed = state.removed.values().filter(|(_, until)| over < *until);
-        for point in state.points.iter().chain(removed.map(|(point, _)| point)) {
-            let point: &PointRecord = point;
-            let disks = point
-                .disks
-                .iter()
-                .map(|d| (d.name.clone(), d.image.clone()));
-            groups
-                .entry(point.id.group.clone())
-                .or_default()
-                .extend(disks);
-        }
-        for seed in state.seeds.values() {
-            let disks = seed.disks.iter().map(|d| (d.name.clone(), d.image.clone()));
-            groups.entry(seed.group.clone()).or_default().extend(disks);
-        }
-        Self { groups }
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use block::{ByteRange, Name, UnixNanos};
+use block::{ByteRange, UnixNanos};
 
 use crate::armor::{self, Kind, Owner};
 use crate::backend::read_whole;
@@ -22,7 +22,6 @@ use crate::format;
 use crate::gc::mark::{Marker, Marks, Wanted};
 use crate::image::Image;
 use crate::place::{ObjectId, Place};
-use crate::records::PointId;
 use crate::store::{Inner, Writer};
 use crate::tree::ImageRef;
 use crate::verify::merged;
@@ -208,8 +207,9 @@ impl Scrub<'_> {
             records: HashSet::new(),
         };
         let mut marker = Marker::new(Arc::clone(&self.inner.objects), all).tolerant();
-        for (_, _, _, image) in self.images() {
-            match marker.image(&image, None) {
+        let images = self.inner.state.lock().images();
+        for held in &images {
+            match marker.held(held) {
                 Err(e) if e.kind() == ErrorKind::Corrupt => self.bad_trees = true,
                 other => drop(other?),
             }
@@ -220,26 +220,6 @@ impl Scrub<'_> {
         self.bad_trees |= marker.met_damage();
         self.marks = marker.finish();
         Ok(true)
-    }
-
-    /// Every image of the catalog.
-    fn images(&self) -> Vec<(Option<PointId>, Name, Name, ImageRef)> {
-        let state = self.inner.state.lock();
-        let mut images = Vec::new();
-        let removed = state.removed.values().map(|(point, _)| point);
-        for point in state.points.iter().chain(removed) {
-            for disk in &point.disks {
-                let (id, group) = (point.id.clone(), point.id.group.clone());
-                images.push((Some(id), group, disk.name.clone(), disk.image.clone()));
-            }
-        }
-        for seed in state.seeds.values() {
-            for disk in &seed.disks {
-                let group = seed.group.clone();
-                images.push((None, group, disk.name.clone(), disk.image.clone()));
-            }
-        }
-        images
     }
 
     fn objects(&mut self) -> Result<()> {
@@ -387,13 +367,14 @@ impl Scrub<'_> {
         let mut trees = BTreeSet::new();
         let mut hit = HashSet::new();
         let mut whole = HashSet::new();
-        for (point, group, disk, image) in self.images() {
-            let ranges = self.lost_ranges(&image, &mut trees, &mut hit, &mut whole)?;
+        let images = self.inner.state.lock().images();
+        for held in images {
+            let ranges = self.lost_ranges(&held.image, &mut trees, &mut hit, &mut whole)?;
             if !ranges.is_empty() {
                 self.report.hits.push(Hit {
-                    point,
-                    group,
-                    disk,
+                    point: held.point,
+                    group: held.group,
+                    disk: held.disk,
                     ranges,
                 });
             }

@@ -68,7 +68,7 @@ fn what_each_point_and_group_needs_and_what_is_garbage() {
                 .collect::<Vec<_>>()
         })
     };
-    assert_eq!(ids(5 * GRANULE + 17).unwrap(), ["web@1", "mail@1"]);
+    assert_eq!(ids(5 * GRANULE + 17).unwrap(), ["mail@1", "web@1"]);
     assert_eq!(ids(70 * GRANULE).unwrap(), ["web@1", "web@2"]);
     assert_eq!(ids(200 * GRANULE), None);
 

@@ -45,6 +45,18 @@ impl Held {
     }
 }
 
+/// An image that the catalog holds.
+#[derive(Clone, Debug)]
+pub(crate) struct HeldImage {
+    /// The point that it is a part of; a seed's is of none yet.
+    pub(crate) point: Option<PointId>,
+    pub(crate) group: Name,
+    pub(crate) disk: Name,
+    pub(crate) image: ImageRef,
+    /// Its point was removed, and can be brought back until then.
+    pub(crate) removed_until: Option<u64>,
+}
+
 /// The catalog after some commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
@@ -122,6 +134,37 @@ impl State {
             quarantine: Quarantine::new(),
             next_bundle: 1,
         }
+    }
+
+    /// Every image that is not to be lost: by group, and in it by age.
+    pub(crate) fn images(&self) -> Vec<HeldImage> {
+        let listed = self.points.iter().map(|point| (point, None));
+        let removed = self.removed.values();
+        let removed = removed.map(|(point, until)| (point, Some(*until)));
+        let of_point = |(point, removed_until): (&Arc<PointRecord>, Option<u64>)| {
+            let point = Arc::clone(point);
+            (0..point.disks.len()).map(move |at| HeldImage {
+                point: Some(point.id.clone()),
+                group: point.id.group.clone(),
+                disk: point.disks[at].name.clone(),
+                image: point.disks[at].image.clone(),
+                removed_until,
+            })
+        };
+        let mut images: Vec<HeldImage> = listed.chain(removed).flat_map(of_point).collect();
+        for seed in self.seeds.values() {
+            images.extend(seed.disks.iter().map(|disk| HeldImage {
+                point: None,
+                group: seed.group.clone(),
+                disk: disk.name.clone(),
+                image: disk.image.clone(),
+                removed_until: None,
+            }));
+        }
+        // A seed is the youngest.
+        let number = |held: &HeldImage| held.point.as_ref().map_or(u64::MAX, |id| id.sequence);
+        images.sort_by(|a, b| (&a.group, number(a)).cmp(&(&b.group, number(b))));
+        images
     }
 
     /// Whether a point or a seed has this very image.
