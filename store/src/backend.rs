@@ -80,7 +80,7 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
 }
 
-/// Reads a whole small object, around sectors that its disk has lost.
+/// Reads a whole object, around sectors that its disk has lost.
 ///
 /// # Errors
 /// `InvalidData` if it is longer than `len_max`, and as [`Backend::read`].
@@ -107,7 +107,7 @@ pub(crate) fn read_whole(place: &dyn Backend, name: &str, len_max: u64) -> io::R
 }
 
 /// What a disk loses at once.
-pub(crate) const SECTOR: usize = 4096;
+const SECTOR: usize = 4096;
 
 /// Whether a disk says that it has lost what it was asked for.
 pub(crate) fn is_damage(error: &std::io::Error) -> bool {

@@ -12,14 +12,13 @@
 //! goes on from there. Rule: an object is removed only after a commit, which fences every earlier writer, has said
 //! that nothing refers to it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::armor::Kind;
 use crate::catalog::Change;
 use crate::error::{ErrorKind, Result, StoreError};
-use crate::inventory::Inventory;
 use crate::place::ObjectId;
 use crate::store::{Inner, Writer};
 use crate::sweep::{self, Sweep};
@@ -478,16 +477,4 @@ impl Collection<'_> {
         }
         Ok(())
     }
-}
-
-/// Used by both kinds of steps.
-pub(crate) fn bundle_leavers(
-    inventory: &Inventory,
-    leaving: &BTreeMap<ObjectId, u32>,
-) -> Vec<(Kind, ObjectId, u64)> {
-    let emptied = leaving.iter().filter_map(|(id, count)| {
-        let held = inventory.bundles().get(id)?;
-        (held.sections <= *count).then_some((Kind::Bundle, *id, held.bytes))
-    });
-    emptied.collect()
 }

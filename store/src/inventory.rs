@@ -151,18 +151,31 @@ impl Inventory {
         held.map(|held| held.sections += 1).is_some()
     }
 
-    /// A section of a bundle is not needed any more. Returns the bundle if that was its last.
-    pub(crate) fn leave_bundle(&mut self, id: ObjectId) -> Option<HeldBundle> {
-        let held = self.bundles.get_mut(&id)?;
-        held.sections = held.sections.saturating_sub(1);
+    /// The bundles of which nothing is left once so many of their sections have left them.
+    pub(crate) fn emptied_bundles(
+        &self,
+        leaving: &BTreeMap<ObjectId, u32>,
+    ) -> impl Iterator<Item = (ObjectId, HeldBundle)> {
+        leaving.iter().filter_map(|(id, count)| {
+            let held = self.bundles.get(id)?;
+            (held.sections <= *count).then_some((*id, *held))
+        })
+    }
+
+    /// So many sections of a bundle are not needed any more; it goes with the last.
+    pub(crate) fn leave_bundle(&mut self, id: ObjectId, count: u32) {
+        let Some(held) = self.bundles.get_mut(&id) else {
+            return;
+        };
+        held.sections = held.sections.saturating_sub(count);
         if held.sections > 0 {
-            return None;
+            return;
         }
-        let held = self.bundles.remove(&id)?;
-        match held.of {
-            Kind::Tree => self.sums.tree_bytes -= held.bytes,
-            _ => self.sums.container_bytes -= held.bytes,
+        let (of, bytes) = (held.of, held.bytes);
+        self.bundles.remove(&id);
+        match of {
+            Kind::Tree => self.sums.tree_bytes -= bytes,
+            _ => self.sums.container_bytes -= bytes,
         }
-        Some(held)
     }
 }

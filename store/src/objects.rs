@@ -47,8 +47,9 @@ pub(crate) struct Objects {
     pub(crate) opener: Opener,
     /// With the number of the commit that they are of.
     locations: RwLock<(u64, Arc<Locations>)>,
-    /// For a reader, under whose feet a writer may move things.
-    refresh: Option<Refresh>,
+    /// A collection may move things under the feet of a reader: also of one that was opened with a store that wrote, and
+    /// is closed.
+    refresh: Refresh,
     manifests: ByteCache<At, Manifest>,
     regions: ByteCache<(At, usize), Vec<u8>>,
     records: ByteCache<RecordKey, Record>,
@@ -90,7 +91,7 @@ impl Objects {
         store: [u8; 16],
         next: [u64; 3],
         locations: (u64, Arc<Locations>),
-        refresh: Option<Refresh>,
+        refresh: Refresh,
     ) -> Self {
         let shelves = [
             Shelf::open(place, "containers", "con", next[0]),
@@ -204,10 +205,7 @@ impl Objects {
 
     /// Learns where everything lies by the catalog as it is now.
     fn refresh(&self) -> Result<()> {
-        let Some(refresh) = &self.refresh else {
-            return Ok(());
-        };
-        let (sequence, locations) = refresh()?;
+        let (sequence, locations) = (self.refresh)()?;
         let bundles = locations
             .containers
             .values()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use block::index;
 
 use crate::armor::{self, Kind, Owner, PLATE_LEN, Plate};
-use crate::backend::{SECTOR, is_damage};
+use crate::backend::is_damage;
 use crate::bundle;
 use crate::cache::ByteCache;
 use crate::codec::Decoded;
@@ -201,26 +201,7 @@ impl Opener {
 
     /// All bytes of an object as they lie there.
     pub(crate) fn read_object(&self, kind: Kind, id: ObjectId) -> Result<Vec<u8>> {
-        let shelf = self.shelf(kind);
-        let len = shelf.len(id)?;
-        if len > OBJECT_LEN_MAX {
-            let what = "its length is impossible";
-            return Err(StoreError::corrupt(shelf.path(id), what));
-        }
-        let mut bytes = vec![0; index(len)];
-        match shelf.read(id, 0, &mut bytes, "it is cut off") {
-            Err(StoreError::Io { source, .. }) if is_damage(&source) => {
-                // What the disk still gives of it; the rest reads as zeroes, which its checksums notice.
-                for (at, sector) in (0..).step_by(SECTOR).zip(bytes.chunks_mut(SECTOR)) {
-                    match shelf.read(id, at, sector, "it is cut off") {
-                        Err(StoreError::Io { source, .. }) if is_damage(&source) => sector.fill(0),
-                        other => other?,
-                    }
-                }
-            }
-            other => other?,
-        }
-        Ok(bytes)
+        self.shelf(kind).read_whole(id, OBJECT_LEN_MAX)
     }
 
     /// Whether an object is as it was written, by the checksums of its armor.

@@ -84,15 +84,14 @@ impl Pins {
         }
     }
 
-    /// A collection begins: from now on it is told of every pin. Returns what is pinned already.
-    pub(crate) fn begin_collection(&self) -> Pinned {
+    /// A collection begins: it is told of every pin, of those that are there and of those to come.
+    pub(crate) fn begin_collection(&self) {
         let mut state = self.state.lock();
         let mut all = Pinned::default();
         for pinned in state.holders.values() {
             all.take_in(pinned);
         }
-        state.collection = Some(all.clone());
-        all
+        state.collection = Some(all);
     }
 
     /// The images that were pinned since the collection began.

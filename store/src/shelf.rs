@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, read_whole};
 use crate::error::{Result, StoreError, io_error};
 use crate::place::ObjectId;
 
@@ -91,6 +91,19 @@ impl Shelf {
                 }
                 other => other,
             })
+    }
+
+    /// The whole of an object that something refers to, around sectors that its disk has lost.
+    pub(crate) fn read_whole(&self, id: ObjectId, len_max: u64) -> Result<Vec<u8>> {
+        let read = |path: &str| read_whole(&*self.place, path, len_max);
+        self.existing(id, read).map_err(|e| match e {
+            StoreError::Io { source, object, .. }
+                if source.kind() == io::ErrorKind::InvalidData =>
+            {
+                StoreError::corrupt(object, source.to_string())
+            }
+            other => other,
+        })
     }
 
     fn existing<T>(&self, id: ObjectId, read: impl FnOnce(&str) -> io::Result<T>) -> Result<T> {

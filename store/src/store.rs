@@ -1,9 +1,10 @@
-//! The store: a directory of containers, trees and the catalog that names them.
+//! The store: chunks, trees that say where they lie, and the catalog that names them, in one place.
 //!
 //! ```text
-//! format              "STDNSTO1" version | store 16 | crc32c
-//! lease/              the one writer          catalog/      points and seeds
+//! format              which store             lease/        the one writer
+//! catalog/            points and seeds        headroom/     room for a store that is full to be cleaned
 //! containers/NNNNNN/  chunks                  trees/NNNNNN/ image trees and change lists
+//! bundles/NNNNNN/     what collections have moved of both
 //! ```
 //!
 //! Rule: a point is listed only after all that it needs is durable.
@@ -40,7 +41,8 @@ use crate::verify::{self, VerifyReport};
 /// What a store needs of the world beside its directory.
 #[derive(Clone)]
 pub struct Around {
-    /// The time written on commits; nothing depends on it.
+    /// Wall time is written on commits, and says when the store is opened what has expired since: locks, the time to bring
+    /// points back, quarantine. Monotonic time counts on from there.
     pub clock: Arc<dyn Clock>,
     /// Threads that compress and write containers; 0: the callers do it themselves.
     pub workers: usize,
@@ -172,7 +174,7 @@ impl Store {
         catalog.sync()?;
         let refresh = refresher(Catalog::open(place, store), state.clone());
         let locations = (state.sequence, Arc::clone(&state.locations));
-        let objects = Objects::open(place, store, state.next(), locations, Some(refresh));
+        let objects = Objects::open(place, store, state.next(), locations, refresh);
         let objects = Arc::new(objects);
         Ok(Self::assemble(place, objects, catalog, state, around, None))
     }
@@ -193,9 +195,8 @@ impl Store {
         catalog.recover()?;
         let state = catalog.load()?;
         let locations = (state.sequence, Arc::clone(&state.locations));
-        // For images that are still read when this store is closed.
         let refresh = refresher(Catalog::open(place, store), state.clone());
-        let objects = Objects::open(place, store, state.next(), locations, Some(refresh));
+        let objects = Objects::open(place, store, state.next(), locations, refresh);
         let objects = Arc::new(objects);
         let engine = recover::engine(
             Arc::clone(&objects),
@@ -456,7 +457,7 @@ impl Store {
     }
 }
 
-/// Reads, for a reader, where things lie now.
+/// Reads where things lie now.
 fn refresher(catalog: Catalog, state: State) -> Refresh {
     let state = Mutex::new(state);
     Box::new(move || {

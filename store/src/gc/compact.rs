@@ -16,9 +16,9 @@ use crate::place::{ObjectId, Place};
 use crate::sweep::Sweep;
 use crate::tree::RecordRef;
 
+use super::Collection;
 use super::mark::Marks;
 use super::plan::Moving;
-use super::{Collection, bundle_leavers};
 
 /// What one commit changes.
 #[derive(Default)]
@@ -79,8 +79,9 @@ impl Step {
                 self.sweep
                     .freed
                     .retain(|(kind, _, _)| *kind != Kind::Bundle);
-                let empty = bundle_leavers(&inventory, &self.leaving);
-                self.sweep.freed.extend(empty);
+                let emptied = inventory.emptied_bundles(&self.leaving);
+                let freed = emptied.map(|(id, held)| (Kind::Bundle, id, held.bytes));
+                self.sweep.freed.extend(freed);
             }
             (None, Kind::Tree) => {
                 let held = inventory.trees().get(&id);
@@ -113,11 +114,10 @@ impl Step {
             sums.containers += 1;
             sums.chunks += u64::from(after.chunks);
         }
-        let emptied = bundle_leavers(inventory, &self.leaving);
-        for (_, id, bytes) in emptied {
-            match inventory.bundles().get(&id).map(|held| held.of) {
-                Some(Kind::Tree) => sums.tree_bytes -= bytes,
-                _ => sums.container_bytes -= bytes,
+        for (_, held) in inventory.emptied_bundles(&self.leaving) {
+            match held.of {
+                Kind::Tree => sums.tree_bytes -= held.bytes,
+                _ => sums.container_bytes -= held.bytes,
             }
         }
         sums.tree_bytes -= self.freed_tree_bytes;
@@ -149,9 +149,7 @@ impl Step {
             inventory.put_tree(*id, held);
         }
         for (bundle, count) in &self.leaving {
-            for _ in 0..*count {
-                inventory.leave_bundle(*bundle);
-            }
+            inventory.leave_bundle(*bundle, *count);
         }
         if let Some((id, held)) = self.bundle {
             inventory.put_bundle(id, held);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::inventory::Inventory;
-use crate::locations::Locations;
+use crate::locations::{Locations, Spot};
 use crate::place::ObjectId;
 
 use super::mark::Marks;
@@ -51,6 +51,36 @@ impl Below {
     }
 }
 
+/// How much is needed of each bundle of something, in bytes.
+struct Needed<'a> {
+    inventory: &'a Inventory,
+    bytes: BTreeMap<ObjectId, u64>,
+}
+
+impl<'a> Needed<'a> {
+    /// `live`: how much is needed of what lies in a place.
+    fn of(
+        inventory: &'a Inventory,
+        spots: &BTreeMap<ObjectId, Spot>,
+        live: impl Fn(ObjectId, Spot) -> u64,
+    ) -> Self {
+        let mut bytes: BTreeMap<ObjectId, u64> = BTreeMap::new();
+        for (id, spot) in spots {
+            *bytes.entry(spot.bundle).or_default() += live(*id, *spot);
+        }
+        Self { inventory, bytes }
+    }
+
+    /// Whether too little is needed of a bundle. Beside what is needed it has one byte in `overhead` of its own, which
+    /// is no garbage.
+    fn is_below(&self, below: Below, bundle: ObjectId, overhead: u64) -> bool {
+        let held = self.inventory.bundles().get(&bundle);
+        let of = held.map_or(0, |held| held.bytes);
+        let needed = self.bytes.get(&bundle).copied().unwrap_or(of);
+        below.is(needed + needed / overhead + 16384, of)
+    }
+}
+
 /// The plan for containers in `ids`.
 pub(crate) fn containers(
     ids: std::ops::Range<ObjectId>,
@@ -60,20 +90,18 @@ pub(crate) fn containers(
     below: Below,
 ) -> Plan {
     let mut plan = Plan::default();
-    // How much of each bundle is needed; what is outside the range counts in full.
-    let mut bundles: BTreeMap<ObjectId, u64> = BTreeMap::new();
     let live_bytes = |id: ObjectId| {
         let held = inventory.containers().get(&id)?;
         let live = u64::from(marks.live(id)).min(u64::from(held.chunks));
         Some(held.bytes * live / u64::from(held.chunks.max(1)))
     };
-    for (id, spot) in &locations.containers {
-        let live = match ids.contains(id) {
-            true => live_bytes(*id).unwrap_or(0),
+    let needed = Needed::of(inventory, &locations.containers, |id, spot| {
+        match ids.contains(&id) {
+            true => live_bytes(id).unwrap_or(0),
+            // It counts in full: what is needed of it is not known.
             false => u64::from(spot.len),
-        };
-        *bundles.entry(spot.bundle).or_default() += live;
-    }
+        }
+    });
     for (id, held) in inventory.containers().range(ids) {
         let live = marks.live(*id);
         if live == 0 {
@@ -89,11 +117,7 @@ pub(crate) fn containers(
         let sparse = match spot {
             None => below.is(u64::from(live), u64::from(held.chunks)),
             Some(spot) => {
-                let bundle = inventory.bundles().get(&spot.bundle);
-                let of = bundle.map_or(0, |bundle| bundle.bytes);
-                let needed = bundles.get(&spot.bundle).copied().unwrap_or(of);
-                // A bundle's own overhead is no garbage.
-                below.is(needed + needed / 64 + 16384, of)
+                needed.is_below(below, spot.bundle, 64)
                     || below.is(u64::from(live), u64::from(held.chunks)) && below.0 >= 1.0
             }
         };
@@ -121,10 +145,9 @@ pub(crate) fn trees(
 ) -> Plan {
     let mut plan = Plan::default();
     let live_of = |id: &ObjectId| marks.tree_bytes.get(id).copied().unwrap_or(0);
-    let mut bundles: BTreeMap<ObjectId, u64> = BTreeMap::new();
-    for (id, spot) in &locations.trees {
-        *bundles.entry(spot.bundle).or_default() += live_of(id).min(u64::from(spot.len));
-    }
+    let needed = Needed::of(inventory, &locations.trees, |id, spot| {
+        live_of(&id).min(u64::from(spot.len))
+    });
     for (id, held) in inventory.trees().range(..end) {
         let bytes = held.bytes;
         let live = live_of(id).min(bytes);
@@ -135,12 +158,7 @@ pub(crate) fn trees(
         let sparse = match locations.trees.get(id) {
             // Some of it is armor.
             None => below.is(live + live / 32 + 12288, bytes),
-            Some(spot) => {
-                let bundle = inventory.bundles().get(&spot.bundle);
-                let of = bundle.map_or(0, |bundle| bundle.bytes);
-                let needed = bundles.get(&spot.bundle).copied().unwrap_or(of);
-                below.is(needed + needed / 16 + 16384, of)
-            }
+            Some(spot) => needed.is_below(below, spot.bundle, 16),
         };
         let small = held.own && bytes < SMALL_TREE;
         if sparse || small {
