@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::ledger::{Ledger, Window};
 use crate::load::{Load, Refusal, Shape};
-use crate::protect::{How, Protect};
+use crate::protect::{BUSY_MACHINE, How, Protect};
 use crate::time::{elapsed, let_pass, wait_for};
 use crate::{Bench, standin};
 
@@ -27,8 +27,6 @@ use crate::{Bench, standin};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long the last cut may be put off.
 const LAST_CUT_MAX: Duration = Duration::from_secs(120);
-/// A cause that needs no fault.
-const BUSY_MACHINE: &str = "diff-latency";
 /// How much later than a point its gap may be noted.
 const LEDGER_LATE_MAX: Duration = Duration::from_secs(10);
 /// Restored and checked of the points that a story leaves; the newest ones.
