@@ -18,7 +18,8 @@ pub trait Backend: Send + Sync {
     /// Creates an object: all of it, or none. `epoch` is the writer's.
     ///
     /// # Errors
-    /// `AlreadyExists` if the name is taken, `StorageFull`, and others of the place.
+    /// `AlreadyExists` if the name is taken; `TimedOut` if nobody can say whether it was created; `StorageFull`, and
+    /// others of the place.
     fn create(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()>;
 
     /// The same, in place of what has the name: for bytes that were healed, and no others.
@@ -39,10 +40,32 @@ pub trait Backend: Send + Sync {
     /// `NotFound`; `UnexpectedEof` if it ends before; others of the place.
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
+    /// Reads a whole object, around sectors that its disk has lost.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is longer than `len_max`, and as [`read`](Self::read).
+    fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+        let len = self.len(name)?;
+        let mut bytes = vec![0; block::index(within(len, len_max)?)];
+        match self.read(name, 0, &mut bytes) {
+            Err(e) if is_damage(&e) => {
+                // What the disk still gives of it; the rest reads as zeroes, which its checksums notice.
+                for (at, sector) in (0..).step_by(SECTOR).zip(bytes.chunks_mut(SECTOR)) {
+                    match self.read(name, at, sector) {
+                        Err(e) if is_damage(&e) => sector.fill(0),
+                        other => other?,
+                    }
+                }
+            }
+            other => other?,
+        }
+        Ok(bytes)
+    }
+
     /// Removes an object.
     ///
     /// # Errors
-    /// `NotFound`, and others of the place.
+    /// `NotFound` where the place says so, and others of it.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// The plain names of the objects in a folder, and their lengths, in no order; none if there is no such folder.
@@ -50,6 +73,16 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Those of the place.
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
+
+    /// The plain names of a folder without further folders that come after `after` and before `before`.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn list_between(&self, folder: &str, after: &str, before: &str) -> io::Result<Vec<String>> {
+        let names = self.list(folder)?.into_iter().map(|(name, _)| name);
+        let between = |name: &String| name.as_str() > after && name.as_str() < before;
+        Ok(names.filter(between).collect())
+    }
 
     /// For the one writer: removes what crashed writers left half created in a folder, and makes all names in it
     /// (and its own) durable.
@@ -64,11 +97,11 @@ pub trait Backend: Send + Sync {
     /// Those of the place. Nobody can say then what is durable.
     fn sync(&self, folder: &str) -> io::Result<()>;
 
-    /// Keeps other writers out, as far as locks reach here, until the returned value is dropped or the process ends.
+    /// Keeps other writers out until the returned value is dropped or the process ends; `None` where there are no locks.
     ///
     /// # Errors
     /// `WouldBlock` if somebody holds it; others of the place.
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
+    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
 
     /// How full the place is; `None` where that is not known.
     ///
@@ -76,34 +109,27 @@ pub trait Backend: Send + Sync {
     /// Those of the place.
     fn space(&self) -> io::Result<Option<Space>>;
 
+    /// How long a container should be in bytes, where there is enough to fill it: what a place loses by small objects.
+    fn container_bytes(&self) -> u64 {
+        4 << 20
+    }
+
+    /// How many requests it takes at once to use what the place can do.
+    fn requests_at_once(&self) -> usize {
+        2
+    }
+
     /// How to name this place to a person.
     fn describe(&self) -> String;
 }
 
-/// Reads a whole object, around sectors that its disk has lost.
-///
-/// # Errors
-/// `InvalidData` if it is longer than `len_max`, and as [`Backend::read`].
-pub(crate) fn read_whole(place: &dyn Backend, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
-    let len = place.len(name)?;
-    if len > len_max {
-        let sentence = "it is far larger than it can be";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
+/// `len`, if it is at most `len_max`.
+fn within(len: u64, len_max: u64) -> io::Result<u64> {
+    let sentence = "it is far larger than it can be";
+    match len <= len_max {
+        true => Ok(len),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, sentence)),
     }
-    let mut bytes = vec![0; block::index(len)];
-    match place.read(name, 0, &mut bytes) {
-        Err(e) if is_damage(&e) => {
-            // What the disk still gives of it; the rest reads as zeroes, which its checksums notice.
-            for (at, sector) in (0..).step_by(SECTOR).zip(bytes.chunks_mut(SECTOR)) {
-                match place.read(name, at, sector) {
-                    Err(e) if is_damage(&e) => sector.fill(0),
-                    other => other?,
-                }
-            }
-        }
-        other => other?,
-    }
-    Ok(bytes)
 }
 
 /// What a disk loses at once.

@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::armor::{self, Kind, Owner};
-use crate::backend::{Backend, read_whole};
+use crate::backend::Backend;
 use crate::codec::{self, Decoded, Decoder, Encode};
 use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::Fingerprint;
@@ -58,19 +58,32 @@ impl Catalog {
     /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
     /// durable yet, if its writer was killed: see [`sync`](Self::sync).
     pub(crate) fn load(&self) -> Result<State> {
-        let names = self.list()?;
-        let numbers = |kind| names.iter().filter_map(move |name| parse_name(name, kind));
-        let newest = numbers("commit").max().unwrap_or(0);
-        let mut state = match numbers("checkpoint").max() {
+        let mut state = match self.newest("checkpoint", 0)? {
             Some(sequence) => self.load_checkpoint(sequence)?,
             None => State::empty(),
         };
         self.follow(&mut state)?;
-        if state.sequence < newest {
-            let missing = path(&commit_name(state.sequence + 1));
-            return Err(StoreError::missing(missing));
+        if let Some(newest) = self.newest("commit", state.sequence)? {
+            // It may have come meanwhile.
+            self.follow(&mut state)?;
+            if state.sequence < newest {
+                let missing = path(&commit_name(state.sequence + 1));
+                return Err(StoreError::missing(missing));
+            }
         }
         Ok(state)
+    }
+
+    /// The highest number of a kind above `above`, as far as the place lists it.
+    fn newest(&self, kind: &str, above: u64) -> Result<Option<u64>> {
+        let after = format!("{kind}-{above:016x}");
+        let before = format!("{kind}.");
+        let listed = self.place.list_between("catalog", &after, &before);
+        let listed = listed.map_err(|e| io_error("list", "catalog".into(), e))?;
+        Ok(listed
+            .iter()
+            .filter_map(|name| parse_name(name, kind))
+            .max())
     }
 
     fn list(&self) -> Result<Vec<String>> {
@@ -122,8 +135,13 @@ impl Catalog {
     }
 
     fn read(&self, name: &str, len_max: u64) -> Result<Vec<u8>> {
-        match read_whole(&*self.place, &path(name), len_max) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::missing(path(name))),
+        let bytes = self.read_if_there(name, len_max)?;
+        bytes.ok_or_else(|| StoreError::missing(path(name)))
+    }
+
+    fn read_if_there(&self, name: &str, len_max: u64) -> Result<Option<Vec<u8>>> {
+        match self.place.read_whole(&path(name), len_max) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e)
                 if matches!(
                     e.kind(),
@@ -132,7 +150,7 @@ impl Catalog {
             {
                 Err(StoreError::corrupt(path(name), e.to_string()))
             }
-            other => other.map_err(|e| io_error("read", path(name), e)),
+            other => other.map(Some).map_err(|e| io_error("read", path(name), e)),
         }
     }
 
@@ -141,11 +159,9 @@ impl Catalog {
         loop {
             let sequence = state.sequence + 1;
             let name = commit_name(sequence);
-            match self.place.len(&path(&name)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                other => other.map_err(|e| io_error("read", path(&name), e))?,
+            let Some(bytes) = self.read_if_there(&name, COMMIT_LEN_MAX)? else {
+                return Ok(());
             };
-            let bytes = self.read(&name, COMMIT_LEN_MAX)?;
             let owner = self.owner(Kind::Commit, sequence);
             let (commit, hash) = self.healed(&name, &bytes, owner, |bytes| {
                 Ok((
@@ -204,6 +220,9 @@ impl Catalog {
         }
         match self.place.create(&path(&name), &armored, epoch) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                return Err(AppendError::Unknown(io_error("create", path(&name), e)));
+            }
             other => other.map_err(|e| AppendError::NotDone(io_error("create", path(&name), e)))?,
         }
         self.sync().map_err(AppendError::Unknown)?;

@@ -33,9 +33,6 @@ const REGION_ENTRY_LEN: usize = 16;
 /// Most chunks compressed together: 128 KiB.
 pub(crate) const REGION_CHUNKS_MAX: usize = 32;
 
-/// A container is closed when its regions take about this many bytes.
-pub(crate) const STORED_TARGET: u64 = 4 << 20;
-
 /// Fast and nearly as small as slower levels (peers/dedup.md A3); later levels recompress when idle.
 const ZSTD_LEVEL: i32 = 1;
 

@@ -191,6 +191,8 @@ impl StoreError {
         match self {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+                // Of an object with a number: another writer is at work.
+                io::ErrorKind::AlreadyExists => ErrorKind::Retry,
                 _ => ErrorKind::Io,
             },
             Self::Corrupt { .. } | Self::Missing { .. } => ErrorKind::Corrupt,

@@ -7,7 +7,7 @@
 use std::io;
 
 use crate::armor::{self, Kind, Owner};
-use crate::backend::{Backend, read_whole};
+use crate::backend::Backend;
 use crate::codec::{self, Decoded, Encode};
 use crate::error::{Result, StoreError, io_error};
 
@@ -34,7 +34,7 @@ pub(crate) fn create(place: &dyn Backend) -> io::Result<()> {
 
 /// The store's id.
 pub(crate) fn read(place: &dyn Backend) -> Result<[u8; 16]> {
-    let bytes = match read_whole(place, NAME, LEN_MAX) {
+    let bytes = match place.read_whole(NAME, LEN_MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let dir = place.describe();
             return Err(StoreError::NotAStore { dir });

@@ -1,23 +1,28 @@
-//! The one writer: a lock that goes with the process, and an epoch that outlives it.
+//! The one writer: a lock that goes with the process, or a beat where there are no locks, and an epoch that outlives it.
 //!
 //! ```text
 //! lease/lock            held (flock) by the writer
-//! lease/epoch-NUMBER    created by each writer in turn: "STDNEPO1" version | store 16 | number u64 | at u64 | crc32c
+//! lease/epoch-NUMBER    created by each writer in turn: "STDNEPO1" version | store 16 | number u64 | at u64 | nonce 16 | crc32c
+//! lease/beat-NUMBER     written again and again by a writer that holds no lock: lease/beat.rs
 //! ```
 //!
-//! Rule: before every commit a writer looks for an epoch above its own; where locks do not reach
-//! (a network file system that lies), that, and the numbers of the commits, fence it.
+//! Rule: before every commit a writer looks for an epoch above its own; that, and the numbers of the commits, fence it.
+//! Locks and beats only keep a writer from fencing one that lives: no clock is ever trusted with data.
 
 use std::any::Any;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use block::UnixNanos;
+use block::{Clock, UnixNanos};
 
 use crate::backend::Backend;
 use crate::codec::{self, Encode};
 use crate::error::{Result, StoreError, io_error};
 use crate::headroom::{self, Headroom};
+use crate::lease::beat::Beat;
+
+mod beat;
 
 const MAGIC: [u8; 8] = *b"STDNEPO1";
 
@@ -25,11 +30,22 @@ const MAGIC: [u8; 8] = *b"STDNEPO1";
 pub(crate) struct Lease {
     place: Arc<dyn Backend>,
     pub(crate) epoch: u64,
-    _lock: Box<dyn Any + Send + Sync>,
+    _lock: Option<Box<dyn Any + Send + Sync>>,
+    _beat: Option<Beat>,
 }
 
 impl Lease {
-    pub(crate) fn take(place: &Arc<dyn Backend>, store: [u8; 16], at: UnixNanos) -> Result<Self> {
+    /// Long enough for a place that is slow for a moment.
+    pub(crate) const TERM: Duration = Duration::from_secs(30);
+
+    /// Becomes the writer. Where there are no locks and the last writer did not say that it ended, it is watched for its
+    /// `term` first.
+    pub(crate) fn take(
+        place: &Arc<dyn Backend>,
+        store: [u8; 16],
+        clock: &dyn Clock,
+        term: Duration,
+    ) -> Result<Self> {
         let failed = |verb| move |e| io_error(verb, "lease".into(), e);
         let in_use = || StoreError::InUse {
             store: place.describe(),
@@ -41,11 +57,24 @@ impl Lease {
         place.recover("lease").map_err(failed("recover"))?;
         let names = place.list("lease").map_err(failed("list"))?;
         let newest = names.iter().filter_map(|(name, _)| parse_name(name)).max();
-        let epoch = newest.unwrap_or(0) + 1;
+        let mut epoch = newest.unwrap_or(0) + 1;
+        // A list may be old.
+        while exists(&**place, epoch)? {
+            epoch += 1;
+        }
+        let beats = lock.is_none().then(|| beat::Beats { place, store, term });
+        if let Some(beats) = &beats
+            && epoch > 1
+            && beats.lives(epoch - 1, clock)?
+        {
+            return Err(in_use());
+        }
         let mut object = codec::begin(MAGIC);
         object.put_bytes(&store);
         object.put_u64(epoch);
-        object.put_u64(at.0);
+        object.put_u64(clock.wall().0);
+        // No two writers create the same bytes: so who finds its own there has created them.
+        object.put_bytes(uuid::Uuid::new_v4().as_bytes());
         let object = codec::seal(object);
         let create = || place.create(&path(epoch), &object, epoch);
         let created = match create() {
@@ -62,10 +91,12 @@ impl Lease {
             other => other.map_err(failed("write an epoch in"))?,
         }
         place.sync("lease").map_err(failed("sync"))?;
+        let beat = beats.map(|beats| beats.start(epoch)).transpose()?;
         Ok(Self {
             place: Arc::clone(place),
             epoch,
             _lock: lock,
+            _beat: beat,
         })
     }
 
@@ -79,15 +110,20 @@ impl Lease {
 
     /// `Fenced` if a later writer exists.
     pub(crate) fn check(&self) -> Result<()> {
-        let theirs = self.epoch + 1;
-        match self.place.len(&path(theirs)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(io_error("read", path(theirs), e)),
-            Ok(_) => Err(StoreError::Fenced {
-                ours: self.epoch,
-                theirs,
-            }),
+        let (ours, theirs) = (self.epoch, self.epoch + 1);
+        match exists(&*self.place, theirs)? {
+            false => Ok(()),
+            true => Err(StoreError::Fenced { ours, theirs }),
         }
+    }
+}
+
+/// Whether there was a writer of that number.
+fn exists(place: &dyn Backend, epoch: u64) -> Result<bool> {
+    match place.len(&path(epoch)) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(io_error("read", path(epoch), e)),
     }
 }
 

@@ -36,7 +36,7 @@ const REGIONS_BYTES_MAX: usize = 24 << 20;
 const RECORDS_BYTES_MAX: usize = 12 << 20;
 const TABLES_BYTES_MAX: usize = 4 << 20;
 
-/// A container is never larger: 4 MiB of regions, the last one on top, and its manifest.
+/// A container is never larger: 4096 chunks that do not compress, and its manifest.
 const CONTAINER_LEN_MAX: u64 = 17 << 20;
 
 /// Reads the catalog again: where everything lies now, and the number of the newest commit.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! add(chunk) -> raw region (128 KiB) --job--> compressed
-//!                     |  container closed: 4096 slots, or about 4 MiB stored
+//!                     |  container closed: 4096 slots, or about 4 MiB stored (16 in object stores)
 //!                     +--job--> waits for its regions, lays them out, puts the object, tells the index
 //! ```
 //!
@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::armor::Kind;
-use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX, STORED_TARGET};
+use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX};
 use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::{CHUNK, Fingerprint};
 use crate::index::Index;
@@ -29,9 +29,6 @@ use crate::objects::Objects;
 use crate::pins::{Holder, Pins};
 use crate::place::{ObjectId, Place, SLOTS_MAX};
 use crate::pool::Pool;
-
-/// Containers of one writer that are closed but not put. Each holds some 4 MiB.
-const CLOSED_MAX: usize = 2;
 
 /// What the jobs of a writing store share.
 pub(crate) struct Engine {
@@ -42,6 +39,10 @@ pub(crate) struct Engine {
     pub(crate) pins: Arc<Pins>,
     /// More runs in the change lists of an image are folded into its tree.
     pub(crate) list_runs_max: usize,
+    /// How long containers should be.
+    pub(crate) container_bytes: u64,
+    /// Containers of one image writer that are closed but not put, at most.
+    pub(crate) closed_max: usize,
 }
 
 /// Lays new chunks into containers.
@@ -115,7 +116,7 @@ impl Packer {
         open.raw.extend_from_slice(chunk);
         if open.raw.len() == REGION_CHUNKS_MAX * CHUNK {
             open.submit_region(&self.pool);
-            if open.is_full() {
+            if open.is_full(self.engine.container_bytes) {
                 self.close()?;
             }
         }
@@ -153,7 +154,7 @@ impl Packer {
             chunks: open.chunks,
             result,
         });
-        while self.closed.len() > CLOSED_MAX {
+        while self.closed.len() > self.engine.closed_max {
             self.settle_oldest()?;
         }
         Ok(())
@@ -197,10 +198,10 @@ impl Container {
     }
 
     /// Regions on their way to the workers are few, so what is stored so far is near enough.
-    fn is_full(&self) -> bool {
+    fn is_full(&self, bytes: u64) -> bool {
         self.chunks.fingerprints.len() + REGION_CHUNKS_MAX > SLOTS_MAX
-            || self.stored.load(Ordering::Relaxed) >= STORED_TARGET
-            || self.raw_submitted >= 4 * STORED_TARGET
+            || self.stored.load(Ordering::Relaxed) >= bytes
+            || self.raw_submitted >= 4 * bytes
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::armor::Kind;
+use crate::backend::Backend;
 use crate::catalog::{Held, State};
 use crate::error::{ErrorKind, Result};
 use crate::index::{ENTRIES_MAX, Index};
@@ -23,6 +24,7 @@ pub(crate) fn engine(
     objects: Arc<Objects>,
     epoch: u64,
     state: &State,
+    place: &dyn Backend,
     list_runs_max: usize,
 ) -> Result<Engine> {
     let mut inventory = Inventory::default();
@@ -105,6 +107,8 @@ pub(crate) fn engine(
         inventory: Mutex::new(inventory),
         pins: Arc::new(Pins::default()),
         list_runs_max,
+        container_bytes: place.container_bytes(),
+        closed_max: place.requests_at_once(),
     })
 }
 

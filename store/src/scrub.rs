@@ -15,7 +15,6 @@ use std::sync::Arc;
 use block::{ByteRange, UnixNanos};
 
 use crate::armor::{self, Kind, Owner};
-use crate::backend::read_whole;
 use crate::catalog::{CHECKPOINT_LEN_MAX, Change};
 use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::format;
@@ -132,7 +131,7 @@ impl Scrub<'_> {
         let mut objects = self.inner.catalog.objects()?;
         objects.push((format::NAME.to_owned(), format::OWNER));
         for (object, owner) in objects {
-            let bytes = match read_whole(&*self.inner.place, &object, CHECKPOINT_LEN_MAX) {
+            let bytes = match self.inner.place.read_whole(&object, CHECKPOINT_LEN_MAX) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|e| io_error("read", object.clone(), e))?,
             };

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, read_whole};
+use crate::backend::Backend;
 use crate::error::{Result, StoreError, io_error};
 use crate::place::ObjectId;
 
@@ -95,7 +95,7 @@ impl Shelf {
 
     /// The whole of an object that something refers to, around sectors that its disk has lost.
     pub(crate) fn read_whole(&self, id: ObjectId, len_max: u64) -> Result<Vec<u8>> {
-        let read = |path: &str| read_whole(&*self.place, path, len_max);
+        let read = |path: &str| self.place.read_whole(path, len_max);
         self.existing(id, read).map_err(|e| match e {
             StoreError::Io { source, object, .. }
                 if source.kind() == io::ErrorKind::InvalidData =>
@@ -121,7 +121,14 @@ impl Shelf {
     pub(crate) fn put(&self, id: ObjectId, bytes: &[u8], epoch: u64) -> Result<()> {
         let path = self.path(id);
         let created = self.place.create(&path, bytes, epoch);
-        created.map_err(|e| io_error("create", path, e))?;
+        created.map_err(|e| {
+            if e.kind() == io::ErrorKind::AlreadyExists {
+                // A writer that is fenced, and does not know it yet, puts objects where no lock keeps it out. In the next
+                // folder it will hardly be.
+                self.reaches(((id.0 >> SHARD_BITS) + 1) << SHARD_BITS);
+            }
+            io_error("create", path, e)
+        })?;
         self.unsynced.lock().insert(id.0 >> SHARD_BITS);
         Ok(())
     }

@@ -53,6 +53,8 @@ pub struct Around {
     pub headroom_bytes: u64,
     /// Images with more runs than this in their change lists are folded into trees: at most, and at best, 65,536.
     pub list_runs_max: usize,
+    /// How long a writer without a lock may show no sign of life until another one takes over; at most 5 min.
+    pub lease_term: Duration,
 }
 
 impl Around {
@@ -67,6 +69,7 @@ impl Around {
             on_worker: OnWorker::default(),
             headroom_bytes: Headroom::BYTES,
             list_runs_max: LIST_RUNS_MAX,
+            lease_term: Lease::TERM,
         }
     }
 }
@@ -91,7 +94,6 @@ pub(crate) struct Inner {
 }
 
 pub(crate) struct Writer {
-    pub(crate) lease: Lease,
     pub(crate) engine: Arc<Engine>,
     pool: Arc<Pool>,
     /// Held by the one collection of garbage.
@@ -100,6 +102,8 @@ pub(crate) struct Writer {
     pub(crate) healing: Mutex<()>,
     /// The first failure after which nobody can say what is durable.
     latch: Mutex<Option<Arc<str>>>,
+    /// The last to go.
+    pub(crate) lease: Lease,
 }
 
 /// The images of a store, to read.
@@ -187,7 +191,7 @@ impl Store {
     /// As [`open_reader`](Self::open_reader); `Retry` if somebody else writes.
     pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
         let store = format::read(&**place)?;
-        let lease = Lease::take(place, store, around.clock.wall())?;
+        let lease = Lease::take(place, store, &*around.clock, around.lease_term)?;
         // Who created the store may have been killed before its name was durable.
         place
             .recover("")
@@ -203,18 +207,24 @@ impl Store {
             Arc::clone(&objects),
             lease.epoch,
             &state,
+            &**place,
             around.list_runs_max.min(LIST_RUNS_MAX),
         )?;
         let engine = Arc::new(engine);
-        let pool = Pool::new(around.workers, &around.on_worker);
+        // Who waits for a place that is far away uses no processor.
+        let threads = match around.workers {
+            0 => 0,
+            workers => workers + place.requests_at_once().saturating_sub(2),
+        };
+        let pool = Pool::new(threads, &around.on_worker);
         let pool = pool.map_err(|e| io_error("start threads for", place.describe(), e))?;
         let writer = Writer {
-            lease,
             engine,
             pool: Arc::new(pool),
             collecting: Mutex::new(()),
             healing: Mutex::new(()),
             latch: Mutex::new(None),
+            lease,
         };
         let store = Self::assemble(place, objects, catalog, state, around, Some(writer));
         store.inner.restore_headroom();

@@ -171,8 +171,8 @@ impl Backend for Directory {
         self.folder(folder)?.sync()
     }
 
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
-        self.folder("lease")?.lock_exclusive("lock")
+    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        self.folder("lease")?.lock_exclusive("lock").map(Some)
     }
 
     fn space(&self) -> io::Result<Option<Space>> {
