@@ -9,8 +9,12 @@ use std::io;
 
 use block::Space;
 
+#[cfg(feature = "bucket")]
+pub use bucket::{Bucket, InvalidBucket};
 pub use directory::Directory;
 
+#[cfg(feature = "bucket")]
+mod bucket;
 mod directory;
 
 /// Keeps objects.

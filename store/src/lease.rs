@@ -62,7 +62,7 @@ impl Lease {
         while exists(&**place, epoch)? {
             epoch += 1;
         }
-        let beats = lock.is_none().then(|| beat::Beats { place, store, term });
+        let beats = lock.is_none().then_some(beat::Beats { place, store, term });
         if let Some(beats) = &beats
             && epoch > 1
             && beats.lives(epoch - 1, clock)?

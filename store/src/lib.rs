@@ -57,6 +57,8 @@ mod verify;
 pub mod fuzzing;
 
 pub use backend::{Backend, Directory};
+#[cfg(feature = "bucket")]
+pub use backend::{Bucket, InvalidBucket};
 pub use error::{ErrorKind, Result, StoreError};
 pub use explain::{ExplainedChunk, ExplainedPoint, ExplainedStore};
 pub use fingerprint::Fingerprint;

@@ -1,0 +1,204 @@
+//! Signs of life of a writer where there are no locks.
+//!
+//! ```text
+//! lease/beat-NUMBER   "STDNBEA1" version | store 16 | number u64 | count u64 | term u64 ns | ended u8 | crc32c
+//! ```
+//!
+//! A writer writes its beat three times in a term, and a last one when it ends. Whoever wants to follow it watches the beat
+//! for that term by its own clock: one that has not changed is of a writer that is gone. Nobody compares clocks.
+//!
+//! Rule: a beat is a courtesy. That a writer is taken for dead while it lives costs it its lease, and no data.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::park_timeout;
+use std::time::Duration;
+
+use block::Clock;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::backend::Backend;
+use crate::codec::{self, Decoded, Encode};
+use crate::error::{Result, io_error};
+use crate::lease;
+
+const MAGIC: [u8; 8] = *b"STDNBEA1";
+const LEN_MAX: u64 = 256;
+
+/// What a beat may claim as its term.
+const TERM_MAX: Duration = Duration::from_secs(300);
+/// Beats in a term.
+const BEATS: u32 = 3;
+/// How long the end of a writer waits for its last beat.
+const LAST_BEAT_MAX: Duration = Duration::from_secs(5);
+
+/// The beats of a store's writers.
+pub(super) struct Beats<'a> {
+    pub(super) place: &'a Arc<dyn Backend>,
+    pub(super) store: [u8; 16],
+    pub(super) term: Duration,
+}
+
+/// Beats until it is dropped.
+pub(super) struct Beat {
+    stop: Option<Sender<()>>,
+    ended: Receiver<()>,
+}
+
+/// What a beat says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sign {
+    epoch: u64,
+    count: u64,
+    term: Duration,
+    ended: bool,
+}
+
+impl Beats<'_> {
+    /// Whether the writer `epoch` is alive. Takes a term to say no of one that did not say that it ended.
+    pub(super) fn lives(&self, epoch: u64, clock: &dyn Clock) -> Result<bool> {
+        let first = self.read(epoch)?;
+        if first.is_some_and(|sign| sign.ended) {
+            return Ok(false);
+        }
+        let term = first.map_or(self.term, |sign| sign.term.min(TERM_MAX));
+        tracing::info!(
+            store = self.place.describe(),
+            seconds = term.as_secs_f64(),
+            "the last writer of the store has not said that it ended; watching it for signs of life"
+        );
+        let end = clock.monotonic() + term;
+        while clock.monotonic() < end {
+            park_timeout(term / (4 * BEATS));
+            let now = self.read(epoch)?;
+            if now.is_some_and(|sign| sign.ended) {
+                return Ok(false);
+            }
+            if now != first || lease::exists(&**self.place, epoch + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Begins to beat for the writer `epoch`; what its predecessors beat is removed.
+    pub(super) fn start(self, epoch: u64) -> Result<Beat> {
+        let mut beating = Beating {
+            place: Arc::clone(self.place),
+            store: self.store,
+            sign: Sign {
+                epoch,
+                count: 0,
+                term: self.term,
+                ended: false,
+            },
+        };
+        beating
+            .beat()
+            .map_err(|e| io_error("write", path(epoch), e))?;
+        for older in self.list()?.into_iter().filter(|older| *older < epoch) {
+            // The next writer tries again.
+            let _ = self.place.remove(&path(older));
+        }
+        let (stop, stopped) = bounded(0);
+        let (end, ended) = bounded(1);
+        let named = std::thread::Builder::new().name("store-lease".into());
+        let spawned = named.spawn(move || {
+            beating.run(&stopped);
+            let _ = end.send(());
+        });
+        spawned.map_err(|e| io_error("start a thread for", path(epoch), e))?;
+        Ok(Beat {
+            stop: Some(stop),
+            ended,
+        })
+    }
+
+    fn list(&self) -> Result<Vec<u64>> {
+        let names = self.place.list_between("lease", "beat-", "beat.");
+        let names = names.map_err(|e| io_error("list", "lease".into(), e))?;
+        let number = |name: &String| u64::from_str_radix(name.strip_prefix("beat-")?, 16).ok();
+        Ok(names.iter().filter_map(number).collect())
+    }
+
+    /// `None` if there is none, or none that can be read.
+    fn read(&self, epoch: u64) -> Result<Option<Sign>> {
+        match self.place.read_whole(&path(epoch), LEN_MAX) {
+            Ok(bytes) => Ok(decode(&bytes, self.store).ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("read", path(epoch), e)),
+        }
+    }
+}
+
+/// The thread that beats.
+struct Beating {
+    place: Arc<dyn Backend>,
+    store: [u8; 16],
+    sign: Sign,
+}
+
+impl Beating {
+    fn run(mut self, stopped: &Receiver<()>) {
+        let mut failing = false;
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(self.sign.term / BEATS) {
+            // A fenced writer is silent: it could be taken for the one that lives.
+            if lease::exists(&*self.place, self.sign.epoch + 1).is_ok_and(|fenced| fenced) {
+                return;
+            }
+            let beat = self.beat();
+            if let Err(error) = &beat
+                && !failing
+            {
+                tracing::warn!(store = self.place.describe(), %error, "the lease on the store cannot be renewed; if that lasts, another writer may take over");
+            }
+            failing = beat.is_err();
+        }
+        self.sign.ended = true;
+        if let Err(error) = self.beat() {
+            tracing::debug!(%error, "the store's next writer will wait for a term");
+        }
+    }
+
+    fn beat(&mut self) -> io::Result<()> {
+        self.sign.count += 1;
+        let Sign {
+            epoch,
+            count,
+            term,
+            ended,
+        } = self.sign;
+        let mut out = codec::begin(MAGIC);
+        out.put_bytes(&self.store);
+        out.put_u64(epoch);
+        out.put_u64(count);
+        out.put_u64(u64::try_from(term.as_nanos()).unwrap_or(u64::MAX));
+        out.put_u8(u8::from(ended));
+        self.place.replace(&path(epoch), &codec::seal(out), epoch)
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.ended.recv_timeout(LAST_BEAT_MAX);
+    }
+}
+
+fn path(epoch: u64) -> String {
+    format!("lease/beat-{epoch:016x}")
+}
+
+fn decode(bytes: &[u8], store: [u8; 16]) -> Decoded<Sign> {
+    let mut d = codec::unseal(bytes, MAGIC)?;
+    d.is(codec::Decoder::array, store, "it belongs to another store")?;
+    let [epoch, count, term] = [d.u64()?, d.u64()?, d.u64()?];
+    let ended = d.u8()? != 0;
+    d.end()?;
+    Ok(Sign {
+        epoch,
+        count,
+        term: Duration::from_nanos(term),
+        ended,
+    })
+}
