@@ -7,18 +7,18 @@
 
 use std::time::Duration;
 
-use store::{ScrubOptions, ScrubPosition};
+use store::{Policy, ScrubOptions, ScrubPosition};
 use tracing::{info, warn};
 
 use crate::engine::{Engine, Stop};
-use crate::upkeep::{Chore, Context, Done, Pace, Rules, perform, whole_seconds};
+use crate::upkeep::{Chore, Context, Done, Pace, perform, whole_seconds};
 use crate::{Error, Result};
 
 /// How a target is looked after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepOptions {
     /// Which points of the group are kept; nobody removes any if there are no rules.
-    pub rules: Rules,
+    pub rules: Policy,
     /// How long removed points can be brought back.
     pub delay: Duration,
     /// How often points are removed and garbage is collected; never if there is none.
@@ -34,7 +34,7 @@ pub struct KeepOptions {
 impl Default for KeepOptions {
     fn default() -> Self {
         Self {
-            rules: Rules::default(),
+            rules: Policy::default(),
             delay: Duration::from_hours(24),
             every: Some(Duration::from_hours(1)),
             quarantine: Duration::from_hours(24),
@@ -119,7 +119,7 @@ fn complain(engine: &Engine, error: &Error) {
 
 fn apply(engine: &Engine) -> Result<()> {
     let keep = engine.keep;
-    if keep.rules.is_none() {
+    if keep.rules.is_empty() {
         return Ok(());
     }
     let apply = Chore::Apply {
@@ -144,9 +144,9 @@ fn collect(engine: &Engine) -> Result<()> {
         rate: Some(keep.rate),
     };
     if let Done::Collected(figures) = engine.do_chore(&collect)?
-        && figures.freed_bytes + figures.removed_bytes > 0
+        && figures.report.freed_bytes + figures.report.removed_bytes > 0
     {
-        info!(group = %engine.name, freed_bytes = figures.freed_bytes, removed_bytes = figures.removed_bytes, "garbage was collected");
+        info!(group = %engine.name, freed_bytes = figures.report.freed_bytes, removed_bytes = figures.report.removed_bytes, "garbage was collected");
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ pub use schedule::{Every, InvalidEvery, parse_duration};
 pub use serve::{ServeOptions, Served};
 pub use target::Target;
 pub use upkeep::{
-    Chore, Done, GcFigures, HealedObject, Hit, Judged, LostObject, ProtectionFigures, Rules,
-    ScrubFigures, init, preview, upkeep, whole_seconds,
+    Chore, Done, GcFigures, Hit, Judged, ProtectionFigures, ScrubFigures, init, preview, upkeep,
+    whole_seconds,
 };
 pub use world::World;

@@ -1,8 +1,8 @@
 //! Looking after a target: points removed, brought back, held and locked; garbage collected; bytes scrubbed.
 //!
 //! ```text
-//! command --> the target has no writer? this process becomes it, for this chore
-//!         --> a protection writes to it? it is asked, over its control API, to do the chore
+//! command --> a protection of that target runs here? it is asked, over its control API, to do the chore
+//!         --> none does? this process opens the store itself, as its writer, for this chore
 //! ```
 //!
 //! Rule: a chore says what it did in a [`Done`], the same whoever did it.
@@ -12,8 +12,8 @@ use std::time::Duration;
 use block::{Clock, Name, UnixNanos};
 use serde::{Deserialize, Serialize};
 use store::{
-    GcOptions, Keep, PointId, PointRef, Policy, ScrubOptions, ScrubReport, Store, StoreError,
-    Verdict,
+    GcOptions, GcReport, HealedObject, Keep, LostObject, PointId, PointRef, Policy, ScrubOptions,
+    ScrubReport, Store, StoreError, Verdict,
 };
 
 use crate::places::StateRoot;
@@ -63,7 +63,7 @@ pub enum Chore {
         /// Of this group; of all if left out.
         group: Option<String>,
         /// The rules.
-        rules: Rules,
+        rules: Policy,
         /// For how long the removed ones can be brought back.
         delay_s: u64,
     },
@@ -87,50 +87,6 @@ pub enum Chore {
         /// Bytes per second.
         rate: Option<u64>,
     },
-}
-
-/// How many points each rule keeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rules {
-    /// The newest points.
-    pub last: u32,
-    /// One for each hour.
-    pub hourly: u32,
-    /// One for each day.
-    pub daily: u32,
-    /// One for each week.
-    pub weekly: u32,
-    /// One for each month.
-    pub monthly: u32,
-    /// One for each year.
-    pub yearly: u32,
-}
-
-impl Rules {
-    /// Whether nothing was asked for.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn policy(self) -> Policy {
-        let Self {
-            last,
-            hourly,
-            daily,
-            weekly,
-            monthly,
-            yearly,
-        } = self;
-        Policy {
-            last,
-            hourly,
-            daily,
-            weekly,
-            monthly,
-            yearly,
-        }
-    }
 }
 
 /// What a chore did.
@@ -163,24 +119,14 @@ pub struct ProtectionFigures {
 
 /// What a collection did, or would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names are those of store::GcReport")]
 pub struct GcFigures {
+    /// Whether it was only said.
     pub dry_run: bool,
-    pub images: u64,
-    pub live_chunks: u64,
-    pub chunks: u64,
-    pub containers_gone: u64,
-    pub containers_moved: u64,
-    pub trees_gone: u64,
-    pub trees_moved: u64,
-    pub written_bytes: u64,
-    pub freed_bytes: u64,
-    pub removed_bytes: u64,
-    pub quarantined_bytes: u64,
-    pub left_bytes: u64,
-    pub damaged: u64,
+    /// The rest.
+    #[serde(flatten)]
+    pub report: GcReport,
+    /// What the store takes now.
     pub stored_bytes: u64,
-    pub stopped: bool,
 }
 
 /// What a scrub found.
@@ -202,24 +148,6 @@ pub struct ScrubFigures {
     pub hits: Vec<Hit>,
     /// Whether it was stopped early.
     pub stopped: bool,
-}
-
-/// An object that was healed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealedObject {
-    /// Its name.
-    pub object: String,
-    /// Bytes of it that were damaged.
-    pub damaged_bytes: u64,
-}
-
-/// An object that is lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LostObject {
-    /// Its name.
-    pub object: String,
-    /// What is wrong.
-    pub what: String,
 }
 
 /// Bytes of a point that cannot be read any more.
@@ -342,12 +270,12 @@ pub fn init(target: &Target) -> Result<()> {
 pub fn preview(
     target: &Target,
     group: Option<&Name>,
-    rules: Rules,
+    rules: Policy,
     world: &World,
 ) -> Result<Vec<Judged>> {
     let store = target.reader(&world.clock)?;
     let zone = jiff::tz::TimeZone::system();
-    let verdicts = store.verdicts(group, &rules.policy(), &zone);
+    let verdicts = store.verdicts(group, &rules, &zone);
     Ok(verdicts.iter().map(Judged::of).collect())
 }
 
@@ -412,7 +340,7 @@ pub(crate) fn perform(
                 ),
             };
             let zone = jiff::tz::TimeZone::system();
-            let verdicts = store.verdicts(group.as_ref(), &rules.policy(), &zone);
+            let verdicts = store.verdicts(group.as_ref(), rules, &zone);
             let going = verdicts.iter().filter(|verdict| verdict.goes());
             let ids: Vec<PointId> = going.map(|verdict| verdict.point.id.clone()).collect();
             for some in ids.chunks(POINTS_AT_ONCE) {
@@ -435,7 +363,11 @@ pub(crate) fn perform(
                 stop: context.stop,
                 ..GcOptions::default()
             })?;
-            Ok(Done::Collected(gc_figures(store, *dry_run, report)))
+            Ok(Done::Collected(GcFigures {
+                dry_run: *dry_run,
+                report,
+                stored_bytes: store.figures().stored_bytes,
+            }))
         }
         Chore::Scrub { deep, heal, rate } => {
             let pace = Pace::new(*rate, context);
@@ -447,7 +379,7 @@ pub(crate) fn perform(
                 progress: context.progress,
                 ..ScrubOptions::default()
             })?;
-            Ok(Done::Scrubbed(scrub_figures(*heal, &report)))
+            Ok(Done::Scrubbed(scrub_figures(*heal, report)))
         }
     }
 }
@@ -473,51 +405,22 @@ pub(crate) fn protection_of(store: &Store, id: &PointId) -> ProtectionFigures {
     }
 }
 
-fn gc_figures(store: &Store, dry_run: bool, report: store::GcReport) -> GcFigures {
-    GcFigures {
-        dry_run,
-        images: report.images,
-        live_chunks: report.live_chunks,
-        chunks: report.chunks,
-        containers_gone: report.containers_gone,
-        containers_moved: report.containers_moved,
-        trees_gone: report.trees_gone,
-        trees_moved: report.trees_moved,
-        written_bytes: report.written_bytes,
-        freed_bytes: report.freed_bytes,
-        removed_bytes: report.removed_bytes,
-        quarantined_bytes: report.quarantined_bytes,
-        left_bytes: report.left_bytes,
-        damaged: report.damaged,
-        stored_bytes: store.figures().stored_bytes,
-        stopped: report.stopped,
-    }
-}
-
-fn scrub_figures(healing: bool, report: &ScrubReport) -> ScrubFigures {
+fn scrub_figures(healing: bool, report: ScrubReport) -> ScrubFigures {
     let hit = |hit: &store::Hit| Hit {
         point: hit.point.as_ref().map(PointId::to_string),
         group: hit.group.to_string(),
         disk: hit.disk.to_string(),
         ranges: hit.ranges.iter().map(|r| (r.start(), r.len())).collect(),
     };
-    let healed = report.healed.iter().map(|healed| HealedObject {
-        object: healed.object.clone(),
-        damaged_bytes: healed.damaged_bytes,
-    });
-    let lost = report.lost.iter().map(|lost| LostObject {
-        object: lost.object.clone(),
-        what: lost.what.clone(),
-    });
     ScrubFigures {
         whole: report.is_whole(),
         healing,
         objects: report.objects,
         bytes: report.bytes,
-        healed: healed.collect(),
-        lost: lost.collect(),
         hits: report.hits.iter().map(hit).collect(),
         stopped: report.reached.is_some(),
+        healed: report.healed,
+        lost: report.lost,
     }
 }
 
@@ -541,5 +444,55 @@ impl<'a> Pace<'a> {
             nap(now);
             wait -= now;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs read these names, and another process's answer is read by them: `docs/operate/target.md` lists them.
+    #[test]
+    fn a_collection_is_told_in_one_flat_document_that_reads_back() {
+        let figures = GcFigures {
+            dry_run: true,
+            report: GcReport {
+                freed_bytes: u64::MAX,
+                ..GcReport::default()
+            },
+            stored_bytes: 7,
+        };
+        let told = serde_json::to_value(figures).unwrap();
+        let names: Vec<&str> = told
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let documented = [
+            "chunks",
+            "containers_gone",
+            "containers_moved",
+            "damaged",
+            "dry_run",
+            "freed_bytes",
+            "images",
+            "left_bytes",
+            "live_chunks",
+            "quarantined_bytes",
+            "removed_bytes",
+            "stopped",
+            "stored_bytes",
+            "trees_gone",
+            "trees_moved",
+            "written_bytes",
+        ];
+        assert_eq!(names, documented);
+        let text = serde_json::to_string(&Done::Collected(figures)).unwrap();
+        let back: Done = serde_json::from_str(&text).unwrap();
+        assert!(
+            matches!(back, Done::Collected(back) if back == figures),
+            "{text}"
+        );
     }
 }

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use agent::{
-    ByteLimit, Every, Format, HookCommand, HookTimeout, LatencyChoice, RateLimit, Rules, StateRoot,
-    Target,
+    ByteLimit, Every, Format, HookCommand, HookTimeout, LatencyChoice, RateLimit, StateRoot, Target,
 };
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use export::Listen;
-use store::{PointId, PointRef};
+use store::{PointId, PointRef, Policy};
 
 use crate::commands::{Since, Span, Until};
 
@@ -154,8 +153,8 @@ pub(crate) struct Keep {
 }
 
 impl Keep {
-    pub(crate) fn rules(self) -> Rules {
-        Rules {
+    pub(crate) fn rules(self) -> Policy {
+        Policy {
             last: self.keep_last,
             hourly: self.keep_hourly,
             daily: self.keep_daily,

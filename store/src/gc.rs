@@ -16,6 +16,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::armor::Kind;
 use crate::catalog::Change;
 use crate::error::{ErrorKind, Result, StoreError};
@@ -69,7 +71,7 @@ impl Default for GcOptions<'_> {
 }
 
 /// What a collection did, or would do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcReport {
     /// Images that were walked.
     pub images: u64,

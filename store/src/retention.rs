@@ -14,12 +14,13 @@ use std::sync::Arc;
 use block::{Name, UnixNanos};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use crate::protection::Protection;
 use crate::records::{PointId, PointRecord};
 
 /// How many points to keep, by each rule. All zero: whatever is neither newest nor protected goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// The newest points.
     pub last: u32,
@@ -33,6 +34,14 @@ pub struct Policy {
     pub monthly: u32,
     /// One for each year.
     pub yearly: u32,
+}
+
+impl Policy {
+    /// Whether no rule was given.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a point is kept.

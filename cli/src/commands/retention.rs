@@ -24,7 +24,7 @@ pub(crate) fn retention(args: Retention, printer: &Printer) -> Result<()> {
             state,
         } => {
             let rules = asked.keep.rules();
-            if rules.is_none() {
+            if rules.is_empty() {
                 return Err(agent::Error::Usage {
                     what: "no rule is named, so only the newest point of each group would stay"
                         .to_owned(),

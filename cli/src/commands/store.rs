@@ -284,42 +284,43 @@ fn removed_line(point: &store::PointRecord, until: UnixNanos) -> String {
 }
 
 fn collected(figures: &GcFigures) -> String {
+    let report = &figures.report;
     let would = if figures.dry_run { "would be " } else { "" };
     let mut lines = vec![
         format!(
             "{} images need {} of {} chunks",
-            figures.images, figures.live_chunks, figures.chunks
+            report.images, report.live_chunks, report.chunks
         ),
         format!(
             "{} containers and {} tree objects that nothing needs {would}let go of",
-            figures.containers_gone, figures.trees_gone
+            report.containers_gone, report.trees_gone
         ),
         format!(
             "{} containers and {} tree objects {would}moved into bundles ({} written)",
-            figures.containers_moved,
-            figures.trees_moved,
-            units::bytes(figures.written_bytes)
+            report.containers_moved,
+            report.trees_moved,
+            units::bytes(report.written_bytes)
         ),
         format!(
             "{} {would}freed; {} removed now, {} wait in quarantine",
-            units::bytes(figures.freed_bytes),
-            units::bytes(figures.removed_bytes),
-            units::bytes(figures.quarantined_bytes)
+            units::bytes(report.freed_bytes),
+            units::bytes(report.removed_bytes),
+            units::bytes(report.quarantined_bytes)
         ),
     ];
-    if figures.left_bytes > 0 {
+    if report.left_bytes > 0 {
         lines.push(format!(
             "{} of garbage stay, since much would have to be copied to be rid of them (--thorough does)",
-            units::bytes(figures.left_bytes)
+            units::bytes(report.left_bytes)
         ));
     }
-    if figures.damaged > 0 {
+    if report.damaged > 0 {
         lines.push(format!(
             "{} damaged containers were left where they are: standin store scrub names them",
-            figures.damaged
+            report.damaged
         ));
     }
-    if figures.stopped {
+    if report.stopped {
         lines.push("it was stopped early; the next collection goes on".to_owned());
     }
     lines.push(format!("{} stored", units::bytes(figures.stored_bytes)));

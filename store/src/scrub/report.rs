@@ -1,6 +1,7 @@
 //! What a scrub says, and how far it has come.
 
 use block::{ByteRange, Name, UnixNanos};
+use serde::{Deserialize, Serialize};
 
 use crate::armor::Kind;
 use crate::codec::{Decoded, Decoder, Encode};
@@ -70,7 +71,7 @@ pub struct ScrubReport {
 }
 
 /// An object that was healed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealedObject {
     /// Its name.
     pub object: String,
@@ -79,7 +80,7 @@ pub struct HealedObject {
 }
 
 /// An object that cannot be healed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostObject {
     /// Its name.
     pub object: String,
