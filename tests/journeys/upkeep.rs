@@ -104,12 +104,7 @@ fn upkeep_a_full_target_is_cleaned_and_used_again() -> Result<()> {
     })?;
     protect.stop()?;
     standin::run(["point", "verify", "--all", "--target", &target])?;
-    let latest = bench.restore("g@latest", None)?;
-    process::sh(
-        Path::new("/"),
-        &format!("cmp '{}' '{}'", latest.display(), disk.display()),
-        LIMIT,
-    )?;
+    bench.compare("g@latest", None, &disk)?;
     ensure!(filler.exists(), "nobody made room from outside");
     drop(mount);
     Ok(())
@@ -135,12 +130,7 @@ fn upkeep_scrub_heals_bit_rot_and_names_what_is_lost() -> Result<()> {
     bad[middle..middle + 300].fill(0x55);
     fs::write(&all[0], &bad)?;
 
-    let latest = bench.restore("g@latest", None)?;
-    process::sh(
-        Path::new("/"),
-        &format!("cmp '{}' '{}'", latest.display(), disk.display()),
-        LIMIT,
-    )?;
+    bench.compare("g@latest", None, &disk)?;
     ensure!(fs::read(&all[0])? == bad, "a restore changes nothing");
     let dry = store(&["scrub", "--dry-run"], &target)?;
     ensure!(dry["healed"].as_array().map(Vec::len) == Some(1), "{dry}");
