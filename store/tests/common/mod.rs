@@ -10,6 +10,8 @@ use store::{
     Around, Consistency, Directory, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store,
 };
 
+pub(crate) mod lost_sector;
+
 pub(crate) fn around(workers: usize) -> Around {
     let clock = Arc::new(SimClock::new());
     Around {
