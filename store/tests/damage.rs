@@ -8,16 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use block::{BlockDevice, Dir, GRANULE, GranuleRange, OsDir, index};
 use common::lost_sector::{LostSector, SECTOR};
-use common::{around, chunk, draft, open_writer, read_all};
+use common::{around, chunk, count_from_env, draft, open_writer, read_all, thorough};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::{
-    Backend, Base, Directory, ErrorKind, GcOptions, PointRef, ScrubOptions, ScrubPosition,
-    ScrubReport, Store, StoreError,
+    Backend, Base, Directory, ErrorKind, PointRef, ScrubOptions, ScrubPosition, ScrubReport, Store,
+    StoreError,
 };
 
 const SIZE: u64 = 2000 * GRANULE;
@@ -182,10 +181,7 @@ fn damage(
 /// the rest is named: the object, the points and the ranges. A second scrub finds what the first left.
 #[test]
 fn damage_of_any_kind_is_healed_or_named_and_never_believed() {
-    let cases: u64 = std::env::var("STANDIN_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(250);
+    let cases = count_from_env("STANDIN_CASES", 250);
     let seed = sim::seed_from_env(std::process::id().into());
     let tmp = tempfile::tempdir().unwrap();
     let mut contents = build(tmp.path());
@@ -293,11 +289,7 @@ fn restore_the_rest(path: &Path, all: &[(PathBuf, Vec<u8>)]) {
 /// Moves what is small into bundles: there are objects of every kind then.
 fn collect(path: &Path, contents: &mut BTreeMap<String, Vec<u8>>) {
     let store = open_writer(&dir_at(path), 0);
-    let report = store.collect_garbage(&GcOptions {
-        quarantine: Duration::ZERO,
-        compact_below: 1.0,
-        ..GcOptions::default()
-    });
+    let report = store.collect_garbage(&thorough());
     assert!(report.unwrap().containers_moved > 0);
     // Some more, so that not everything lies in bundles.
     let latest: PointRef = "web@latest".parse().unwrap();

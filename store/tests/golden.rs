@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Dir, GRANULE, GranuleRange, OsDir};
-use common::{Content, around, chunk, draft, name, open_writer, read_all, seed_draft};
+use common::{Content, around, chunk, draft, name, open_writer, read_all, seed_draft, thorough};
 use store::{Base, Directory, GcOptions, ScrubOptions, Store};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -166,12 +166,7 @@ fn is_read_and_written_on(version: u32) {
     store.commit_point(draft("web", image)).unwrap();
     check(&store);
     assert_eq!(of_web(&store).len(), 4);
-    let options = GcOptions {
-        quarantine: Duration::ZERO,
-        compact_below: 1.0,
-        ..GcOptions::default()
-    };
-    store.collect_garbage(&options).unwrap();
+    store.collect_garbage(&thorough()).unwrap();
     let report = store.scrub(&ScrubOptions::default()).unwrap();
     assert!(report.is_whole() && report.healed.is_empty(), "{report:?}");
     check(&store);

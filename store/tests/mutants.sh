@@ -17,7 +17,7 @@ echo "mutants: STANDIN_SEED=$STANDIN_SEED, at most $STANDIN_HISTORIES histories 
 
 # mutant NAME FILE PERL-SUBSTITUTION [TEST-BINARY FILTER]
 mutant() {
-  local name=$1 file=store/src/$2 change=$3 binary=${4:-collect} filter=${5:-histories}
+  local name=$1 file=store/src/$2 change=$3 binary=${4:-collect_histories} filter=${5:-histories}
   [ "${#wanted[@]}" = 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return
   count=$((count + 1))
   cp "$file" "$copy/original"

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Clock, Dir, GRANULE, UnixNanos};
-use common::{around, chunk, draft, name};
+use common::{around, chunk, draft, name, thorough};
 use sim::{SimClock, SimWorld};
-use store::{Around, Base, Directory, ErrorKind, GcOptions, Keep, PointId, Policy, Result, Store};
+use store::{Around, Base, Directory, ErrorKind, Keep, PointId, Policy, Result, Store};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -38,12 +38,7 @@ fn store_with(dir: &Arc<dyn Dir>, clock: &Arc<SimClock>, count: u64) -> (Store, 
 }
 
 fn collect(store: &Store) {
-    let options = GcOptions {
-        quarantine: Duration::ZERO,
-        compact_below: 1.0,
-        ..GcOptions::default()
-    };
-    store.collect_garbage(&options).unwrap();
+    store.collect_garbage(&thorough()).unwrap();
 }
 
 fn refused(result: Result<()>) -> String {

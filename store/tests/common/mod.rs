@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use block::{BlockDevice, Dir, GRANULE, GranuleRange, Name, UnixNanos, index};
 use sim::SimClock;
 use store::{
-    Around, Consistency, Directory, FinishedImage, PointDraft, SeedDisk, SeedDraft, Store,
+    Around, Consistency, Directory, FinishedImage, GcOptions, PointDraft, SeedDisk, SeedDraft,
+    Store,
 };
 
 pub(crate) mod lost_sector;
@@ -23,6 +25,25 @@ pub(crate) fn around(workers: usize) -> Around {
 
 pub(crate) fn open_writer(dir: &Arc<dyn Dir>, workers: usize) -> Store {
     Store::open_writer(&Directory::backend(dir), around(workers)).unwrap()
+}
+
+/// A collection that leaves no garbage, not even for a while.
+pub(crate) fn thorough() -> GcOptions<'static> {
+    GcOptions {
+        quarantine: Duration::ZERO,
+        compact_below: 1.0,
+        ..GcOptions::default()
+    }
+}
+
+/// How much a run shall do.
+pub(crate) fn count_from_env(name: &str, fallback: u64) -> u64 {
+    let asked = std::env::var(name);
+    asked.map_or(fallback, |count| {
+        count
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {count}"))
+    })
 }
 
 pub(crate) fn name(text: &str) -> Name {
