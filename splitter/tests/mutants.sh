@@ -1,48 +1,11 @@
 #!/usr/bin/env bash
-# Breaks the splitter in one way after the other, in a copy, and expects the tests to notice: a model
-# that catches nothing proves nothing. Prints for each mutant in which history it was caught.
+# Breaks the splitter in one way after the other, and expects the tests to notice. Prints for each mutant in which
+# history it was caught.
 #
-#   mutants.sh [NAME...]      STANDIN_HISTORIES: histories until a mutant counts as missed (10000)
+#   mutants.sh [--check] [NAME...]      tests/mutants.sh says more
 set -uo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
-export STANDIN_HISTORIES=${STANDIN_HISTORIES:-10000}
-export STANDIN_SEED=${STANDIN_SEED:-$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/mutants CARGO_TERM_COLOR=never
-copy=$(mktemp -d)
-trap 'rm -rf "$copy"' EXIT
-(cd "$root" && git ls-files -z | xargs -0 cp --parents -t "$copy") || exit 1
-cd "$copy"
-wanted=("$@")
-missed=() count=0
-echo "mutants: STANDIN_SEED=$STANDIN_SEED, at most $STANDIN_HISTORIES histories each"
-
-# mutant NAME FILE PERL-SUBSTITUTION [TEST-BINARY FILTER]   (the binary `lib`: the unit tests)
-mutant() {
-  local name=$1 file=splitter/src/$2 change=$3 binary=${4:-model} filter=${5:-every_cut} said
-  local tests=(--test "$binary")
-  [ "$binary" != lib ] || tests=(--lib)
-  [ "${#wanted[@]}" = 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return
-  count=$((count + 1))
-  cp "$file" "$copy/original"
-  perl -0pi -e "$change" "$file"
-  if cmp -s "$file" "$copy/original"; then
-    echo "mutants: $name does not apply any more" >&2
-    missed+=("$name")
-    return
-  fi
-  if ! cargo test --quiet --locked -p splitter "${tests[@]}" --no-run >"$copy/log" 2>&1; then
-    tail -n 20 "$copy/log"
-    echo "mutants: $name does not compile" >&2
-    missed+=("$name")
-  elif timeout 1800 cargo test --quiet --locked -p splitter "${tests[@]}" "$filter" >"$copy/log" 2>&1; then
-    echo "mutants: $name was MISSED"
-    missed+=("$name")
-  else
-    said=$(sed -n 's/^\(history [0-9]*\); .*/\1/p' "$copy/log" | head -n 1)
-    echo "mutants: $name caught, ${said:-test $binary}"
-  fi
-  cp "$copy/original" "$file"
-}
+crate=splitter binary=model filter=every_cut histories=10000
+. "$(dirname "$0")/../../tests/mutants.sh"
 
 # --- the intent log
 mutant intent-not-synced intent.rs 's/(offset_of\(\*sector\)\)\?;\n        \})\n        self\.file\.sync_data\(\)/$1\n        Ok(())/'
@@ -123,5 +86,4 @@ mutant gate-entered-without-a-second-look gate.rs 's/            if self\.epoch\
 mutant gate-entered-before-the-stripes tracked.rs 's/let inside = \(self\.stripes\.lock\(touched\), self\.gate\.enter\(\)\);\n            let \(_, diff\)/let inside = {\n                let diff = self.gate.enter();\n                std::thread::yield_now();\n                (self.stripes.lock(touched), diff)\n            };\n            let (_, diff)/' concurrent overlapping
 mutant open-generation-stored-after-the-flip cut.rs 's/        live\.set_open_generation\(generation\.next\(\)\);\n        self\.epoch\.flip\(\);/        self.epoch.flip();\n        (0..1000).for_each(|_| std::thread::yield_now());\n        live.set_open_generation(generation.next());/' kill a_killed_process
 
-echo "mutants: $((count - ${#missed[@]})) of $count caught"
-[ "${#missed[@]}" = 0 ] || { echo "mutants: missed: ${missed[*]}"; exit 1; }
+verdict

@@ -476,8 +476,11 @@ fn history(seed: u64) {
 #[test]
 fn histories_of_writers_readers_and_collections_that_crash() {
     let histories = count_from_env("STANDIN_HISTORIES", 150);
-    let seed = sim::seed_from_env(std::process::id().into());
+    let first = sim::seed_from_env(std::process::id().into());
     for i in 0..histories {
-        history(seed.wrapping_add(i));
+        let seed = first.wrapping_add(i);
+        if std::panic::catch_unwind(|| history(seed)).is_err() {
+            panic!("history {}; replay with STANDIN_SEED={seed}", i + 1);
+        }
     }
 }
