@@ -1,12 +1,13 @@
 //! Where points go, named by a URL.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use block::{Clock, Dir, OsDir};
-use store::{Around, Backend, Directory, Store, StoreError};
+use store::{Around, Backend, Bucket, Directory, Store, StoreError};
 
 use crate::{Error, Result};
 
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 pub enum Target {
     /// A store in a directory of this machine: `dir:PATH`.
     Directory(PathBuf),
+    /// A store in a bucket: `s3://BUCKET/PREFIX`. How to get there says the environment, in the variables of AWS.
+    Bucket(String),
 }
 
 /// What to do where there is no store.
@@ -38,13 +41,15 @@ impl FromStr for Target {
         match url.split_once(':') {
             Some(("dir", "")) => refuse("the path is empty"),
             Some(("dir", path)) => Ok(Self::Directory(PathBuf::from(path))),
-            Some(("https" | "http", _)) => {
-                refuse("stores behind a server are not supported yet, only directories")
-            }
-            Some(("s3" | "gs" | "az", _)) => {
-                refuse("object stores are not supported yet, only directories")
-            }
-            _ => refuse("it does not begin with `dir:`"),
+            Some(("https" | "http", _)) => refuse("stores behind a server are not supported yet"),
+            Some(("s3", _)) => match Bucket::check_url(url) {
+                Ok(()) => Ok(Self::Bucket(url.trim_end_matches('/').to_owned())),
+                Err(_) => refuse("it names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX"),
+            },
+            Some(("gs" | "az", _)) => refuse(
+                "of object stores, only those that speak the protocol of S3 are supported yet",
+            ),
+            _ => refuse("it begins neither with `dir:` nor with `s3://`"),
         }
     }
 }
@@ -53,6 +58,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Bucket(url) => f.write_str(url),
         }
     }
 }
@@ -61,11 +67,15 @@ impl Target {
     /// The same target, independent of the current directory.
     #[must_use]
     pub fn absolute(&self) -> Self {
-        let Self::Directory(path) = self;
-        Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+        match self {
+            Self::Directory(path) => {
+                Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            }
+            Self::Bucket(_) => self.clone(),
+        }
     }
 
-    /// Opens the store to read: beside a writer, or on a read-only directory.
+    /// Opens the store to read: beside a writer, or in a place where nobody may write.
     ///
     /// # Errors
     /// If there is none, or it cannot be read.
@@ -78,12 +88,8 @@ impl Target {
 
     /// Makes a store.
     pub(crate) fn create(&self) -> Result<()> {
-        let Self::Directory(path) = self;
-        let create = || {
-            let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
-            Store::create(&Directory::backend(&dir))
-        };
-        create().map_err(self.failed("create the store"))
+        let created = self.make_place().and_then(|place| Store::create(&place));
+        created.map_err(self.failed("create the store"))
     }
 
     /// Opens the store as its only writer.
@@ -107,11 +113,16 @@ impl Target {
         opened.map_err(self.failed("open the store"))
     }
 
-    /// Whether both are the same directory, however it is written.
+    /// Whether both are the same place, however it is written.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
-        let (Self::Directory(a), Self::Directory(b)) = (self, other);
-        let [a, b] = [a, b].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
-        a == b
+        match (self, other) {
+            (Self::Directory(a), Self::Directory(b)) => {
+                let [a, b] =
+                    [a, b].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
+                a == b
+            }
+            _ => self == other,
+        }
     }
 
     fn try_writer(
@@ -122,9 +133,7 @@ impl Target {
         if missing == Missing::Refuse {
             return Store::open_writer(&self.open_place()?, around.clone());
         }
-        let Self::Directory(path) = self;
-        let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(path).map_err(|e| self.io(e))?);
-        let place = Directory::backend(&dir);
+        let place = self.make_place()?;
         match Store::open_writer(&place, around.clone()) {
             Err(StoreError::NotAStore { .. }) => {
                 Store::create(&place)?;
@@ -134,24 +143,30 @@ impl Target {
         }
     }
 
+    /// The place, where it is there.
     fn open_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-        let Self::Directory(path) = self;
-        match OsDir::open(path) {
-            Ok(dir) => Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let dir = path.display().to_string();
-                Err(StoreError::NotAStore { dir })
-            }
-            Err(error) => Err(self.io(error)),
+        match self {
+            Self::Directory(path) => match OsDir::open(path) {
+                Ok(dir) => Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let dir = path.display().to_string();
+                    Err(StoreError::NotAStore { dir })
+                }
+                Err(error) => Err(open_error(path.display().to_string(), error)),
+            },
+            Self::Bucket(url) => open_bucket(url),
         }
     }
 
-    fn io(&self, source: std::io::Error) -> StoreError {
-        let Self::Directory(path) = self;
-        StoreError::Io {
-            verb: "open",
-            object: path.display().to_string(),
-            source,
+    /// The place; a directory is made if it is missing.
+    fn make_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
+        match self {
+            Self::Directory(path) => {
+                let dir = OsDir::create_all(path);
+                let dir = dir.map_err(|e| open_error(path.display().to_string(), e))?;
+                Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>)))
+            }
+            Self::Bucket(url) => open_bucket(url),
         }
     }
 
@@ -166,6 +181,23 @@ impl Target {
     }
 }
 
+fn open_bucket(url: &str) -> std::result::Result<Arc<dyn Backend>, StoreError> {
+    // What is no text is none of those that matter.
+    let settings = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let bucket = Bucket::s3(url, settings);
+    let bucket = bucket.map_err(|error| open_error(url.to_owned(), io::Error::other(error)))?;
+    Ok(Arc::new(bucket))
+}
+
+fn open_error(object: String, source: io::Error) -> StoreError {
+    StoreError::Io {
+        verb: "open",
+        object,
+        source,
+    }
+}
+
 fn around(clock: &Arc<dyn Clock>) -> Around {
     Around::new(Arc::clone(clock))
 }
@@ -176,14 +208,21 @@ mod tests {
     use crate::Kind;
 
     #[test]
-    fn urls_that_are_no_directory_are_refused_with_a_reason() {
+    fn urls_that_name_no_place_are_refused_with_a_reason() {
         let dir: Target = "dir:/backup".parse().expect("a directory");
         assert_eq!(dir, Target::Directory("/backup".into()));
         assert_eq!(dir.to_string(), "dir:/backup");
+        for url in ["s3://bucket/x", "s3://bucket/x/"] {
+            let bucket: Target = url.parse().expect("a bucket");
+            assert_eq!(bucket, Target::Bucket("s3://bucket/x".into()));
+            assert_eq!(bucket.to_string(), "s3://bucket/x");
+        }
         for (url, word) in [
             ("https://host:1/vault", "not supported yet"),
-            ("s3://bucket/x", "not supported yet"),
-            ("/backup", "dir:"),
+            ("s3:///x", "no bucket"),
+            ("s3:bucket", "no bucket"),
+            ("gs://bucket/x", "yet"),
+            ("/backup", "`dir:`"),
             ("dir:", "empty"),
         ] {
             let error = url.parse::<Target>().expect_err(url);

@@ -62,7 +62,7 @@ pub(crate) struct Protect {
     /// Read and write the DISKs past this machine's page cache (O_DIRECT): guests have one of their own.
     #[arg(long)]
     pub(crate) direct: bool,
-    /// Where points go: dir:PATH.
+    /// Where points go: dir:PATH or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Name of the group; the stem of the first DISK if left out.
@@ -175,17 +175,17 @@ pub(crate) struct Store {
 pub(crate) enum StoreCommand {
     /// Make a store of an empty directory. `standin protect` does that by itself.
     Init {
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
     },
     /// What a store holds.
     Status {
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
     },
     /// What holds the space of a store, of a point or of a chunk, and when it can be free.
     Explain {
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
         /// This point: GROUP@NUMBER or GROUP@latest.
         #[arg(long, value_name = "POINT")]
@@ -199,7 +199,7 @@ pub(crate) enum StoreCommand {
     },
     /// Collect garbage: what no point needs any more. `standin protect` does that by itself.
     Gc {
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
         /// Only say what would be done.
         #[arg(long)]
@@ -218,7 +218,7 @@ pub(crate) enum StoreCommand {
     },
     /// Read and check every object, heal what bit rot has damaged, and name what is lost.
     Scrub {
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
         /// Trust the checksums that were made with the objects; do not decompress and hash every chunk.
         #[arg(long)]
@@ -258,7 +258,7 @@ pub(crate) enum RetentionCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Asked {
-    /// The target: dir:PATH.
+    /// The target: dir:PATH or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Only points of this group.
@@ -376,7 +376,7 @@ pub(crate) struct Point {
 pub(crate) enum PointCommand {
     /// The points on a target, oldest first.
     List {
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// Only those of this group.
@@ -387,7 +387,7 @@ pub(crate) enum PointCommand {
     Show {
         /// GROUP@NUMBER or GROUP@latest.
         point: PointRef,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
     },
@@ -399,7 +399,7 @@ pub(crate) enum PointCommand {
         /// Every point on the target.
         #[arg(long)]
         all: bool,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
     },
@@ -409,7 +409,7 @@ pub(crate) enum PointCommand {
         /// GROUP@NUMBER.
         #[arg(required = true)]
         points: Vec<PointId>,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// How long they can be brought back.
@@ -428,7 +428,7 @@ pub(crate) enum PointCommand {
     Undelete {
         /// GROUP@NUMBER.
         point: PointId,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
         #[command(flatten)]
@@ -438,7 +438,7 @@ pub(crate) enum PointCommand {
     Hold {
         /// GROUP@NUMBER or GROUP@latest.
         point: PointRef,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// Why.
@@ -454,7 +454,7 @@ pub(crate) enum PointCommand {
     Lock {
         /// GROUP@NUMBER or GROUP@latest.
         point: PointRef,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// Until when: a time as in 2027-01-31T00:00:00Z, or for how long from now, as in 30d.
@@ -469,7 +469,7 @@ pub(crate) enum PointCommand {
         a: PointRef,
         /// GROUP@NUMBER or GROUP@latest.
         b: PointRef,
-        /// The target: dir:PATH.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         #[arg(long, value_name = "URL")]
         target: Target,
     },
@@ -479,7 +479,7 @@ pub(crate) enum PointCommand {
 pub(crate) struct Restore {
     /// GROUP@NUMBER or GROUP@latest.
     pub(crate) point: PointRef,
-    /// The target: dir:PATH.
+    /// The target: dir:PATH or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// A file that does not exist yet, or a block device (with --force).
@@ -503,7 +503,7 @@ pub(crate) struct Restore {
 pub(crate) struct Serve {
     /// GROUP@NUMBER or GROUP@latest.
     pub(crate) point: PointRef,
-    /// The target: dir:PATH.
+    /// The target: dir:PATH or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Where to serve: unix:PATH, tcp:HOST:PORT or activation; may be repeated.

@@ -15,6 +15,8 @@ pub use directory::Directory;
 
 #[cfg(feature = "bucket")]
 mod bucket;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod directory;
 
 /// Keeps objects.

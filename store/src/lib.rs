@@ -56,6 +56,8 @@ mod verify;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
+#[cfg(feature = "conformance")]
+pub use backend::conformance;
 pub use backend::{Backend, Directory};
 #[cfg(feature = "bucket")]
 pub use backend::{Bucket, InvalidBucket};

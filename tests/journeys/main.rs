@@ -13,6 +13,7 @@ mod kill9;
 mod peers;
 mod places;
 mod powercut;
+mod s3;
 mod seed;
 mod soak;
 mod trouble;

@@ -17,6 +17,8 @@ use crate::standin;
 #[derive(Debug)]
 pub struct Bench {
     dir: TempDir,
+    /// The target's URL.
+    target: String,
     /// Everything random in the journey follows from it.
     pub seed: u64,
 }
@@ -32,8 +34,10 @@ impl Bench {
         for name in ["state", "diffs"] {
             std::fs::create_dir(dir.path().join(name))?;
         }
+        let target = format!("dir:{}", dir.path().join("target").display());
         Ok(Self {
             dir,
+            target,
             seed: sim::seed_from_env(u64::from(std::process::id())),
         })
     }
@@ -76,7 +80,12 @@ impl Bench {
     /// The target's URL.
     #[must_use]
     pub fn target(&self) -> String {
-        format!("dir:{}", self.text("target"))
+        self.target.clone()
+    }
+
+    /// Lets points go elsewhere.
+    pub fn set_target(&mut self, url: &str) {
+        url.clone_into(&mut self.target);
     }
 
     /// A path in it, as an argument.

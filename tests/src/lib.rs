@@ -20,6 +20,7 @@ pub mod loop_device;
 pub mod nbd;
 pub mod process;
 pub mod protect;
+pub mod s3;
 pub mod served;
 pub mod soak;
 pub mod spell;

@@ -1,5 +1,6 @@
 //! The `standin` program: built once, called as a user calls it.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -58,6 +59,15 @@ fn build() -> Result<PathBuf> {
     Ok(profile_dir.join("standin"))
 }
 
+thread_local! {
+    static ENVIRONMENT: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What commands that this thread starts from now on find in their environment.
+pub fn set_environment(variables: Vec<(String, String)>) {
+    ENVIRONMENT.set(variables);
+}
+
 /// `standin ARGS`, not yet started.
 #[must_use]
 pub fn command<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
@@ -65,7 +75,8 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> 
     command
         .args(args)
         .env_remove("STANDIN_STATE")
-        .env("NO_COLOR", "1");
+        .env("NO_COLOR", "1")
+        .envs(ENVIRONMENT.with_borrow(Clone::clone));
     command
 }
 

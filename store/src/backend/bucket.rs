@@ -34,6 +34,9 @@ pub use s3::InvalidBucket;
 mod blocks;
 mod s3;
 
+/// What is read of an object of which nothing is known: all of a small one.
+const HEAD: u64 = 2 * BLOCK;
+
 /// Attempts to create an object, or to find out whether it was created.
 const CREATE_ATTEMPTS: u32 = 4;
 /// Before the third of them, which waits twice as long: the client has waited itself until it gave up.
@@ -135,14 +138,14 @@ impl Bucket {
         }
     }
 
-    /// What is known of an object; its end is read to find out.
+    /// What is known of an object; its first blocks are read to find out.
     fn known(&self, name: &str) -> io::Result<Arc<Known>> {
         if let Some(known) = self.blocks.known(name) {
             return Ok(known);
         }
         let path = self.path(name);
-        // A block and the whole last one: where objects have what is read of them first.
-        let (tail, len) = match self.get(&path, Some(GetRange::Suffix(2 * BLOCK)), 2 * BLOCK) {
+        // Not its last bytes: not every server takes what is longer than the object for all of it.
+        let (head, len) = match self.get(&path, Some(GetRange::Bounded(0..HEAD)), HEAD) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
             // An empty object has no range.
             Err(e) => {
@@ -155,7 +158,9 @@ impl Bucket {
             }
             Ok(got) => got,
         };
-        Ok(self.blocks.learn(name, len, &tail))
+        let known = self.blocks.learn(name, len);
+        self.blocks.keep(&known, 0, &head);
+        Ok(known)
     }
 }
 
@@ -240,7 +245,16 @@ impl Backend for Bucket {
         let listed = self.wait(async move { store.list_with_delimiter(Some(&path)).await });
         let objects = listed.map_err(to_io)?.objects.into_iter();
         let plain = |object: object_store::ObjectMeta| {
-            Some((object.location.filename()?.to_owned(), object.size))
+            let plain = object.location.filename()?.to_owned();
+            // Whoever lists a folder reads what is in it, and need not ask how long it is.
+            let name = match folder {
+                "" => plain.clone(),
+                folder => format!("{folder}/{plain}"),
+            };
+            if self.blocks.known(&name).is_none() {
+                self.blocks.learn(&name, object.size);
+            }
+            Some((plain, object.size))
         };
         Ok(objects.filter_map(plain).collect())
     }

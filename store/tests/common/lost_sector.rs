@@ -79,7 +79,7 @@ impl Backend for LostSector {
         self.place.sync(folder)
     }
 
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
+    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
         self.place.lock()
     }
 

@@ -1,8 +1,8 @@
 //! What was read of objects, by blocks: a store reads regions of some KiB, and each request of its own would cost the way
 //! there and back.
 //!
-//! The first read of an object brings its end, the second one a block, and every further one sixteen: who reads a little
-//! of an object gets little, who reads all of it needs few requests.
+//! The first read of an object brings a block (and the one before, at its end: there lies what objects say of themselves),
+//! every further one sixteen: who reads a little of an object gets little, who reads all of it needs few requests.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -23,7 +23,7 @@ const WINDOW: u64 = 16;
 /// What is kept in memory.
 const BYTES_MAX: usize = 48 << 20;
 /// Objects of which the length is kept.
-const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("is not zero");
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("is not zero");
 
 /// Blocks of objects, and how long those are.
 pub(super) struct Blocks {
@@ -56,14 +56,13 @@ impl Blocks {
         self.known.lock().get(name).map(Arc::clone)
     }
 
-    /// Remembers an object of so many bytes, of which `tail` are the last.
-    pub(super) fn learn(&self, name: &str, len: u64, tail: &[u8]) -> Arc<Known> {
+    /// Remembers an object of so many bytes.
+    pub(super) fn learn(&self, name: &str, len: u64) -> Arc<Known> {
         let known = Arc::new(Known {
             len,
             serial: self.next.fetch_add(1, Ordering::Relaxed),
             reads: Mutex::new(0),
         });
-        self.keep(&known, len.saturating_sub(tail.len() as u64), tail);
         self.known.lock().put(name.to_owned(), Arc::clone(&known));
         known
     }
@@ -107,25 +106,26 @@ impl Blocks {
         if let Some(block) = self.blocks.get(&(known.serial, number)) {
             return Ok(block);
         }
-        let wanted = if *reads == 0 { 1 } else { WINDOW };
+        let (first, count) = match *reads {
+            0 if (number + 1) * BLOCK >= known.len => (number.saturating_sub(1), 2),
+            0 => (number, 1),
+            _ => (number, WINDOW),
+        };
         *reads += 1;
-        let start = number * BLOCK;
-        let end = known.len.min(start + wanted * BLOCK);
+        let start = first * BLOCK;
+        let end = known.len.min((first + count) * BLOCK);
         let bytes = get(start..end)?;
         if bytes.len() as u64 != end - start {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.keep(known, start, &bytes);
-        let first = bytes[..bytes.len().min(index(BLOCK))].to_vec();
-        Ok(Arc::new(first))
+        let block = &bytes[index((number - first) * BLOCK)..];
+        Ok(Arc::new(block[..block.len().min(index(BLOCK))].to_vec()))
     }
 
-    /// Keeps the whole blocks, and the last one, of what was read from byte `at` on.
-    fn keep(&self, known: &Known, at: u64, bytes: &[u8]) {
-        let skipped = at.next_multiple_of(BLOCK) - at;
-        let whole = bytes.get(index(skipped)..).unwrap_or_default();
-        let first = (at + skipped) / BLOCK;
-        for (number, block) in (first..).zip(whole.chunks(index(BLOCK))) {
+    /// Keeps what was read from the beginning of a block on: whole blocks, and the last one.
+    pub(super) fn keep(&self, known: &Known, at: u64, bytes: &[u8]) {
+        for (number, block) in (at / BLOCK..).zip(bytes.chunks(index(BLOCK))) {
             let key = (known.serial, number);
             self.blocks
                 .put(key, Arc::new(block.to_vec()), block.len() + 64);

@@ -28,6 +28,14 @@ pub enum InvalidBucket {
 }
 
 impl Bucket {
+    /// Whether a URL can name a bucket.
+    ///
+    /// # Errors
+    /// `Url` if not.
+    pub fn check_url(url: &str) -> Result<(), InvalidBucket> {
+        parse(url).map(drop)
+    }
+
     /// A bucket of S3, or of a server that speaks its protocol. `settings` are those of the AWS command line, by name:
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
     /// `AWS_ALLOW_HTTP` and others of `object_store`; none of them is logged. Nothing is asked of the server yet.
@@ -38,12 +46,7 @@ impl Bucket {
         url: &str,
         settings: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, InvalidBucket> {
-        let rest = url.strip_prefix("s3://").ok_or(InvalidBucket::Url)?;
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() {
-            return Err(InvalidBucket::Url);
-        }
-        let prefix = Path::parse(prefix).map_err(|_| InvalidBucket::Url)?;
+        let (bucket, prefix) = parse(url)?;
         let client = AmazonS3ConfigKey::Client;
         let mut builder = AmazonS3Builder::new()
             .with_config(client(ClientConfigKey::Timeout), REQUEST_MAX)
@@ -63,6 +66,17 @@ impl Bucket {
             .map_err(InvalidBucket::Settings)?;
         Self::new(Arc::new(store), prefix, url.to_owned()).map_err(InvalidBucket::Thread)
     }
+}
+
+/// The bucket's name, and the prefix in it.
+fn parse(url: &str) -> Result<(&str, Path), InvalidBucket> {
+    let rest = url.strip_prefix("s3://").ok_or(InvalidBucket::Url)?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        return Err(InvalidBucket::Url);
+    }
+    let prefix = Path::parse(prefix).map_err(|_| InvalidBucket::Url)?;
+    Ok((bucket, prefix))
 }
 
 /// The caller goes on trying: what hangs here for long only hides what is wrong.
