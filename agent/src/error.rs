@@ -70,6 +70,9 @@ pub enum Error {
         /// Why not.
         source: StoreError,
     },
+    /// A disk that somebody else serves cannot be had.
+    #[error(transparent)]
+    Nbd(#[from] export::ConnectError),
     /// The server cannot listen.
     #[error("cannot serve the disks")]
     Serve(#[from] export::ServeError),
@@ -257,7 +260,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Target { .. } => "give a directory, for example --target dir:/backup",
+            Self::Target { .. } => {
+                "give a directory or a bucket, for example --target dir:/backup or --target s3://backups/vms"
+            }
             Self::Usage { hint, .. } => hint,
             Self::Disk(block::OpenError::InUse { .. }) => {
                 "stop the other user of the disk; a disk has one writer at a time"
@@ -265,7 +270,10 @@ impl Error {
             Self::Group(splitter::OpenError::InUse { .. }) => {
                 "see `standin status`; a group is protected by one process at a time"
             }
-            Self::Store { source, .. } => return store_hint(source).map(str::to_owned),
+            Self::Store { source, target, .. } => match store_hint(source) {
+                None if target.starts_with("s3:") => BUCKET_HINT,
+                hint => return hint.map(str::to_owned),
+            },
             Self::Seeding { .. } => {
                 "try again, or add --wait; `standin status` shows how far it is"
             }
@@ -343,6 +351,8 @@ fn store_kind(error: &StoreError) -> Kind {
         _ => Kind::Failed,
     }
 }
+
+const BUCKET_HINT: &str = "how to reach the bucket is said by AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of this command; a server without TLS needs AWS_ALLOW_HTTP=true";
 
 fn store_hint(error: &StoreError) -> Option<&'static str> {
     Some(match error.kind() {

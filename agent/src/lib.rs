@@ -26,6 +26,7 @@ mod gap_file;
 mod gaps;
 mod hook_process;
 mod hooks;
+mod import;
 mod keeper;
 mod ladder;
 mod limits;
@@ -66,6 +67,7 @@ pub mod fuzzing {
 pub use error::{Error, Kind, Problem, Result, chain};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
+pub use import::{ImageSource, ImportOptions, Imported, import};
 pub use keeper::KeepOptions;
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,

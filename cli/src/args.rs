@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use agent::{
-    ByteLimit, Every, Format, HookCommand, HookTimeout, LatencyChoice, RateLimit, StateRoot, Target,
+    ByteLimit, Every, Format, HookCommand, HookTimeout, ImageSource, LatencyChoice, RateLimit,
+    StateRoot, Target,
 };
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -43,7 +44,10 @@ pub(crate) enum Command {
     Store(Store),
     /// Which points rules would keep, and removing the others.
     Retention(Retention),
+    /// Make a point of disk images, whole or as changes to the newest one.
+    Import(Import),
     /// Write a point's disk to a file or a block device.
+    #[command(visible_alias = "export")]
     Restore(Restore),
     /// Serve a point as NBD disks, at once.
     Serve(Serve),
@@ -473,6 +477,25 @@ pub(crate) enum PointCommand {
         #[arg(long, value_name = "URL")]
         target: Target,
     },
+}
+
+/// Reads the IMAGEs, which nobody may write to meanwhile, and lists a point of them. Where the group's newest point has a disk of
+/// the same name and size, only what differs is stored anew.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Import {
+    /// Raw files, block devices, flat VMDKs; nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH for whatever an NBD
+    /// server can read (qemu-nbd: qcow2, VHDX, every VMDK).
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<ImageSource>,
+    /// The target: dir:PATH or s3://BUCKET/PREFIX. A store is made there if there is none.
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Target,
+    /// Name of the group; the stem of the first IMAGE if left out. No group of a protection.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<Name>,
+    /// Put a label on the point; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,6 +2,7 @@
 
 mod cut;
 mod gaps;
+mod import;
 mod point;
 mod protect;
 mod restore;
@@ -16,6 +17,7 @@ use crate::args::State;
 
 pub(crate) use cut::cut;
 pub(crate) use gaps::{Since, gaps};
+pub(crate) use import::import;
 pub(crate) use point::{Until, point};
 pub(crate) use protect::protect;
 pub(crate) use restore::restore;

@@ -37,6 +37,7 @@ fn main() -> std::process::ExitCode {
         Command::Point(args) => commands::point(args, &printer).map_err(Into::into),
         Command::Store(args) => commands::store(args, &printer).map_err(Into::into),
         Command::Retention(args) => commands::retention(args, &printer).map_err(Into::into),
+        Command::Import(args) => commands::import(args, &printer).map_err(Into::into),
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
         Command::Demo(args) => demo::run(&args, &printer),

@@ -36,6 +36,11 @@ pub fn decode(bytes: &[u8]) {
     let _ = StatusFilter::decode(0, 1 << 30, bytes);
 }
 
+/// A server's bytes against our client: the greeting, or what follows it.
+pub fn server_bytes(bytes: &[u8], greeted: bool) {
+    crate::nbd::client::listen_to(bytes, greeted);
+}
+
 /// What the client sends before the fuzzer's bytes: nothing, or a handshake up to transmission.
 #[derive(Clone, Copy, Debug)]
 pub enum Opening {

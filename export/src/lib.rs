@@ -1,4 +1,4 @@
-//! Serves any [`block::BlockDevice`] to guests: an NBD server, threaded and blocking.
+//! Serves any [`block::BlockDevice`] to guests: an NBD server, threaded and blocking. And reads what others serve.
 //!
 //! ```text
 //!  listen (unix, tcp, activation) -> server: accept, caps, drain
@@ -31,6 +31,7 @@ pub use activation::ActivationError;
 pub use exports::{AddError, Export, Exports};
 pub use limits::Limits;
 pub use listen::{InvalidListen, Listen, LocalAddress};
+pub use nbd::client::{ConnectError, InvalidNbdUrl, NbdDisk, NbdUrl};
 pub use registry::DrainReport;
 pub use server::{ServeError, Server, ServerOptions};
 pub use tls::{CertificateFiles, TlsConfig, TlsError, TlsPolicy};

@@ -1,6 +1,7 @@
 //! The NBD protocol (`doc/proto.md` of NetworkBlockDevice/nbd): codecs without I/O, the handshake
 //! and the transmission phase over a [`Transport`](crate::transport::Transport).
 
+pub(crate) mod client;
 pub(crate) mod contexts;
 pub(crate) mod crew;
 pub(crate) mod handshake;

@@ -9,6 +9,7 @@ mod exact;
 mod group;
 mod guest;
 mod harness;
+mod import;
 mod kill9;
 mod peers;
 mod places;

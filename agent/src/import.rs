@@ -1,0 +1,257 @@
+//! Import: disk images become a point, whole or as changes to the newest one of their group.
+//!
+//! Rule: a group is a protection's or it is imported, never both: the next cut of a protection builds on its own newest point.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{Access, BlockDevice, ByteRange, Caching, Clock, GRANULE, GranuleRange, Name, index};
+use export::{NbdDisk, NbdUrl};
+use store::{Base, Consistency, FinishedImage, PointDraft, PointRecord, Store};
+
+use crate::points::Progress;
+use crate::protect::disk_name;
+use crate::target::Missing;
+use crate::{Error, Result, Target};
+
+/// Bytes read at once.
+const PIECE: u64 = 1 << 20;
+/// Extents asked for at once.
+const EXTENTS_MAX: usize = 256;
+/// The lineage of what no protection has tracked.
+const IMPORTED: [u8; 16] = [0; 16];
+
+/// A disk image.
+#[derive(Clone, Debug)]
+pub enum ImageSource {
+    /// A file or a block device.
+    Path(PathBuf),
+    /// What an NBD server serves: anything that qemu-nbd or nbdkit can read.
+    Nbd(NbdUrl),
+}
+
+impl FromStr for ImageSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+        match matches!(scheme, Some("nbd" | "nbds" | "nbd+unix" | "nbds+unix")) {
+            true => text
+                .parse()
+                .map(Self::Nbd)
+                .map_err(|e: export::InvalidNbdUrl| e.to_string()),
+            false => Ok(Self::Path(text.into())),
+        }
+    }
+}
+
+/// What to import, and where to.
+#[derive(Clone, Debug)]
+pub struct ImportOptions {
+    /// Each becomes a disk of the point.
+    pub images: Vec<ImageSource>,
+    /// Where the point goes; a store is made if there is none.
+    pub target: Target,
+    /// Its group; the first disk's name if left out.
+    pub group: Option<Name>,
+    /// Labels of the point.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A point that was made.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The point.
+    pub point: Arc<PointRecord>,
+    /// The point before it, to which it was made as changes.
+    pub base: Option<String>,
+    /// Bytes of all disks.
+    pub size: u64,
+    /// Bytes by which the store has grown.
+    pub stored_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A disk image that is open to be read.
+struct Source {
+    name: Name,
+    device: Arc<dyn BlockDevice>,
+}
+
+/// Makes a point of disk images that nobody writes to meanwhile.
+///
+/// # Errors
+/// If an image cannot be opened or is in use, if the group is a protection's, if the target has another writer.
+pub fn import(
+    options: &ImportOptions,
+    clock: &Arc<dyn Clock>,
+    progress: Progress<'_>,
+) -> Result<Imported> {
+    let began = clock.monotonic();
+    let sources = open(&options.images)?;
+    let Some(first) = sources.first() else {
+        return Err(Error::usage("there is nothing to import", "name an image"));
+    };
+    let group = options.group.clone().unwrap_or_else(|| first.name.clone());
+    let around = store::Around::new(Arc::clone(clock));
+    let store = options.target.writer(&around, Missing::Create)?;
+    let newest = store.newest(&group);
+    if newest
+        .as_ref()
+        .is_some_and(|point| point.lineage != IMPORTED)
+    {
+        return Err(Error::usage(
+            format!("the points of group {group} come from a protection"),
+            "give another name with --group",
+        ));
+    }
+    let before = store.figures().stored_bytes;
+    let size = sources.iter().map(|source| source.device.size()).sum();
+    let mut done = 0;
+    let mut disks = Vec::new();
+    let mut base = None;
+    for source in &sources {
+        let known = newest.as_ref().and_then(|point| {
+            let mut disks = point.disks.iter();
+            let same =
+                disks.find(|disk| disk.name == source.name && disk.size == source.device.size());
+            same.map(|disk| (point.id.to_string(), disk.image.clone()))
+        });
+        let on = match known {
+            Some((point, image)) => {
+                base = Some(point);
+                Base::Image(image)
+            }
+            None => Base::Empty {
+                size: source.device.size(),
+            },
+        };
+        let tell = |read| progress(done + read, size);
+        let image = copy(&store, &options.target, on, &*source.device, &tell)?;
+        disks.push((source.name.clone(), image));
+        done += source.device.size();
+    }
+    let draft = PointDraft {
+        group,
+        disks,
+        at: clock.wall(),
+        lineage: IMPORTED,
+        generation: newest.map_or(0, |point| point.generation + 1),
+        labels: options.labels.clone(),
+        consistency: Consistency::Crash,
+    };
+    let point = store.commit_point(draft);
+    let point = point.map_err(options.target.failed("list the point"))?;
+    Ok(Imported {
+        point,
+        base,
+        size,
+        stored_bytes: store.figures().stored_bytes.saturating_sub(before),
+        took: clock.monotonic().saturating_sub(began),
+    })
+}
+
+fn open(images: &[ImageSource]) -> Result<Vec<Source>> {
+    let mut sources: Vec<Source> = Vec::new();
+    for image in images {
+        let source = open_one(image)?;
+        if sources.iter().any(|other| other.name == source.name) {
+            return Err(Error::usage(
+                format!("two images would both be disk {}", source.name),
+                "the disks of a point need different names",
+            ));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+fn open_one(image: &ImageSource) -> Result<Source> {
+    match image {
+        ImageSource::Path(path) => {
+            let name = disk_name(path)?;
+            let disk = block::open_production_with(path, Access::ReadOnly, Caching::Buffered)?;
+            let device = disk.device;
+            Ok(Source { name, device })
+        }
+        ImageSource::Nbd(url) => {
+            let export = match url.export() {
+                "" => "disk",
+                export => export,
+            };
+            let name = export.parse().map_err(|error: block::InvalidName| {
+                Error::usage(
+                    format!("the export of `{url}` gives the disk no name: {error}"),
+                    "serve it under another name, as with qemu-nbd --export-name",
+                )
+            })?;
+            let disk = NbdDisk::connect(url)?;
+            if !disk.size().is_multiple_of(block::SECTOR) || disk.size() == 0 {
+                return Err(Error::usage(
+                    format!("the disk at `{url}` has {} bytes", disk.size()),
+                    "a disk has a size of whole sectors of 512 bytes",
+                ));
+            }
+            let device = disk as Arc<dyn BlockDevice>;
+            Ok(Source { name, device })
+        }
+    }
+}
+
+/// Reads the whole of a disk into an image. `tell` is told how far it is, in bytes.
+fn copy(
+    store: &Store,
+    target: &Target,
+    base: Base,
+    disk: &dyn BlockDevice,
+    tell: &dyn Fn(u64),
+) -> Result<FinishedImage> {
+    let failed = target.failed("write the image");
+    let read_failed = |source| Error::Device {
+        doing: "read the image",
+        source,
+    };
+    let mut writer = store.image_writer(base).map_err(&failed)?;
+    let size = disk.size();
+    let mut buf = vec![0; index(PIECE)];
+    let mut at = 0;
+    while at < size {
+        let rest = ByteRange::new(at, size).expect("there is a rest");
+        for extent in disk.block_status(rest, EXTENTS_MAX).map_err(read_failed)? {
+            // Always at the beginning of a granule; one of which an extent has a part is read whole.
+            let end = extent.range.end();
+            if extent.state.reads_zero() && end > at {
+                let whole = if end == size {
+                    end.div_ceil(GRANULE)
+                } else {
+                    end / GRANULE
+                };
+                let granules = GranuleRange {
+                    start: at / GRANULE,
+                    end: whole,
+                };
+                if granules.start < granules.end {
+                    writer.zero(granules).map_err(&failed)?;
+                    at = (whole * GRANULE).min(size);
+                    tell(at);
+                }
+            }
+            while at < end {
+                let len = PIECE.min(end.next_multiple_of(GRANULE).min(size) - at);
+                let granules = len.div_ceil(GRANULE) * GRANULE;
+                let piece = &mut buf[..index(granules)];
+                piece[index(len)..].fill(0);
+                disk.read_at(&mut piece[..index(len)], at)
+                    .map_err(read_failed)?;
+                writer.put(at / GRANULE, piece).map_err(&failed)?;
+                at += len;
+                tell(at);
+            }
+        }
+    }
+    writer.finish().map_err(&failed)
+}
