@@ -504,7 +504,7 @@ impl Engine {
             warn!(group = %self.name, step = %step, error = error.chain(), "a step of protection fails; guests are served, and it is tried again");
         }
         shared.target_seen |= step == Step::OpenTarget;
-        shared.fenced |= error.kind() == crate::Kind::Fenced;
+        shared.fenced |= error.kind() == crate::Kind::Fenced && self.target.has_locks();
         drop(shared);
         self.changed.notify_all();
     }

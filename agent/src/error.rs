@@ -271,6 +271,11 @@ impl Error {
                 "see `standin status`; a group is protected by one process at a time"
             }
             Self::Store { source, target, .. } => match store_hint(source) {
+                Some(_)
+                    if target.starts_with("s3:") && source.kind() == store::ErrorKind::Fenced =>
+                {
+                    "this one was silent for longer than its lease; it goes on by itself when the other one has ended"
+                }
                 None if target.starts_with("s3:") => BUCKET_HINT,
                 hint => return hint.map(str::to_owned),
             },

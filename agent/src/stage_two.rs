@@ -66,8 +66,9 @@ fn work(engine: &Engine, opened: Option<Store>) {
                     }));
                 }
             }
-            Err(error) if error.kind() == Kind::Fenced => {
-                // Nothing will be shipped by this process; its writes would be refused anyhow.
+            Err(error) if error.kind() == Kind::Fenced && engine.target.has_locks() => {
+                // Nothing will be shipped by this process; its writes would be refused anyhow. Where there are no locks a
+                // writer is also fenced that was silent for a while: it comes back as soon as the other one ends.
                 engine.open_target.given_up();
                 drop(store.take());
                 drop(engine.wait(None, Stop::No, |_| false));
@@ -75,9 +76,7 @@ fn work(engine: &Engine, opened: Option<Store>) {
             }
             Err(error) => {
                 failures += 1;
-                // What a failed sync left is known only to who opens the store again. That there is no room is known;
-                // and opening it takes some.
-                if !error.is_full() {
+                if needs_opening(engine, store.as_ref(), &error) {
                     engine.open_target.given_up();
                     drop(store.take());
                 }
@@ -91,6 +90,18 @@ fn work(engine: &Engine, opened: Option<Store>) {
             }
         }
     }
+}
+
+/// Whether the store must be opened again before it is of use.
+fn needs_opening(engine: &Engine, store: Option<&Store>, error: &Error) -> bool {
+    if engine.target.has_locks() {
+        // What a failed sync left is known only to who opens the store again. That there is no room is known;
+        // and opening it takes some.
+        return !error.is_full();
+    }
+    // A request that failed leaves nothing open; and opening a bucket reads much.
+    let latched = store.is_some_and(Store::must_be_opened_again);
+    latched || error.kind() == Kind::Fenced
 }
 
 fn round(engine: &Engine, store: &mut Option<Store>) -> Result<Round> {

@@ -113,6 +113,11 @@ impl Target {
         opened.map_err(self.failed("open the store"))
     }
 
+    /// Whether whoever writes there holds a lock that goes with its process.
+    pub(crate) fn has_locks(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
+
     /// Whether both are the same place, however it is written.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::io;
+use std::time::Duration;
 
 use block::Space;
 
@@ -33,6 +34,21 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// `StorageFull`, and others of the place. The old object is there then, or the new one.
     fn replace(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()>;
+
+    /// The same for something small that is worth nothing later: given up after `most`, where the place may hang.
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace).
+    fn replace_within(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        epoch: u64,
+        most: Duration,
+    ) -> io::Result<()> {
+        let _ = most;
+        self.replace(name, bytes, epoch)
+    }
 
     /// Length of an object in bytes.
     ///
@@ -79,6 +95,14 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Those of the place.
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
+
+    /// Whether there is nothing in it.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.list("")?.is_empty())
+    }
 
     /// The plain names of a folder without further folders that come after `after` and before `before`.
     ///

@@ -71,6 +71,17 @@ pub enum StoreError {
         /// The store.
         store: String,
     },
+    /// A place without locks that creates a name twice.
+    #[error(
+        "the server of `{store}` lets two writers create the same object: it does not know conditional puts (If-None-Match), and no store is safe there"
+    )]
+    NoConditions {
+        /// The store.
+        store: String,
+    },
+    /// A commit came between that was not ours, or that we had given up.
+    #[error("commit {0} was made by another request; the store must be opened again")]
+    Overtaken(u64),
     /// A newer writer has taken over.
     #[error("a writer with epoch {theirs} has taken over the store; this one has epoch {ours}")]
     Fenced {
@@ -196,12 +207,17 @@ impl StoreError {
                 _ => ErrorKind::Io,
             },
             Self::Corrupt { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
-            Self::InUse { .. } | Self::Collecting | Self::Stopped => ErrorKind::Retry,
+            Self::InUse { .. } | Self::Overtaken(_) | Self::Collecting | Self::Stopped => {
+                ErrorKind::Retry
+            }
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,
             Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoImage => ErrorKind::NotFound,
             Self::Protected { .. } => ErrorKind::Protected,
-            Self::ReadOnly | Self::Occupied { .. } | Self::Invalid(_) => ErrorKind::Invalid,
+            Self::ReadOnly
+            | Self::NoConditions { .. }
+            | Self::Occupied { .. }
+            | Self::Invalid(_) => ErrorKind::Invalid,
             Self::ImageFailed { kind, .. } => *kind,
         }
     }

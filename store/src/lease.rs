@@ -20,7 +20,7 @@ use crate::backend::Backend;
 use crate::codec::{self, Encode};
 use crate::error::{Result, StoreError, io_error};
 use crate::headroom::{self, Headroom};
-use crate::lease::beat::Beat;
+use crate::lease::beat::{Beat, Life};
 
 mod beat;
 
@@ -30,6 +30,8 @@ const MAGIC: [u8; 8] = *b"STDNEPO1";
 pub(crate) struct Lease {
     place: Arc<dyn Backend>,
     pub(crate) epoch: u64,
+    /// The writer before did not say that it ended, and no lock says so: it may still put objects, before it finds out.
+    pub(crate) overtook: bool,
     _lock: Option<Box<dyn Any + Send + Sync>>,
     _beat: Option<Beat>,
 }
@@ -63,11 +65,15 @@ impl Lease {
             epoch += 1;
         }
         let beats = lock.is_none().then_some(beat::Beats { place, store, term });
+        let mut overtook = false;
         if let Some(beats) = &beats
             && epoch > 1
-            && beats.lives(epoch - 1, clock)?
         {
-            return Err(in_use());
+            overtook = match beats.watch(epoch - 1, clock)? {
+                Life::Lives => return Err(in_use()),
+                Life::Ended => false,
+                Life::Silent => true,
+            };
         }
         let mut object = codec::begin(MAGIC);
         object.put_bytes(&store);
@@ -91,10 +97,14 @@ impl Lease {
             other => other.map_err(failed("write an epoch in"))?,
         }
         place.sync("lease").map_err(failed("sync"))?;
+        if beats.is_some() {
+            check_conditions(&**place, epoch)?;
+        }
         let beat = beats.map(|beats| beats.start(epoch)).transpose()?;
         Ok(Self {
             place: Arc::clone(place),
             epoch,
+            overtook,
             _lock: lock,
             _beat: beat,
         })
@@ -115,6 +125,18 @@ impl Lease {
             false => Ok(()),
             true => Err(StoreError::Fenced { ours, theirs }),
         }
+    }
+}
+
+/// Without locks all depends on the place creating a name once: it is asked for one that is taken.
+fn check_conditions(place: &dyn Backend, epoch: u64) -> Result<()> {
+    let name = path(epoch);
+    match place.create(&name, b"another object must not take this name", epoch) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(io_error("create", name, e)),
+        Ok(()) => Err(StoreError::NoConditions {
+            store: place.describe(),
+        }),
     }
 }
 

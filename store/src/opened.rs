@@ -65,6 +65,13 @@ impl Opener {
         }
     }
 
+    /// What is created from now on lies in folders of its own.
+    pub(crate) fn begin_folders(&self) {
+        for shelf in [&self.containers, &self.trees, &self.bundles] {
+            shelf.begin_folder();
+        }
+    }
+
     pub(crate) fn path(&self, kind: Kind, id: ObjectId) -> String {
         self.shelf(kind).path(id)
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::armor::Kind;
 use crate::backend::Backend;
 use crate::catalog::{Held, State};
+use crate::container::Manifest;
 use crate::error::{ErrorKind, Result};
 use crate::index::{ENTRIES_MAX, Index};
 use crate::inventory::{HeldBundle, HeldContainer, HeldTree, Inventory};
@@ -18,6 +19,11 @@ use crate::objects::Objects;
 use crate::packer::Engine;
 use crate::pins::Pins;
 use crate::place::ObjectId;
+
+/// Manifests that are in memory at once.
+const MANIFESTS_AT_ONCE: usize = 64;
+/// Who reads from a disk of this machine is not waiting for it for long.
+const LOCAL: usize = 2;
 
 /// Finds out what the store holds, and fills the index.
 pub(crate) fn engine(
@@ -55,25 +61,32 @@ pub(crate) fn engine(
             false => drop(all.insert(id, bytes)),
         }
     }
-    for (id, bytes) in all {
-        let chunks = match objects.load_manifest(id) {
-            Ok(manifest) => {
-                index.insert_all(id, &manifest);
-                u32::try_from(manifest.chunk_count()).expect("at most SLOTS_MAX")
-            }
-            // It is not built on; verifying a point that needs it says what is lost.
-            Err(e) if e.kind() == ErrorKind::Corrupt => {
-                tracing::error!(error = %e, "a container is damaged");
-                0
-            }
-            Err(e) => return Err(e),
-        };
-        let held = HeldContainer {
-            chunks,
-            bytes,
-            own: !moved.contains_key(&id),
-        };
-        inventory.put_container(id, held);
+    let ids: Vec<ObjectId> = all.keys().copied().collect();
+    // In order, whoever reads first: what is inserted first keeps its place in the index.
+    for some in ids.chunks(MANIFESTS_AT_ONCE) {
+        for (id, manifest) in some
+            .iter()
+            .zip(manifests(&objects, some, place.requests_at_once()))
+        {
+            let chunks = match manifest {
+                Ok(manifest) => {
+                    index.insert_all(*id, &manifest);
+                    u32::try_from(manifest.chunk_count()).expect("at most SLOTS_MAX")
+                }
+                // It is not built on; verifying a point that needs it says what is lost.
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    tracing::error!(error = %e, "a container is damaged");
+                    0
+                }
+                Err(e) => return Err(e),
+            };
+            let held = HeldContainer {
+                chunks,
+                bytes: all[id],
+                own: !moved.contains_key(id),
+            };
+            inventory.put_container(*id, held);
+        }
     }
 
     let mut bundles: BTreeMap<_, _> = opener.bundles.recover()?.into_iter().collect();
@@ -109,6 +122,27 @@ pub(crate) fn engine(
         list_runs_max,
         container_bytes: place.container_bytes(),
         closed_max: place.requests_at_once(),
+    })
+}
+
+/// The manifests of some containers, read by so many threads.
+fn manifests(objects: &Objects, ids: &[ObjectId], threads: usize) -> Vec<Result<Manifest>> {
+    if threads <= LOCAL {
+        return ids.iter().map(|id| objects.load_manifest(*id)).collect();
+    }
+    std::thread::scope(|scope| {
+        let share = ids.len().div_ceil(threads).max(1);
+        let load = |ids: &[ObjectId]| -> Vec<_> {
+            ids.iter().map(|id| objects.load_manifest(*id)).collect()
+        };
+        let parts: Vec<_> = ids
+            .chunks(share)
+            .map(|ids| scope.spawn(move || load(ids)))
+            .collect();
+        let joined = parts
+            .into_iter()
+            .map(|part| part.join().expect("reading does not panic"));
+        joined.flatten().collect()
     })
 }
 

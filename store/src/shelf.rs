@@ -70,6 +70,16 @@ impl Shelf {
         self.next.fetch_max(next, Ordering::AcqRel);
     }
 
+    /// Goes on with the ids of the next folder: those of this one may be taken by a writer that does not know yet that it
+    /// is fenced.
+    pub(crate) fn begin_folder(&self) {
+        self.begin_folder_after(self.next());
+    }
+
+    fn begin_folder_after(&self, id: u64) {
+        self.reaches(((id >> SHARD_BITS) + 1) << SHARD_BITS);
+    }
+
     /// An id that nobody else gets.
     pub(crate) fn allocate(&self) -> ObjectId {
         ObjectId(self.next.fetch_add(1, Ordering::AcqRel))
@@ -125,7 +135,7 @@ impl Shelf {
             if e.kind() == io::ErrorKind::AlreadyExists {
                 // A writer that is fenced, and does not know it yet, puts objects where no lock keeps it out. In the next
                 // folder it will hardly be.
-                self.reaches(((id.0 >> SHARD_BITS) + 1) << SHARD_BITS);
+                self.begin_folder_after(id.0);
             }
             io_error("create", path, e)
         })?;

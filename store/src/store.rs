@@ -157,7 +157,8 @@ impl Store {
         if names.iter().any(|(name, _)| name == "format") {
             return Err(occupied("it holds a store"));
         }
-        if !names.is_empty() {
+        let empty = place.is_empty();
+        if !empty.map_err(|e| io_error("list", place.describe(), e))? {
             return Err(occupied("it is not empty"));
         }
         let failed = |e| io_error("create", "format".into(), e);
@@ -211,6 +212,9 @@ impl Store {
             around.list_runs_max.min(LIST_RUNS_MAX),
         )?;
         let engine = Arc::new(engine);
+        if lease.overtook {
+            objects.opener.begin_folders();
+        }
         // Who waits for a place that is far away uses no processor.
         let threads = match around.workers {
             0 => 0,
@@ -378,6 +382,13 @@ impl Store {
     #[must_use]
     pub fn began_at(&self) -> Option<UnixNanos> {
         Lease::first_at(&*self.inner.place)
+    }
+
+    /// Whether an earlier failure left open what is durable: nothing is committed until the store is opened again.
+    #[must_use]
+    pub fn must_be_opened_again(&self) -> bool {
+        let writer = self.inner.writer.as_ref();
+        writer.is_some_and(|writer| writer.check_latch().is_err())
     }
 
     /// The newest scrub that went over everything.

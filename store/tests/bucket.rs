@@ -4,7 +4,7 @@
 //! STANDIN_SEED=.. STANDIN_HISTORIES=2000 cargo nextest run -p store --features bucket --test bucket histories
 //! ```
 //!
-//! The network between a writer and the bucket loses requests, loses answers, delivers what it lost later (after another
+//! The network between a writer and the bucket is calm, bad, or hardly there; it loses requests, loses answers, delivers what it lost later (after another
 //! writer has taken over, too), lists what was there a while ago, and is cut.
 //!
 //! Held: whatever a commit was told to have listed is listed and reads back exact, until it is told to be removed; what
@@ -28,8 +28,9 @@ use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult,
 };
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
@@ -182,8 +183,11 @@ impl ObjectStore for Client {
         bytes: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult, Error> {
-        self.reach()?;
-        let fate = self.network.fate(path);
+        let mut fate = self.network.fate(path);
+        if self.cut.load(SeqCst) {
+            // What was under way when the line was cut may arrive when it is there again.
+            fate = Fate::Lost;
+        }
         if fate == Fate::Lost {
             let late = Late::Put(path.clone(), bytes, options.mode);
             self.network.weather.lock().late.push(late);
@@ -317,7 +321,7 @@ impl History {
             cut: Arc::clone(&cut),
         };
         let bucket = Bucket::new(Arc::new(client), "p".into(), "bucket".into()).unwrap();
-        (Arc::new(bucket), cut)
+        (Arc::new(bucket.with_create_pause(Duration::ZERO)), cut)
     }
 
     fn note(&mut self, what: impl fmt::Display) {
@@ -327,13 +331,13 @@ impl History {
     /// Opens the store as a further process.
     fn open(&mut self) {
         let (place, cut) = self.client();
+        self.turns += 1;
         let opened = Store::open_writer(&place, around());
         self.note(format_args!("open: {:?}", opened.as_ref().err()));
         match opened {
             Ok(store) => {
                 self.check(&store);
                 let group = ["web", "mail"][self.rng.random_range(0..2)];
-                self.turns += 1;
                 let turn = self.turns;
                 self.processes.push(Process {
                     store,
@@ -372,6 +376,9 @@ impl History {
             let fenced = self.processes[i].turn < self.turns;
             let missed = fenced && e.kind() == ErrorKind::Corrupt;
             assert!(missed || may_fail(&e), "{e:?}\n{}", self.story);
+            // Late commits of others are no reason to say that there is a newer writer.
+            let mistaken = !fenced && e.kind() == ErrorKind::Fenced;
+            assert!(!mistaken, "{e:?}\n{}", self.story);
             self.processes.swap_remove(i);
         }
     }
@@ -461,7 +468,8 @@ impl History {
         let (place, _) = self.client();
         Store::create(&place).unwrap();
         for _ in 0..steps {
-            self.network.weather.lock().faults = [0, 5, 40][self.rng.random_range(0..3)];
+            self.network.weather.lock().faults =
+                [0, 5, 5, 40, 40, 600][self.rng.random_range(0..6)];
             match self.rng.random_range(0..20) {
                 0 => {
                     self.note("killed");
@@ -564,4 +572,178 @@ fn a_writer_that_lives_keeps_its_lease_and_one_that_ends_gives_it_back() {
     let point = third.point(&PointRef::Id(id)).unwrap();
     let image = third.image(&point.disks[0].image).unwrap();
     assert_eq!(read_all(&image)[..4096], chunk(1));
+}
+
+/// A gateway that knows no conditional puts let two writers take the same lease, and the same commit.
+#[test]
+fn a_server_without_conditional_puts_is_refused() {
+    let network = Network::new(1);
+    let client = Client {
+        network,
+        cut: Arc::default(),
+    };
+    let careless = Careless(client);
+    let bucket = Bucket::new(Arc::new(careless), "".into(), "careless".into()).unwrap();
+    let place: Arc<dyn Backend> = Arc::new(bucket);
+    Store::create(&place).unwrap();
+    let refused = Store::open_writer(&place, around()).err().unwrap();
+    assert!(
+        matches!(refused, StoreError::NoConditions { .. }),
+        "{refused}"
+    );
+}
+
+/// Bodies that are shorter or longer than the server says, of another place, or of an object that cannot be so long.
+#[test]
+fn a_server_that_lies_about_lengths_is_found_out() {
+    for lie in [Lie::Shorter, Lie::Longer, Lie::Elsewhere, Lie::Endless] {
+        let memory = Arc::new(InMemory::new());
+        let honest = Bucket::new(memory.clone(), "".into(), "honest".into()).unwrap();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        honest.create("a/b", &bytes, 1).unwrap();
+        let liar = Liar(memory, lie);
+        let bucket = Bucket::new(Arc::new(liar), "".into(), "liar".into()).unwrap();
+        let mut buf = vec![0; 300_000];
+        for at in [0, 250_000, 1_000_000, 2_700_000] {
+            bucket.read("a/b", at, &mut buf).unwrap_err();
+        }
+        bucket.read_whole("a/b", 4_000_000).unwrap_err();
+    }
+}
+
+/// Overwrites what it should only create.
+#[derive(Debug)]
+struct Careless(Client);
+
+/// Sends other bytes than it says.
+#[derive(Debug)]
+struct Liar(Arc<InMemory>, Lie);
+
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    Shorter,
+    Longer,
+    Elsewhere,
+    Endless,
+}
+
+impl Liar {
+    async fn lie(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
+        let honest = self.0.get_opts(path, options).await?;
+        let (mut meta, mut range) = (honest.meta.clone(), honest.range.clone());
+        let mut bytes = honest.bytes().await?.to_vec();
+        match self.1 {
+            Lie::Shorter => bytes.truncate(bytes.len() / 2),
+            Lie::Longer => bytes.extend([7; 5000]),
+            Lie::Elsewhere => range = range.start + 512..range.end + 512,
+            Lie::Endless => meta.size = u64::MAX,
+        }
+        Ok(GetResult {
+            payload: GetResultPayload::Stream(
+                futures_util::stream::once(async { Ok(bytes.into()) }).boxed(),
+            ),
+            meta,
+            range,
+            attributes: Default::default(),
+            extensions: Default::default(),
+        })
+    }
+}
+
+impl fmt::Display for Careless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("careless")
+    }
+}
+
+impl fmt::Display for Liar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a liar")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Careless {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        bytes: PutPayload,
+        _options: PutOptions,
+    ) -> Result<PutResult, Error> {
+        self.0.put_opts(path, bytes, PutOptions::default()).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>, Error> {
+        self.0.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
+        self.0.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path, Error>>,
+    ) -> BoxStream<'static, Result<Path, Error>> {
+        self.0.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, Error>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, Error> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, a: &Path, b: &Path, options: CopyOptions) -> Result<(), Error> {
+        self.0.copy_opts(a, b, options).await
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Liar {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult, Error> {
+        self.0.put_opts(path, bytes, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>, Error> {
+        self.0.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
+        self.lie(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path, Error>>,
+    ) -> BoxStream<'static, Result<Path, Error>> {
+        self.0.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, Error>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, Error> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, a: &Path, b: &Path, options: CopyOptions) -> Result<(), Error> {
+        self.0.copy_opts(a, b, options).await
+    }
 }

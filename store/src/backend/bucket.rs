@@ -14,11 +14,12 @@
 use std::any::Any;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use block::Space;
+use block::{Space, index};
 use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{
@@ -38,13 +39,24 @@ mod s3;
 const HEAD: u64 = 2 * BLOCK;
 
 /// Attempts to create an object, or to find out whether it was created.
-const CREATE_ATTEMPTS: u32 = 4;
-/// Before the third of them, which waits twice as long: the client has waited itself until it gave up.
+const CREATE_ATTEMPTS: u32 = 5;
+/// Before the second of them; each further one waits twice as long.
 const CREATE_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a request may take, and the slowest line on which its bytes are waited for, in bytes a second. One that is dead
+/// is noticed by its connection, much earlier.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 16 << 10;
+
+/// No object is longer.
+const LEN_MAX: u64 = 1 << 40;
 
 /// A [`Backend`] in an object store, below a prefix.
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
+    /// The same, which tries nothing again by itself: who creates an object must know what became of each attempt.
+    creator: Arc<dyn ObjectStore>,
+    create_pause: Duration,
     prefix: Path,
     url: String,
     blocks: Blocks,
@@ -64,7 +76,9 @@ impl Bucket {
             .enable_all()
             .build()?;
         Ok(Self {
+            creator: Arc::clone(&store),
             store,
+            create_pause: CREATE_PAUSE,
             prefix,
             url,
             blocks: Blocks::default(),
@@ -72,13 +86,36 @@ impl Bucket {
         })
     }
 
+    /// Creates objects through `creator`, which must not try a conditional put again by itself.
+    #[must_use]
+    pub fn with_creator(mut self, creator: Arc<dyn ObjectStore>) -> Self {
+        self.creator = creator;
+        self
+    }
+
+    /// Waits so long before it tries for the second time to create an object.
+    #[must_use]
+    pub fn with_create_pause(mut self, pause: Duration) -> Self {
+        self.create_pause = pause;
+        self
+    }
+
     fn path(&self, name: &str) -> Path {
         let parts = name.split('/').filter(|part| !part.is_empty());
         parts.fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
-    /// Waits for a request.
-    fn wait<T, F>(&self, request: F) -> Result<T, Error>
+    /// Waits for a request that brings or takes so many bytes.
+    fn wait<T, F>(&self, bytes: u64, request: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let most = REQUEST_MAX + Duration::from_secs(bytes / SLOWEST);
+        self.wait_within(most, request)
+    }
+
+    fn wait_within<T, F>(&self, most: Duration, request: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -86,55 +123,124 @@ impl Bucket {
         let runtime = self.runtime.as_ref().expect("it is there until the drop");
         let (answer, answered) = mpsc::sync_channel(1);
         runtime.spawn(async move {
-            let _ = answer.send(request.await);
+            let done = tokio::time::timeout(most, request).await;
+            let late = |_| failed(format!("no answer in {most:?}"));
+            let _ = answer.send(done.map_err(late).flatten());
         });
-        answered.recv().unwrap_or_else(|_| {
-            Err(Error::Generic {
-                store: "bucket",
-                source: "a request has panicked".into(),
-            })
-        })
+        answered
+            .recv()
+            .unwrap_or_else(|_| Err(failed("a request has panicked".into())))
     }
 
-    fn put(&self, path: &Path, bytes: &PutPayload, mode: PutMode) -> Result<(), Error> {
-        let (store, path, bytes) = (Arc::clone(&self.store), path.clone(), bytes.clone());
-        let options = PutOptions::from(mode);
-        self.wait(async move { store.put_opts(&path, bytes, options).await.map(drop) })
+    /// Creates an object, or says for sure that it was not, or that nobody knows.
+    fn try_create(&self, path: &Path, bytes: &[u8]) -> Created {
+        let payload = PutPayload::from(bytes.to_vec());
+        let mut pause = self.create_pause;
+        let mut unknown = None;
+        for attempt in 0..CREATE_ATTEMPTS {
+            if attempt > 0 {
+                std::thread::park_timeout(pause);
+                pause *= 2;
+            }
+            let (creator, path, payload) =
+                (Arc::clone(&self.creator), path.clone(), payload.clone());
+            let asked = path.clone();
+            let put = self.wait(bytes.len() as u64, async move {
+                let options = PutOptions::from(PutMode::Create);
+                creator.put_opts(&path, payload, options).await
+            });
+            match put {
+                Ok(_) => return Created::Yes,
+                // It may be ours, of an attempt whose answer was lost; and some servers say so of two that come at once.
+                Err(taken @ Error::AlreadyExists { .. }) => match self.found(&asked, bytes) {
+                    Ok(Found::Ours) => return Created::Yes,
+                    Ok(Found::Another) => return Created::No(to_io(taken)),
+                    Ok(Found::Nothing) => unknown = Some(to_io(taken)),
+                    Err(error) => unknown = Some(error),
+                },
+                Err(error) if is_refusal(&error) && unknown.is_none() => {
+                    return Created::No(to_io(error));
+                }
+                Err(error) => unknown = Some(to_io(error)),
+            }
+        }
+        Created::Unknown(unknown.map_or_else(String::new, |error| error.to_string()))
     }
 
-    /// Bytes of an object, and how long all of it is.
+    /// What has the name of an object of ours.
+    fn found(&self, path: &Path, bytes: &[u8]) -> io::Result<Found> {
+        match self.get(path, None, bytes.len() as u64) {
+            Ok((found, _)) if found == bytes => Ok(Found::Ours),
+            Ok(_) => Ok(Found::Another),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Found::Another),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn overwrite(&self, name: &str, bytes: &[u8], most: Duration) -> io::Result<()> {
+        let (store, path) = (Arc::clone(&self.store), self.path(name));
+        let payload = PutPayload::from(bytes.to_vec());
+        let put = self.wait_within(
+            most,
+            async move { store.put(&path, payload).await.map(drop) },
+        );
+        self.blocks.forget(name);
+        put.map_err(to_io)
+    }
+
+    /// Bytes of an object, and how long all of it is. `InvalidData` if it is longer than `len_max`, or than any object can
+    /// be.
     fn get(
         &self,
         path: &Path,
-        range: Option<GetRange>,
+        range: Option<Range<u64>>,
         len_max: u64,
     ) -> io::Result<(Vec<u8>, u64)> {
         let (store, path) = (Arc::clone(&self.store), path.clone());
-        let got = self.wait(async move {
+        let asked = range
+            .as_ref()
+            .map_or(len_max, |range| range.end - range.start);
+        let got = self.wait(asked, async move {
             let options = GetOptions {
-                range,
+                range: range.clone().map(GetRange::Bounded),
                 ..GetOptions::default()
             };
             let got = store.get_opts(&path, options).await?;
             let len = got.meta.size;
-            if got.range.end - got.range.start > len_max {
+            let sent = match range {
+                Some(range) => range.start..range.end.min(len),
+                None => 0..len,
+            };
+            if len > LEN_MAX || sent.end - sent.start > len_max {
                 return Ok((None, len));
             }
-            Ok((Some(got.bytes().await?), len))
+            if got.range != sent {
+                return Err(failed(
+                    "the server sends other bytes than were asked for".into(),
+                ));
+            }
+            let expected = index(sent.end - sent.start);
+            let mut bytes = Vec::with_capacity(expected);
+            let mut body = got.into_stream();
+            while let Some(part) = body.next().await {
+                let part = part?;
+                if bytes.len() + part.len() > expected {
+                    return Err(failed("the server sends more than it said".into()));
+                }
+                bytes.extend_from_slice(&part);
+            }
+            match bytes.len() == expected {
+                true => Ok((Some(bytes), len)),
+                false => Err(failed("the server sends less than it said".into())),
+            }
         });
         match got.map_err(to_io)? {
-            (Some(bytes), len) => Ok((bytes.into(), len)),
-            (None, len) => within(len, len_max).map(|len| (Vec::new(), len)),
-        }
-    }
-
-    /// Whether exactly these bytes have the name.
-    fn is_there(&self, path: &Path, bytes: &[u8]) -> io::Result<bool> {
-        match self.get(path, None, bytes.len() as u64) {
-            Ok((found, _)) => Ok(found == bytes),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(false),
-            Err(e) => Err(e),
+            (Some(bytes), len) => Ok((bytes, len)),
+            (None, len) => {
+                within(len, len_max.min(LEN_MAX))?;
+                Err(io::ErrorKind::InvalidData.into())
+            }
         }
     }
 
@@ -145,12 +251,12 @@ impl Bucket {
         }
         let path = self.path(name);
         // Not its last bytes: not every server takes what is longer than the object for all of it.
-        let (head, len) = match self.get(&path, Some(GetRange::Bounded(0..HEAD)), HEAD) {
+        let (head, len) = match self.get(&path, Some(0..HEAD), HEAD) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
             // An empty object has no range.
             Err(e) => {
                 let store = Arc::clone(&self.store);
-                match self.wait(async move { store.head(&path).await }) {
+                match self.wait(0, async move { store.head(&path).await }) {
                     Ok(meta) if meta.size == 0 => (Vec::new(), 0),
                     Ok(_) => return Err(e),
                     Err(e) => return Err(to_io(e)),
@@ -175,36 +281,29 @@ impl Drop for Bucket {
 
 impl Backend for Bucket {
     fn create(&self, name: &str, bytes: &[u8], _epoch: u64) -> io::Result<()> {
-        let path = self.path(name);
-        let payload = PutPayload::from(bytes.to_vec());
-        let mut pause = CREATE_PAUSE;
-        let mut last = None;
-        for attempt in 0..CREATE_ATTEMPTS {
-            if attempt > 1 {
-                std::thread::park_timeout(pause);
-                pause *= 2;
-            }
-            match self.put(&path, &payload, PutMode::Create) {
-                Ok(()) => return Ok(()),
-                Err(taken @ Error::AlreadyExists { .. }) => match self.is_there(&path, bytes) {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => return Err(to_io(taken)),
-                    Err(error) => last = Some(error),
-                },
-                Err(error) if is_refusal(&error) => return Err(to_io(error)),
-                Err(error) => last = Some(to_io(error)),
+        match self.try_create(&self.path(name), bytes) {
+            Created::Yes => Ok(()),
+            Created::No(error) => Err(error),
+            Created::Unknown(why) => {
+                let sentence = format!("nobody can say whether it was created: {why}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, sentence))
             }
         }
-        let why = last.map_or_else(String::new, |error| error.to_string());
-        let sentence = format!("nobody can say whether it was created: {why}");
-        Err(io::Error::new(io::ErrorKind::TimedOut, sentence))
     }
 
     fn replace(&self, name: &str, bytes: &[u8], _epoch: u64) -> io::Result<()> {
-        let payload = PutPayload::from(bytes.to_vec());
-        let replaced = self.put(&self.path(name), &payload, PutMode::Overwrite);
-        self.blocks.forget(name);
-        replaced.map_err(to_io)
+        let most = REQUEST_MAX + Duration::from_secs(bytes.len() as u64 / SLOWEST);
+        self.overwrite(name, bytes, most)
+    }
+
+    fn replace_within(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        _epoch: u64,
+        most: Duration,
+    ) -> io::Result<()> {
+        self.overwrite(name, bytes, most)
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
@@ -212,15 +311,22 @@ impl Backend for Bucket {
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let known = self.known(name)?;
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > known.len) {
+        let Some(end) = offset.checked_add(buf.len() as u64) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        let mut known = self.known(name)?;
+        if end > known.len {
+            // What is known may be of before it was healed.
+            self.blocks.forget(name);
+            known = self.known(name)?;
+        }
+        if end > known.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let path = self.path(name);
         self.blocks.read(&known, offset, buf, |range| {
             let len = range.end - range.start;
-            let (bytes, _) = self.get(&path, Some(GetRange::Bounded(range)), len)?;
+            let (bytes, _) = self.get(&path, Some(range), len)?;
             Ok(bytes)
         })
     }
@@ -235,14 +341,17 @@ impl Backend for Bucket {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let (store, path) = (Arc::clone(&self.store), self.path(name));
-        let removed = self.wait(async move { store.delete(&path).await });
+        let removed = self.wait(0, async move { store.delete(&path).await });
         self.blocks.forget(name);
         removed.map_err(to_io)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
         let (store, path) = (Arc::clone(&self.store), self.path(folder));
-        let listed = self.wait(async move { store.list_with_delimiter(Some(&path)).await });
+        let listed = self.wait(
+            0,
+            async move { store.list_with_delimiter(Some(&path)).await },
+        );
         let objects = listed.map_err(to_io)?.objects.into_iter();
         let plain = |object: object_store::ObjectMeta| {
             let plain = object.location.filename()?.to_owned();
@@ -259,10 +368,16 @@ impl Backend for Bucket {
         Ok(objects.filter_map(plain).collect())
     }
 
+    fn is_empty(&self) -> io::Result<bool> {
+        let (store, prefix) = (Arc::clone(&self.store), self.prefix.clone());
+        let first = self.wait(0, async move { Ok(store.list(Some(&prefix)).next().await) });
+        Ok(first.map_err(to_io)?.transpose().map_err(to_io)?.is_none())
+    }
+
     fn list_between(&self, folder: &str, after: &str, before: &str) -> io::Result<Vec<String>> {
         let (store, path) = (Arc::clone(&self.store), self.path(folder));
         let (offset, before) = (path.clone().join(after), before.to_owned());
-        let listed = self.wait(async move {
+        let listed = self.wait(0, async move {
             let mut found = Vec::new();
             let mut all = store.list_with_offset(Some(&path), &offset);
             while let Some(object) = all.next().await {
@@ -310,6 +425,28 @@ impl Backend for Bucket {
     }
 }
 
+/// What became of an object that was to be created.
+enum Created {
+    Yes,
+    No(io::Error),
+    /// Neither is sure, and why.
+    Unknown(String),
+}
+
+/// What has an object's name.
+enum Found {
+    Ours,
+    Another,
+    Nothing,
+}
+
+fn failed(what: String) -> Error {
+    Error::Generic {
+        store: "bucket",
+        source: what.into(),
+    }
+}
+
 /// Whether a request was answered with a no: trying again would not help, and nothing was done.
 fn is_refusal(error: &Error) -> bool {
     matches!(
@@ -331,7 +468,15 @@ fn to_io(error: Error) -> io::Error {
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             io::ErrorKind::PermissionDenied
         }
-        _ => io::ErrorKind::Other,
+        // There is no word for it in the protocol; these are those of Ceph, MinIO and HTTP.
+        other => {
+            let text = other.to_string();
+            let full = ["QuotaExceeded", "StorageFull", "507 Insufficient Storage"];
+            match full.iter().any(|word| text.contains(word)) {
+                true => io::ErrorKind::StorageFull,
+                false => io::ErrorKind::Other,
+            }
+        }
     };
     io::Error::new(kind, error)
 }

@@ -4,8 +4,10 @@
 //! lease/beat-NUMBER   "STDNBEA1" version | store 16 | number u64 | count u64 | term u64 ns | ended u8 | crc32c
 //! ```
 //!
-//! A writer writes its beat three times in a term, and a last one when it ends. Whoever wants to follow it watches the beat
+//! A writer writes its beat five times in a term, and a last one when it ends. Whoever wants to follow it watches the beat
 //! for that term by its own clock: one that has not changed is of a writer that is gone. Nobody compares clocks.
+//!
+//! The newest epoch's beat is the only one that anybody looks at: one of a fenced writer means nothing.
 //!
 //! Rule: a beat is a courtesy. That a writer is taken for dead while it lives costs it its lease, and no data.
 
@@ -27,8 +29,8 @@ const LEN_MAX: u64 = 256;
 
 /// What a beat may claim as its term.
 const TERM_MAX: Duration = Duration::from_secs(300);
-/// Beats in a term.
-const BEATS: u32 = 3;
+/// Beats in a term: one that is lost, or takes long, is none yet that is missing.
+const BEATS: u32 = 5;
 /// How long the end of a writer waits for its last beat.
 const LAST_BEAT_MAX: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,15 @@ pub(super) struct Beats<'a> {
     pub(super) place: &'a Arc<dyn Backend>,
     pub(super) store: [u8; 16],
     pub(super) term: Duration,
+}
+
+/// What is seen of a writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Lives,
+    /// It has said so.
+    Ended,
+    Silent,
 }
 
 /// Beats until it is dropped.
@@ -55,11 +66,11 @@ struct Sign {
 }
 
 impl Beats<'_> {
-    /// Whether the writer `epoch` is alive. Takes a term to say no of one that did not say that it ended.
-    pub(super) fn lives(&self, epoch: u64, clock: &dyn Clock) -> Result<bool> {
+    /// Looks for signs of life of the writer `epoch`, for a term if need be.
+    pub(super) fn watch(&self, epoch: u64, clock: &dyn Clock) -> Result<Life> {
         let first = self.read(epoch)?;
         if first.is_some_and(|sign| sign.ended) {
-            return Ok(false);
+            return Ok(Life::Ended);
         }
         let term = first.map_or(self.term, |sign| sign.term.min(TERM_MAX));
         tracing::info!(
@@ -68,17 +79,21 @@ impl Beats<'_> {
             "the last writer of the store has not said that it ended; watching it for signs of life"
         );
         let end = clock.monotonic() + term;
-        while clock.monotonic() < end {
+        loop {
             park_timeout(term / (4 * BEATS));
+            // What an answer says is as old as its question.
+            let asked = clock.monotonic();
             let now = self.read(epoch)?;
             if now.is_some_and(|sign| sign.ended) {
-                return Ok(false);
+                return Ok(Life::Ended);
             }
             if now != first || lease::exists(&**self.place, epoch + 1)? {
-                return Ok(true);
+                return Ok(Life::Lives);
+            }
+            if asked >= end {
+                return Ok(Life::Silent);
             }
         }
-        Ok(false)
     }
 
     /// Begins to beat for the writer `epoch`; what its predecessors beat is removed.
@@ -142,10 +157,6 @@ impl Beating {
     fn run(mut self, stopped: &Receiver<()>) {
         let mut failing = false;
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(self.sign.term / BEATS) {
-            // A fenced writer is silent: it could be taken for the one that lives.
-            if lease::exists(&*self.place, self.sign.epoch + 1).is_ok_and(|fenced| fenced) {
-                return;
-            }
             let beat = self.beat();
             if let Err(error) = &beat
                 && !failing
@@ -174,7 +185,10 @@ impl Beating {
         out.put_u64(count);
         out.put_u64(u64::try_from(term.as_nanos()).unwrap_or(u64::MAX));
         out.put_u8(u8::from(ended));
-        self.place.replace(&path(epoch), &codec::seal(out), epoch)
+        // A late one is worth nothing.
+        let most = term / BEATS;
+        self.place
+            .replace_within(&path(epoch), &codec::seal(out), epoch, most)
     }
 }
 

@@ -81,9 +81,10 @@ impl Inner {
         match self.catalog.append(state, epoch, at, held, change) {
             Ok(true) => {}
             Ok(false) => {
-                writer.lease.check()?;
-                let (ours, theirs) = (epoch, epoch + 1);
-                return Err(writer.latch(StoreError::Fenced { ours, theirs }));
+                writer.lease.check().map_err(|e| writer.latch(e))?;
+                // Nobody has taken over: it is one of the writer before, or of this one, that came late.
+                let overtaken = StoreError::Overtaken(state.sequence + 1);
+                return Err(writer.latch(overtaken));
             }
             Err(AppendError::NotDone(e)) => return Err(e),
             Err(AppendError::Unknown(e)) => return Err(writer.latch(e)),
