@@ -265,7 +265,7 @@ impl Bucket {
             Ok(got) => got,
         };
         let known = self.blocks.learn(name, len);
-        self.blocks.keep(&known, 0, &head);
+        self.blocks.begin(&known, &head);
         Ok(known)
     }
 }

@@ -1,8 +1,9 @@
 //! What was read of objects, by blocks: a store reads regions of some KiB, and each request of its own would cost the way
 //! there and back.
 //!
-//! The first read of an object brings a block (and the one before, at its end: there lies what objects say of themselves),
-//! every further one sixteen: who reads a little of an object gets little, who reads all of it needs few requests.
+//! A read brings a block (and the one before, at an object's end: there lies what objects say of themselves). One that goes on
+//! where the last one ended brings four times as many as that: who reads a little of an object gets little, who reads all of it
+//! needs few requests.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -18,8 +19,10 @@ use crate::cache::ByteCache;
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 256 << 10;
-/// Blocks that are read at once of an object that is read much of.
-const WINDOW: u64 = 16;
+/// Blocks that are read at once, at most.
+const WINDOW_MAX: u64 = 16;
+/// Blocks that are left out where reading still goes on: several threads read one object, each a little ahead of another.
+const GAP_MAX: u64 = 2;
 /// What is kept in memory.
 const BYTES_MAX: usize = 48 << 20;
 /// Objects of which the length is kept.
@@ -37,8 +40,17 @@ pub(super) struct Known {
     pub(super) len: u64,
     /// Its own, and of nothing that had the name before.
     serial: u64,
-    /// Requests that read of it. Held by the one that does: others wait, and find what it brought.
-    reads: Mutex<u64>,
+    /// Held by the one that reads of it: others wait, and find what it brought.
+    reading: Mutex<Reading>,
+}
+
+/// How an object is read.
+#[derive(Default)]
+struct Reading {
+    /// The block after the last request.
+    next: u64,
+    /// Blocks of that request.
+    window: u64,
 }
 
 impl Default for Blocks {
@@ -61,7 +73,7 @@ impl Blocks {
         let known = Arc::new(Known {
             len,
             serial: self.next.fetch_add(1, Ordering::Relaxed),
-            reads: Mutex::new(0),
+            reading: Mutex::default(),
         });
         self.known.lock().put(name.to_owned(), Arc::clone(&known));
         known
@@ -102,16 +114,23 @@ impl Blocks {
         number: u64,
         get: impl Fn(Range<u64>) -> io::Result<Vec<u8>>,
     ) -> io::Result<Arc<Vec<u8>>> {
-        let mut reads = known.reads.lock();
+        let mut reading = known.reading.lock();
         if let Some(block) = self.blocks.get(&(known.serial, number)) {
             return Ok(block);
         }
-        let (first, count) = match *reads {
-            0 if (number + 1) * BLOCK >= known.len => (number.saturating_sub(1), 2),
-            0 => (number, 1),
-            _ => (number, WINDOW),
+        let goes_on = (reading.next..=reading.next + GAP_MAX).contains(&number);
+        let (first, count) = match () {
+            () if goes_on && reading.window > 0 => (number, WINDOW_MAX.min(4 * reading.window)),
+            () if (number + 1) * BLOCK >= known.len => (number.saturating_sub(1), 2),
+            () => (number, 1),
         };
-        *reads += 1;
+        // What an object says of itself is read between whiles.
+        if (number + 1) * BLOCK < known.len {
+            *reading = Reading {
+                next: first + count,
+                window: count,
+            };
+        }
         let start = first * BLOCK;
         let end = known.len.min((first + count) * BLOCK);
         let bytes = get(start..end)?;
@@ -123,8 +142,18 @@ impl Blocks {
         Ok(Arc::new(block[..block.len().min(index(BLOCK))].to_vec()))
     }
 
+    /// Keeps the first bytes of an object: whole blocks, or all of it.
+    pub(super) fn begin(&self, known: &Known, bytes: &[u8]) {
+        let window = (bytes.len() as u64).div_ceil(BLOCK);
+        *known.reading.lock() = Reading {
+            next: window,
+            window,
+        };
+        self.keep(known, 0, bytes);
+    }
+
     /// Keeps what was read from the beginning of a block on: whole blocks, and the last one.
-    pub(super) fn keep(&self, known: &Known, at: u64, bytes: &[u8]) {
+    fn keep(&self, known: &Known, at: u64, bytes: &[u8]) {
         for (number, block) in (at / BLOCK..).zip(bytes.chunks(index(BLOCK))) {
             let key = (known.serial, number);
             self.blocks
