@@ -30,7 +30,7 @@ phase_simulation() {
     echo "run: simulation, STANDIN_SEED=$seed"
     # The whole workspace, filtered: another selection of packages would be another build.
     STANDIN_SEED=$seed cargo nextest run --workspace --locked --profile ci \
-      -E 'binary(model) + binary(crash) + binary(kill) + binary(collect_histories) + binary(collect_threads)' || return 1
+      -E 'binary(model) + binary(crash) + binary(kill) + binary(collect_histories) + binary(collect_threads) + binary(bucket)' || return 1
   done
 }
 

@@ -163,6 +163,7 @@ fn slice(engine: &Engine, progress: Progress) -> Result<Option<Progress>> {
         clock: &*engine.world.clock,
         progress: &|_, _| (),
         stop: &stop,
+        threads: 1,
     };
     let pace = Pace::new(Some(engine.keep.rate), &context);
     let scrubbed = used.store.scrub(&ScrubOptions {
@@ -205,6 +206,7 @@ impl Engine {
             clock: &*self.world.clock,
             progress: &|_, _| (),
             stop: &stop,
+            threads: 1,
         };
         perform(&used.store, chore, &context).map_err(self.target.failed("look after the store"))
     }

@@ -216,6 +216,7 @@ pub fn upkeep(
         clock: &*world.clock,
         progress,
         stop: &|| false,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     perform(&store, chore, &context).map_err(target.failed("look after the store"))
 }
@@ -284,6 +285,8 @@ pub(crate) struct Context<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) progress: Progress<'a>,
     pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
+    /// Objects that a scrub checks at once: guests come first.
+    pub(crate) threads: usize,
 }
 
 /// Does a chore on an open store.
@@ -374,6 +377,8 @@ pub(crate) fn perform(
             let report = store.scrub(&ScrubOptions {
                 deep: *deep,
                 heal: *heal,
+                // Whoever wants it slow wants it quiet.
+                threads: rate.map_or(context.threads, |_| 1),
                 pace: &|bytes| pace.keep(bytes),
                 stop: context.stop,
                 progress: context.progress,

@@ -10,7 +10,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use block::{ByteRange, UnixNanos};
 
@@ -43,6 +45,8 @@ pub struct ScrubOptions<'a> {
     pub after: Option<ScrubPosition>,
     /// What the parts before this one have found: objects that were checked, healed, lost.
     pub before: [u64; 3],
+    /// Objects that are checked at once, each by a thread of its own.
+    pub threads: usize,
     /// Told of bytes that were read; may sleep.
     pub pace: &'a (dyn Fn(u64) + Sync),
     /// Asked after each object whether to stop.
@@ -58,6 +62,7 @@ impl Default for ScrubOptions<'_> {
             heal: true,
             after: None,
             before: [0; 3],
+            threads: 1,
             pace: &|_| (),
             stop: &|| false,
             progress: &|_, _| (),
@@ -77,6 +82,21 @@ struct Scrub<'a> {
     bad_trees: bool,
     /// What images needed when it began, and was not found.
     lacking: Vec<(ObjectId, LostObject)>,
+}
+
+/// What was found of an object, and how many bytes it has.
+enum Found {
+    /// It is not there any more.
+    Gone,
+    Unreadable(StoreError),
+    Whole(u64),
+    Healed {
+        len: u64,
+        payload: Vec<u8>,
+        damaged_bytes: u64,
+    },
+    /// It is damaged beyond its armor.
+    Lost(u64, StoreError),
 }
 
 /// Reads and checks everything.
@@ -229,52 +249,110 @@ impl Scrub<'_> {
             all.extend(ids.into_iter().map(|id| ScrubPosition { shelf, id: id.0 }));
         }
         let total = all.len() as u64;
-        for (done, position) in (1..).zip(all) {
-            if self.options.after.is_some_and(|after| position <= after) {
-                continue;
-            }
-            self.object(position)?;
-            (self.options.progress)(done, total);
-            if done < total && (self.options.stop)() {
-                self.report.reached = Some(position);
-                return Ok(());
+        let passed = all
+            .partition_point(|position| self.options.after.is_some_and(|after| *position <= after));
+        let mut done = passed as u64;
+        // Threads that are done with theirs wait for the slowest: less, where each has several.
+        let at_once = if self.options.threads > 1 {
+            4 * self.options.threads
+        } else {
+            1
+        };
+        for some in all[passed..].chunks(at_once) {
+            for (position, found) in some.iter().zip(self.check_all(some)) {
+                self.object(*position, found?)?;
+                done += 1;
+                (self.options.progress)(done, total);
+                if done < total && (self.options.stop)() {
+                    self.report.reached = Some(*position);
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
-    fn object(&mut self, position: ScrubPosition) -> Result<()> {
+    /// Reads and checks some objects, side by side.
+    fn check_all(&self, positions: &[ScrubPosition]) -> Vec<Result<Found>> {
+        if let [position] = positions {
+            return vec![self.check(*position)];
+        }
+        let next = AtomicUsize::new(0);
+        let found: Vec<_> = positions.iter().map(|_| OnceLock::new()).collect();
+        let work = || {
+            loop {
+                let i = next.fetch_add(1, Relaxed);
+                let (Some(position), Some(place)) = (positions.get(i), found.get(i)) else {
+                    return;
+                };
+                let _ = place.set(self.check(*position));
+            }
+        };
+        std::thread::scope(|scope| {
+            (1..self.options.threads).for_each(|_| drop(scope.spawn(work)));
+            work();
+        });
+        let found = found.into_iter().map(OnceLock::into_inner);
+        found
+            .map(|found| found.expect("each was checked"))
+            .collect()
+    }
+
+    /// Reads and checks an object.
+    fn check(&self, position: ScrubPosition) -> Result<Found> {
         let (kind, id) = (position.shelf.kind(), ObjectId(position.id));
-        let objects = &self.inner.objects;
-        let opener = &objects.opener;
+        let opener = &self.inner.objects.opener;
         let bytes = match opener.read_object(kind, id) {
             // A collection was faster.
-            Err(StoreError::Missing { .. }) => return Ok(()),
-            Err(e) if e.kind() == ErrorKind::Corrupt => {
+            Err(StoreError::Missing { .. }) => return Ok(Found::Gone),
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Found::Unreadable(e)),
+            other => other?,
+        };
+        let len = bytes.len() as u64;
+        if !self.options.deep && opener.is_intact(kind, id, &bytes) {
+            return Ok(Found::Whole(len));
+        }
+        Ok(match opener.healed_payload(kind, id, &bytes) {
+            Err(e) => Found::Lost(len, e),
+            Ok((_, 0)) => Found::Whole(len),
+            Ok((payload, damaged_bytes)) => Found::Healed {
+                len,
+                payload,
+                damaged_bytes,
+            },
+        })
+    }
+
+    fn object(&mut self, position: ScrubPosition, found: Found) -> Result<()> {
+        let (kind, id) = (position.shelf.kind(), ObjectId(position.id));
+        let len = match &found {
+            Found::Gone => return Ok(()),
+            Found::Unreadable(e) => {
+                self.lose(kind, id, e);
+                return Ok(());
+            }
+            Found::Whole(len) | Found::Lost(len, _) | Found::Healed { len, .. } => *len,
+        };
+        self.report.objects += 1;
+        self.report.bytes += len;
+        (self.options.pace)(len);
+        match found {
+            Found::Lost(_, e) => {
                 self.lose(kind, id, &e);
                 return Ok(());
             }
-            other => other?,
-        };
-        self.report.objects += 1;
-        self.report.bytes += bytes.len() as u64;
-        (self.options.pace)(bytes.len() as u64);
-        let intact = !self.options.deep && opener.is_intact(kind, id, &bytes);
-        if !intact {
-            match opener.healed_payload(kind, id, &bytes) {
-                Err(e) => {
-                    self.lose(kind, id, &e);
-                    return Ok(());
-                }
-                Ok((_, 0)) => {}
-                Ok((payload, damaged_bytes)) => {
-                    self.replace(kind, id, &payload)?;
-                    self.report.healed.push(HealedObject {
-                        object: opener.path(kind, id),
-                        damaged_bytes,
-                    });
-                }
+            Found::Healed {
+                payload,
+                damaged_bytes,
+                ..
+            } => {
+                self.replace(kind, id, &payload)?;
+                self.report.healed.push(HealedObject {
+                    object: self.inner.objects.opener.path(kind, id),
+                    damaged_bytes,
+                });
             }
+            _ => {}
         }
         self.see(kind, id)
     }

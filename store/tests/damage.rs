@@ -127,6 +127,7 @@ fn scrub_of(place: &Arc<dyn Backend>, heal: bool) -> std::result::Result<ScrubRe
     let store = Store::open_writer(place, around(0))?;
     let options = ScrubOptions {
         heal,
+        threads: 3,
         ..ScrubOptions::default()
     };
     store.scrub(&options)
@@ -388,6 +389,7 @@ fn a_scrub_is_stopped_and_goes_on() {
     loop {
         let options = ScrubOptions {
             after,
+            threads: 1 + stops % 3,
             stop: &|| true,
             ..ScrubOptions::default()
         };
