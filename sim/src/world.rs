@@ -317,6 +317,17 @@ impl SimDir {
             inode,
         })
     }
+
+    fn rename_in(&self, world: &mut World, from: &str, to: &str) -> io::Result<()> {
+        if !world.names(&self.path).live.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        world.change(
+            &self.path,
+            to,
+            Change::Rename(from.to_owned(), to.to_owned()),
+        )
+    }
 }
 
 impl Dir for SimDir {
@@ -339,22 +350,16 @@ impl Dir for SimDir {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut world = self.world();
-        if !world.names(&self.path).live.contains_key(from) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        world.change(
-            &self.path,
-            to,
-            Change::Rename(from.to_owned(), to.to_owned()),
-        )
+        self.rename_in(&mut self.world(), from, to)
     }
 
     fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
-        if self.world().names(&self.path).live.contains_key(to) {
+        // One step: of two that rename to the same name, one does.
+        let mut world = self.world();
+        if world.names(&self.path).live.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        self.rename(from, to)
+        self.rename_in(&mut world, from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
