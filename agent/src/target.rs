@@ -42,9 +42,16 @@ impl FromStr for Target {
             Some(("dir", "")) => refuse("the path is empty"),
             Some(("dir", path)) => Ok(Self::Directory(PathBuf::from(path))),
             Some(("https" | "http", _)) => refuse("stores behind a server are not supported yet"),
-            Some(("s3", _)) => match Bucket::check_url(url) {
-                Ok(()) => Ok(Self::Bucket(url.trim_end_matches('/').to_owned())),
-                Err(_) => refuse("it names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX"),
+            Some(("s3", rest)) => match (Bucket::check_url(url), rest.rsplit_once('@')) {
+                (Ok(()), _) => Ok(Self::Bucket(url.trim_end_matches('/').to_owned())),
+                (Err(_), None) => {
+                    refuse("it names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
+                }
+                // What stands before the `@` is not repeated.
+                (Err(_), Some((_, bucket))) => Err(Error::Target {
+                    url: format!("s3://...@{bucket}"),
+                    why: "it names no bucket: keys belong into the environment, not into the URL",
+                }),
             },
             Some(("gs" | "az", _)) => refuse(
                 "of object stores, only those that speak the protocol of S3 are supported yet",

@@ -353,10 +353,11 @@ fn mistakes_are_told_with_what_to_do() {
         ("", 2, "Usage"),
         ("protect", 2, "required"),
         ("protect web.raw --target /backup", 2, "dir:"),
+        ("protect web.raw --target gs://bucket", 2, "supported yet"),
         (
-            "protect web.raw --target s3://bucket",
+            "protect web.raw --target s3://key:secret@bucket",
             2,
-            "not supported yet",
+            "s3://...@bucket",
         ),
         ("protect web.raw --target dir:b --every 5", 2, "interval"),
         (

@@ -144,15 +144,18 @@ fn a_writer_that_was_overtaken_is_fenced() {
     assert_eq!(store.points().len(), 1);
 }
 
+/// A commit of a request that had been given up arrived late, and a writer that was alone was told for good that another one
+/// had taken over.
 #[test]
-fn a_commit_number_that_is_taken_fences_too() {
+fn a_commit_number_that_is_taken_without_a_newer_writer_asks_for_the_store_to_be_opened_again() {
     let world = SimWorld::new(1);
     let (dir, store) = new_store(&world);
     let image = image_of(&store, 0..10).unwrap();
     let catalog = dir.subdir("catalog").unwrap();
     catalog.create("commit-0000000000000001").unwrap();
-    let fenced = store.commit_point(draft("web", image)).unwrap_err();
-    assert_eq!(fenced.kind(), ErrorKind::Fenced, "{fenced}");
+    let overtaken = store.commit_point(draft("web", image)).unwrap_err();
+    assert_eq!(overtaken.kind(), ErrorKind::Retry, "{overtaken}");
+    assert!(store.must_be_opened_again());
 }
 
 #[test]
