@@ -13,6 +13,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(crate) struct Output {
     kind: Kind,
     path: PathBuf,
     force: bool,
+    /// What is replaced, locked until it is: nobody begins to use it meanwhile.
+    _replaced: Option<Production>,
 }
 
 enum Kind {
@@ -62,6 +65,7 @@ impl Output {
                 "choose another name, or add --force to replace it",
             ));
         }
+        let replaced = lock_replaced(existing.into_iter().flatten())?;
         let partial = partial_path(path);
         remove_partial(&partial)?;
         let (device, kind) = match format {
@@ -84,6 +88,7 @@ impl Output {
             kind,
             path: path.to_owned(),
             force,
+            _replaced: replaced,
         })
     }
 
@@ -122,6 +127,7 @@ impl Output {
             kind: Kind::Device { _lock: opened },
             path: path.to_owned(),
             force,
+            _replaced: None,
         })
     }
 
@@ -237,8 +243,28 @@ fn remove_partial(partial: &Path) -> Result<()> {
     removed.map_err(Error::file("remove", partial))
 }
 
+/// Locks the files that are to be replaced. One that is a running guest's, or served, would go on under no name, and what is
+/// written to it would be lost.
+fn lock_replaced<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Option<Production>> {
+    for path in paths {
+        match block::open_production(path, Access::ReadWrite) {
+            // A VMDK comes before its data, and locks that, too.
+            Ok(disk) => return Ok(Some(disk)),
+            Err(error @ block::OpenError::InUse { .. }) => return Err(error.into()),
+            // It is not there, or no disk that anybody could use.
+            Err(_) => {}
+        }
+    }
+    Ok(None)
+}
+
 fn settle(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     if force {
+        // Whoever may read the old one may read the new one.
+        if let Ok(old) = fs::metadata(to) {
+            fs::set_permissions(from, old.permissions())?;
+            std::os::unix::fs::chown(from, Some(old.uid()), Some(old.gid()))?;
+        }
         fs::rename(from, to)?;
         return OsDir::open(parent(to))?.sync();
     }

@@ -50,7 +50,7 @@ pub struct Coalesced {
 
 impl Group {
     /// Merges two sealed generations that nobody has claimed: of all such neighbours those where the
-    /// least must move. An unfinished merge is finished first. `None` if there is nothing to merge.
+    /// least must move, and where the earlier one carries a label only if all do. An unfinished merge is finished first. `None` if there is nothing to merge.
     ///
     /// # Errors
     /// `Io`: the merge is unfinished, and goes on with the next call. The later generation cannot
@@ -94,7 +94,11 @@ impl Group {
         let released = tracking.released;
         let is_free = |s: &Arc<SealedGeneration>| s.uses.is_free() && s.generation > released;
         let free = pairs.filter(|(_, pair)| pair.iter().all(is_free));
-        let Some((at, _)) = free.min_by_key(|(_, pair)| pair[0].dirty_bytes()) else {
+        // A cut with a label was asked for by somebody: it goes last.
+        let cost = |pair: &[Arc<SealedGeneration>]| {
+            (!pair[0].note.labels.is_empty(), pair[0].dirty_bytes())
+        };
+        let Some((at, _)) = free.min_by_key(|(_, pair)| cost(pair)) else {
             return Ok(None);
         };
         let [older, newer] = [at, at + 1].map(|at| Arc::clone(&tracking.sealed[at]));

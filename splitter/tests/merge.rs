@@ -84,3 +84,31 @@ fn a_cut_that_was_killed_before_it_was_complete_is_not_merged() {
     }
     panic!("a cut of so many operations");
 }
+
+/// Somebody cut `before=upgrade` while the target was away for some seconds. Cuts piled up, that one was merged into a later
+/// one, and the point before the upgrade was never listed.
+#[test]
+fn a_cut_with_a_label_is_merged_away_last() {
+    let mut bench = Bench::new(3, &[64 * 4096]);
+    for generation in 1..=4 {
+        // The one with the label moves least.
+        for _ in 0..if generation == 2 { 1 } else { 12 } {
+            bench.write();
+        }
+        let mut note = CutNote::default();
+        if generation == 2 {
+            note.labels.insert("before".into(), "upgrade".into());
+        }
+        bench.group().cut(note).unwrap();
+    }
+    let left = |bench: &Bench| -> Vec<Generation> {
+        let sealed = bench.group().sealed();
+        sealed.iter().map(|sealed| sealed.generation).collect()
+    };
+    for _ in 0..2 {
+        bench.group().coalesce().unwrap().unwrap();
+        assert!(left(&bench).contains(&Generation(2)), "{:?}", left(&bench));
+    }
+    bench.group().coalesce().unwrap().unwrap();
+    assert_eq!(left(&bench), [Generation(4)]);
+}

@@ -370,3 +370,32 @@ fn restart(bench: &Bench) -> Result<&'static str> {
     standin::run(["point", "verify", "--all", "--target", &target])?;
     Ok(outcome)
 }
+
+/// `restore --force` put another file in place of a disk that was being protected: guests wrote on to one without a name, and
+/// all of that was gone when they stopped.
+#[test]
+fn badinput_restore_replaces_no_disk_that_is_in_use() -> Result<()> {
+    let (bench, disk, point) = one_point()?;
+    let (target, output) = (bench.target(), bench.text("disk.raw"));
+    let restore = [
+        "restore", &point, "--target", &target, "--output", &output, "--force",
+    ];
+    let protect = Protect::start(&bench, &How::new(&bench, &[&disk]))?;
+    standin::refuse(restore, 1, &["in use", "disk.raw"])?;
+    Client::connect(&protect.address, "disk")?.write(0, &[7; 4096])?;
+    protect.stop()?;
+    ensure!(
+        fs::read(&disk)?[..4096] == [7; 4096],
+        "the disk was replaced"
+    );
+    // Once nobody uses it, it is, and whoever could read it still can.
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o640))?;
+    standin::run(restore)?;
+    ensure!(
+        fs::metadata(&disk)?.permissions().mode() & 0o777 == 0o640,
+        "another mode"
+    );
+    ensure!(fs::read(&disk)?[..4096] != [7; 4096], "it was not replaced");
+    Ok(())
+}

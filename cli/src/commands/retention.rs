@@ -13,6 +13,9 @@ pub(crate) fn retention(args: Retention, printer: &Printer) -> Result<()> {
     match args.command {
         RetentionCommand::Preview(asked) => {
             let rules = asked.keep.rules();
+            if rules.is_empty() {
+                return Err(no_rules());
+            }
             let world = world()?;
             let judged = agent::preview(&asked.target, asked.group.as_ref(), rules, &world)?;
             show(&judged, printer);
@@ -25,11 +28,7 @@ pub(crate) fn retention(args: Retention, printer: &Printer) -> Result<()> {
         } => {
             let rules = asked.keep.rules();
             if rules.is_empty() {
-                return Err(agent::Error::Usage {
-                    what: "no rule is named, so only the newest point of each group would stay"
-                        .to_owned(),
-                    hint: "say what to keep, as in --keep-hourly 24 --keep-daily 7; `standin retention preview` shows what that means",
-                });
+                return Err(no_rules());
             }
             let chore = Chore::Apply {
                 group: asked.group.map(|group| group.to_string()),
@@ -50,6 +49,13 @@ pub(crate) fn retention(args: Retention, printer: &Printer) -> Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+fn no_rules() -> agent::Error {
+    agent::Error::Usage {
+        what: "no rule is named, so only the newest point of each group would stay".to_owned(),
+        hint: "say what to keep, as in --keep-hourly 24 --keep-daily 7; `standin retention preview` shows what that means",
     }
 }
 

@@ -463,6 +463,10 @@ fn is_refusal(error: &Error) -> bool {
 
 fn to_io(error: Error) -> io::Error {
     let kind = match &error {
+        // Else it would read as if there were only no object.
+        Error::NotFound { source, .. } if source.to_string().contains("NoSuchBucket") => {
+            return io::Error::other("there is no such bucket; make it first");
+        }
         Error::NotFound { .. } => io::ErrorKind::NotFound,
         Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
