@@ -48,10 +48,13 @@ impl Served {
             if let Some(status) = served.process.ended()? {
                 bail!("it ended with {status}:\n{}", served.process.log());
             }
+            // Looked at first: between a connection to no socket and a look at it, it may come to be, and not listen yet.
+            if served.socket_is_missing() {
+                return Ok(None);
+            }
             // A group of several disks may have no default export: a refusal is an answer.
             match Client::connect(&served.address, "") {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(None),
-                _ if served.socket_is_missing() => Ok(None),
                 _ => Ok(Some(())),
             }
         })?;
