@@ -1,11 +1,10 @@
 //! A store in an object store that fails as those do, with two writers that both believe to be the one.
 //!
 //! ```text
-//! STANDIN_SEED=.. STANDIN_HISTORIES=2000 cargo nextest run -p store --features bucket --test bucket histories
+//! STANDIN_SEED=.. STANDIN_HISTORIES=2000 cargo nextest run -p store --test bucket histories
 //! ```
 //!
-//! The network between a writer and the bucket is calm, bad, or hardly there; it loses requests, loses answers, delivers what it lost later (after another
-//! writer has taken over, too), lists what was there a while ago, and is cut.
+//! The network between a writer and the bucket (common/network.rs) is calm, bad, or hardly there.
 //!
 //! Held: whatever a commit was told to have listed is listed and reads back exact, until it is told to be removed; what
 //! nobody could say of a commit is one or the other, and exact.
@@ -13,6 +12,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,22 +23,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use block::{GRANULE, SystemClock};
-use common::{Content, chunk, draft, read_all};
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult,
-};
-use parking_lot::Mutex;
+use common::{Content, chunk, count_from_env, draft, read_all, thorough};
+use network::{Client, Lie, Manners, Network};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::{
-    Around, Backend, Base, Bucket, ErrorKind, GcOptions, PointId, PointRef, ScrubOptions, Store,
-    StoreError,
+    Around, Backend, Base, Bucket, ErrorKind, PointId, PointRef, ScrubOptions, Store, StoreError,
 };
 
 const GRANULES: u64 = 300;
@@ -45,237 +36,11 @@ const SIZE: u64 = GRANULES * GRANULE;
 /// Long beside what a step takes, short beside a test.
 const TERM: Duration = Duration::from_millis(30);
 
-/// The bucket, and all that lies between it and its clients.
-#[derive(Debug)]
-struct Network {
-    bucket: InMemory,
-    weather: Mutex<Weather>,
-}
-
-#[derive(Debug)]
-struct Weather {
-    rng: ChaCha8Rng,
-    /// Of a thousand requests so many go wrong.
-    faults: u32,
-    /// What was lost, and may still arrive.
-    late: Vec<Late>,
-    /// Objects of the newest requests, which a list may not know of, or still know.
-    recent: Vec<Path>,
-}
-
-#[derive(Debug)]
-enum Late {
-    Put(Path, PutPayload, PutMode),
-    Delete(Path),
-}
-
-/// What becomes of a request.
-#[derive(Debug, PartialEq)]
-enum Fate {
-    Done,
-    /// It never arrives, or later.
-    Lost,
-    /// It is done, and nobody hears of it.
-    Unanswered,
-}
-
-impl Network {
-    fn new(seed: u64) -> Arc<Self> {
-        Arc::new(Self {
-            bucket: InMemory::new(),
-            weather: Mutex::new(Weather {
-                rng: ChaCha8Rng::seed_from_u64(seed),
-                faults: 0,
-                late: Vec::new(),
-                recent: Vec::new(),
-            }),
-        })
-    }
-
-    /// The beat comes when it wants: it shall not decide what becomes of the others.
-    fn fate(&self, path: &Path) -> Fate {
-        let mut weather = self.weather.lock();
-        let faults = weather.faults;
-        if path.as_ref().contains("beat-") || weather.rng.random_range(0..1000) >= faults {
-            return Fate::Done;
-        }
-        match weather.rng.random_bool(0.5) {
-            true => Fate::Lost,
-            false => Fate::Unanswered,
-        }
-    }
-
-    /// Some of what was lost arrives.
-    async fn deliver(&self, part: f64) {
-        let arrived: Vec<Late> = {
-            let mut weather = self.weather.lock();
-            let Weather { rng, late, .. } = &mut *weather;
-            let (now, later): (Vec<_>, Vec<_>) = std::mem::take(late)
-                .into_iter()
-                .partition(|_| rng.random_bool(part));
-            *late = later;
-            now
-        };
-        for late in arrived {
-            // Nobody hears of it, whatever becomes of it.
-            match late {
-                Late::Put(path, bytes, mode) => {
-                    let _ = self.bucket.put_opts(&path, bytes, mode.into()).await;
-                }
-                Late::Delete(path) => drop(self.bucket.delete(&path).await),
-            }
-        }
-    }
-}
-
-/// One process's way to the bucket.
-#[derive(Debug)]
-struct Client {
-    network: Arc<Network>,
-    cut: Arc<AtomicBool>,
-}
-
-impl fmt::Display for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a client")
-    }
-}
-
-fn lost() -> Error {
-    Error::Generic {
-        store: "network",
-        source: "no answer".into(),
-    }
-}
-
-impl Client {
-    fn reach(&self) -> Result<(), Error> {
-        match self.cut.load(SeqCst) {
-            true => Err(lost()),
-            false => Ok(()),
-        }
-    }
-
-    fn note(&self, path: &Path) {
-        let recent = &mut self.network.weather.lock().recent;
-        recent.push(path.clone());
-        if recent.len() > 5 {
-            recent.remove(0);
-        }
-    }
-
-    /// What a list leaves out: it is of a moment ago.
-    fn unlisted(&self) -> Vec<Path> {
-        let mut weather = self.network.weather.lock();
-        let faults = weather.faults * 10;
-        match weather.rng.random_range(0..1000) < faults {
-            true => weather.recent.clone(),
-            false => Vec::new(),
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Client {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        bytes: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult, Error> {
-        let mut fate = self.network.fate(path);
-        if self.cut.load(SeqCst) {
-            // What was under way when the line was cut may arrive when it is there again.
-            fate = Fate::Lost;
-        }
-        if fate == Fate::Lost {
-            let late = Late::Put(path.clone(), bytes, options.mode);
-            self.network.weather.lock().late.push(late);
-            return Err(lost());
-        }
-        let done = self.network.bucket.put_opts(path, bytes, options).await;
-        self.note(path);
-        match fate {
-            Fate::Unanswered => Err(lost()),
-            _ => done,
-        }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        _path: &Path,
-        _options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>, Error> {
-        unimplemented!("objects are put whole")
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
-        self.reach()?;
-        match self.network.fate(path) {
-            Fate::Done => self.network.bucket.get_opts(path, options).await,
-            _ => Err(lost()),
-        }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, Result<Path, Error>>,
-    ) -> BoxStream<'static, Result<Path, Error>> {
-        let (network, reach) = (Arc::clone(&self.network), self.reach());
-        let one = move |path: Result<Path, Error>| {
-            let (network, reached) = (Arc::clone(&network), reach.is_ok());
-            async move {
-                let path = path?;
-                let fate = network.fate(&path);
-                if !reached || fate == Fate::Lost {
-                    if reached {
-                        let late = Late::Delete(path);
-                        network.weather.lock().late.push(late);
-                    }
-                    return Err(lost());
-                }
-                // S3 does not say that there was nothing.
-                match network.bucket.delete(&path).await {
-                    Err(e) if !matches!(e, Error::NotFound { .. }) => return Err(e),
-                    _ => {}
-                }
-                match fate {
-                    Fate::Unanswered => Err(lost()),
-                    _ => Ok(path),
-                }
-            }
-        };
-        paths.then(one).boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, Error>> {
-        if let Err(e) = self.reach() {
-            return futures_util::stream::once(async { Err(e) }).boxed();
-        }
-        let unlisted = self.unlisted();
-        let listed = self.network.bucket.list(prefix);
-        let known = move |object: &Result<ObjectMeta, Error>| {
-            let known = object
-                .as_ref()
-                .is_ok_and(|object| !unlisted.contains(&object.location));
-            async move { known }
-        };
-        listed.filter(known).boxed()
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, Error> {
-        self.reach()?;
-        let unlisted = self.unlisted();
-        let mut listed = self.network.bucket.list_with_delimiter(prefix).await?;
-        listed
-            .objects
-            .retain(|object| !unlisted.contains(&object.location));
-        Ok(listed)
-    }
-
-    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<(), Error> {
-        unimplemented!("objects are put whole")
-    }
+/// A bucket that a server of such manners keeps.
+fn bucket(network: &Arc<Network>, manners: Manners, cut: &Arc<AtomicBool>) -> Bucket {
+    let client = Client::new(network, manners, cut);
+    let bucket = Bucket::new(Arc::new(client), "p".into(), "bucket".into()).unwrap();
+    bucket.with_create_pause(Duration::ZERO)
 }
 
 fn around() -> Around {
@@ -315,13 +80,8 @@ struct History {
 
 impl History {
     fn client(&self) -> (Arc<dyn Backend>, Arc<AtomicBool>) {
-        let cut = Arc::new(AtomicBool::new(false));
-        let client = Client {
-            network: Arc::clone(&self.network),
-            cut: Arc::clone(&cut),
-        };
-        let bucket = Bucket::new(Arc::new(client), "p".into(), "bucket".into()).unwrap();
-        (Arc::new(bucket.with_create_pause(Duration::ZERO)), cut)
+        let cut = Arc::default();
+        (Arc::new(bucket(&self.network, Manners::Honest, &cut)), cut)
     }
 
     fn note(&mut self, what: impl fmt::Display) {
@@ -360,14 +120,7 @@ impl History {
         let done = match self.rng.random_range(0..10) {
             0..6 => self.write(&store, group),
             6..8 => self.remove(&store),
-            _ => {
-                let options = GcOptions {
-                    quarantine: Duration::ZERO,
-                    compact_below: 1.0,
-                    ..GcOptions::default()
-                };
-                store.collect_garbage(&options).map(drop)
-            }
+            _ => store.collect_garbage(&thorough()).map(drop),
         };
         drop(store);
         if let Err(e) = done {
@@ -468,8 +221,8 @@ impl History {
         let (place, _) = self.client();
         Store::create(&place).unwrap();
         for _ in 0..steps {
-            self.network.weather.lock().faults =
-                [0, 5, 5, 40, 40, 600][self.rng.random_range(0..6)];
+            self.network
+                .set_faults([0, 5, 5, 40, 40, 600][self.rng.random_range(0..6)]);
             match self.rng.random_range(0..20) {
                 0 => {
                     self.note("killed");
@@ -492,7 +245,7 @@ impl History {
         }
         self.note("the end");
         self.processes.clear();
-        self.network.weather.lock().faults = 0;
+        self.network.set_faults(0);
         runtime.block_on(self.network.deliver(0.5));
         let store = loop {
             let (place, _) = self.client();
@@ -503,12 +256,7 @@ impl History {
         };
         runtime.block_on(self.network.deliver(1.0));
         self.check(&store);
-        let options = GcOptions {
-            quarantine: Duration::ZERO,
-            compact_below: 1.0,
-            ..GcOptions::default()
-        };
-        store.collect_garbage(&options).unwrap();
+        store.collect_garbage(&thorough()).unwrap();
         let report = store.scrub(&ScrubOptions::default()).unwrap();
         assert!(report.lost.is_empty(), "{report:?}\n{}", self.story);
         self.check(&store);
@@ -525,17 +273,14 @@ fn may_fail(error: &StoreError) -> bool {
 
 #[test]
 fn histories_with_two_writers_in_bad_weather() {
-    let seed = std::env::var("STANDIN_SEED").map_or_else(
-        |_| u64::from(std::process::id()) << 16,
-        |seed| seed.parse().unwrap(),
-    );
-    let count = std::env::var("STANDIN_HISTORIES").map_or(40, |count| count.parse().unwrap());
+    let first = sim::seed_from_env(u64::from(std::process::id()) << 16);
+    let count = count_from_env("STANDIN_HISTORIES", 40);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     for history in 0..count {
-        let seed = seed + history;
-        println!("seed {seed}, history {history}");
+        let seed = first + history;
+        println!("history {history}; replay with STANDIN_SEED={seed}");
         let mut history = History {
             network: Network::new(seed),
             rng: ChaCha8Rng::seed_from_u64(seed ^ 0xb0c4),
@@ -551,10 +296,9 @@ fn histories_with_two_writers_in_bad_weather() {
 /// A second protection was started with the same bucket, and would have fenced the first.
 #[test]
 fn a_writer_that_lives_keeps_its_lease_and_one_that_ends_gives_it_back() {
-    let memory = Arc::new(InMemory::new());
-    let place = || -> Arc<dyn Backend> {
-        Arc::new(Bucket::new(memory.clone(), "".into(), "bucket".into()).unwrap())
-    };
+    let network = Network::new(1);
+    let place =
+        || -> Arc<dyn Backend> { Arc::new(bucket(&network, Manners::Honest, &Arc::default())) };
     Store::create(&place()).unwrap();
     let first = Store::open_writer(&place(), around()).unwrap();
     let second = Store::open_writer(&place(), around()).err().unwrap();
@@ -577,14 +321,8 @@ fn a_writer_that_lives_keeps_its_lease_and_one_that_ends_gives_it_back() {
 /// A gateway that knows no conditional puts let two writers take the same lease, and the same commit.
 #[test]
 fn a_server_without_conditional_puts_is_refused() {
-    let network = Network::new(1);
-    let client = Client {
-        network,
-        cut: Arc::default(),
-    };
-    let careless = Careless(client);
-    let bucket = Bucket::new(Arc::new(careless), "".into(), "careless".into()).unwrap();
-    let place: Arc<dyn Backend> = Arc::new(bucket);
+    let careless = bucket(&Network::new(1), Manners::Careless, &Arc::default());
+    let place: Arc<dyn Backend> = Arc::new(careless);
     Store::create(&place).unwrap();
     let refused = Store::open_writer(&place, around()).err().unwrap();
     assert!(
@@ -593,157 +331,44 @@ fn a_server_without_conditional_puts_is_refused() {
     );
 }
 
-/// Bodies that are shorter or longer than the server says, of another place, or of an object that cannot be so long.
+/// Bodies that are shorter or longer than the server says, of another place, or of an object that cannot be so long. One
+/// that ended before what was asked for was a length below zero.
 #[test]
 fn a_server_that_lies_about_lengths_is_found_out() {
-    for lie in [Lie::Shorter, Lie::Longer, Lie::Elsewhere, Lie::Endless] {
-        let memory = Arc::new(InMemory::new());
-        let honest = Bucket::new(memory.clone(), "".into(), "honest".into()).unwrap();
+    for lie in [
+        Lie::Shorter,
+        Lie::Longer,
+        Lie::Elsewhere,
+        Lie::Endless,
+        Lie::Shrunk,
+    ] {
+        let network = Network::new(1);
+        let honest = bucket(&network, Manners::Honest, &Arc::default());
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         honest.create("a/b", &bytes, 1).unwrap();
-        let liar = Liar(memory, lie);
-        let bucket = Bucket::new(Arc::new(liar), "".into(), "liar".into()).unwrap();
+        let liar = bucket(&network, Manners::Lying(lie), &Arc::default());
+        // Of its length it tells the truth.
+        assert_eq!(liar.list("a").unwrap(), [("b".to_owned(), 3_000_000)]);
         let mut buf = vec![0; 300_000];
         for at in [0, 250_000, 1_000_000, 2_700_000] {
-            bucket.read("a/b", at, &mut buf).unwrap_err();
+            let found_out = liar.read("a/b", at, &mut buf).unwrap_err().to_string();
+            assert!(!found_out.contains("panicked"), "{lie:?}: {found_out}");
         }
-        bucket.read_whole("a/b", 4_000_000).unwrap_err();
+        liar.read_whole("a/b", 4_000_000).unwrap_err();
     }
 }
 
-/// Overwrites what it should only create.
-#[derive(Debug)]
-struct Careless(Client);
-
-/// Sends other bytes than it says.
-#[derive(Debug)]
-struct Liar(Arc<InMemory>, Lie);
-
-#[derive(Clone, Copy, Debug)]
-enum Lie {
-    Shorter,
-    Longer,
-    Elsewhere,
-    Endless,
-}
-
-impl Liar {
-    async fn lie(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
-        let honest = self.0.get_opts(path, options).await?;
-        let (mut meta, mut range) = (honest.meta.clone(), honest.range.clone());
-        let mut bytes = honest.bytes().await?.to_vec();
-        match self.1 {
-            Lie::Shorter => bytes.truncate(bytes.len() / 2),
-            Lie::Longer => bytes.extend([7; 5000]),
-            Lie::Elsewhere => range = range.start + 512..range.end + 512,
-            Lie::Endless => meta.size = u64::MAX,
-        }
-        Ok(GetResult {
-            payload: GetResultPayload::Stream(
-                futures_util::stream::once(async { Ok(bytes.into()) }).boxed(),
-            ),
-            meta,
-            range,
-            attributes: Default::default(),
-            extensions: Default::default(),
-        })
-    }
-}
-
-impl fmt::Display for Careless {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("careless")
-    }
-}
-
-impl fmt::Display for Liar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a liar")
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Careless {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        bytes: PutPayload,
-        _options: PutOptions,
-    ) -> Result<PutResult, Error> {
-        self.0.put_opts(path, bytes, PutOptions::default()).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>, Error> {
-        self.0.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
-        self.0.get_opts(path, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, Result<Path, Error>>,
-    ) -> BoxStream<'static, Result<Path, Error>> {
-        self.0.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, Error>> {
-        self.0.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, Error> {
-        self.0.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, a: &Path, b: &Path, options: CopyOptions) -> Result<(), Error> {
-        self.0.copy_opts(a, b, options).await
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Liar {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        bytes: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult, Error> {
-        self.0.put_opts(path, bytes, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>, Error> {
-        self.0.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, Error> {
-        self.lie(path, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, Result<Path, Error>>,
-    ) -> BoxStream<'static, Result<Path, Error>> {
-        self.0.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, Error>> {
-        self.0.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, Error> {
-        self.0.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, a: &Path, b: &Path, options: CopyOptions) -> Result<(), Error> {
-        self.0.copy_opts(a, b, options).await
-    }
+/// An object was cut off when it was listed, and another process healed it since: what the list said of it is not the end.
+#[test]
+fn a_length_that_was_listed_is_asked_for_again_where_it_ends() {
+    let network = Network::new(1);
+    let [reader, healer] = [(); 2].map(|()| bucket(&network, Manners::Honest, &Arc::default()));
+    healer.create("a/b", &[1; 1000], 1).unwrap();
+    assert_eq!(reader.list("a").unwrap(), [("b".to_owned(), 1000)]);
+    healer.replace("a/b", &[1; 700_000], 1).unwrap();
+    let mut buf = vec![0; 600_000];
+    reader.read("a/b", 50_000, &mut buf).unwrap();
+    assert!(buf == [1; 600_000]);
+    let past = reader.read("a/b", 650_000, &mut buf).unwrap_err();
+    assert_eq!(past.kind(), std::io::ErrorKind::UnexpectedEof);
 }

@@ -43,9 +43,10 @@ const CREATE_ATTEMPTS: u32 = 5;
 /// Before the second of them; each further one waits twice as long.
 const CREATE_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a request may take, and the slowest line on which its bytes are waited for, in bytes a second. One that is dead
-/// is noticed by its connection, much earlier.
+/// How long a request may take that brings and takes little.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// The slowest line on which bytes are waited for, in bytes a second. One that is dead is noticed by its connection, much
+/// earlier.
 const SLOWEST: u64 = 16 << 10;
 
 /// No object is longer.
@@ -111,8 +112,7 @@ impl Bucket {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let most = REQUEST_MAX + Duration::from_secs(bytes / SLOWEST);
-        self.wait_within(most, request)
+        self.wait_within(patience(bytes), request)
     }
 
     fn wait_within<T, F>(&self, most: Duration, request: F) -> Result<T, Error>
@@ -135,24 +135,22 @@ impl Bucket {
     /// Creates an object, or says for sure that it was not, or that nobody knows.
     fn try_create(&self, path: &Path, bytes: &[u8]) -> Created {
         let payload = PutPayload::from(bytes.to_vec());
-        let mut pause = self.create_pause;
-        let mut unknown = None;
+        let (mut pause, mut unknown) = (self.create_pause, None);
         for attempt in 0..CREATE_ATTEMPTS {
             if attempt > 0 {
                 std::thread::park_timeout(pause);
                 pause *= 2;
             }
-            let (creator, path, payload) =
+            let (creator, name, payload) =
                 (Arc::clone(&self.creator), path.clone(), payload.clone());
-            let asked = path.clone();
             let put = self.wait(bytes.len() as u64, async move {
                 let options = PutOptions::from(PutMode::Create);
-                creator.put_opts(&path, payload, options).await
+                creator.put_opts(&name, payload, options).await
             });
             match put {
                 Ok(_) => return Created::Yes,
                 // It may be ours, of an attempt whose answer was lost; and some servers say so of two that come at once.
-                Err(taken @ Error::AlreadyExists { .. }) => match self.found(&asked, bytes) {
+                Err(taken @ Error::AlreadyExists { .. }) => match self.found(path, bytes) {
                     Ok(Found::Ours) => return Created::Yes,
                     Ok(Found::Another) => return Created::No(to_io(taken)),
                     Ok(Found::Nothing) => unknown = Some(to_io(taken)),
@@ -208,8 +206,9 @@ impl Bucket {
             };
             let got = store.get_opts(&path, options).await?;
             let len = got.meta.size;
+            // A length that ends before what was asked for is one of its lies: nothing is left then.
             let sent = match range {
-                Some(range) => range.start..range.end.min(len),
+                Some(range) => range.start..range.end.min(len).max(range.start),
                 None => 0..len,
             };
             if len > LEN_MAX || sent.end - sent.start > len_max {
@@ -268,6 +267,21 @@ impl Bucket {
         self.blocks.begin(&known, &head);
         Ok(known)
     }
+
+    /// Reads what lies in the object by what is known of it.
+    fn read_known(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let known = self.known(name)?;
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > known.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let path = self.path(name);
+        self.blocks.read(&known, offset, buf, |range| {
+            let len = range.end - range.start;
+            let (bytes, _) = self.get(&path, Some(range), len)?;
+            Ok(bytes)
+        })
+    }
 }
 
 impl Drop for Bucket {
@@ -292,8 +306,7 @@ impl Backend for Bucket {
     }
 
     fn replace(&self, name: &str, bytes: &[u8], _epoch: u64) -> io::Result<()> {
-        let most = REQUEST_MAX + Duration::from_secs(bytes.len() as u64 / SLOWEST);
-        self.overwrite(name, bytes, most)
+        self.overwrite(name, bytes, patience(bytes.len() as u64))
     }
 
     fn replace_within(
@@ -311,24 +324,14 @@ impl Backend for Bucket {
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let Some(end) = offset.checked_add(buf.len() as u64) else {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        };
-        let mut known = self.known(name)?;
-        if end > known.len {
-            // What is known may be of before it was healed.
-            self.blocks.forget(name);
-            known = self.known(name)?;
+        match self.read_known(name, offset, buf) {
+            // What is known of its length may be of a list, or of before it was healed.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                self.blocks.forget(name);
+                self.read_known(name, offset, buf)
+            }
+            other => other,
         }
-        if end > known.len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let path = self.path(name);
-        self.blocks.read(&known, offset, buf, |range| {
-            let len = range.end - range.start;
-            let (bytes, _) = self.get(&path, Some(range), len)?;
-            Ok(bytes)
-        })
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
@@ -438,6 +441,11 @@ enum Found {
     Ours,
     Another,
     Nothing,
+}
+
+/// How long a request may take that brings or takes so many bytes.
+fn patience(bytes: u64) -> Duration {
+    REQUEST_MAX + Duration::from_secs(bytes / SLOWEST)
 }
 
 fn failed(what: String) -> Error {
