@@ -32,6 +32,15 @@ pub(crate) fn create(place: &dyn Backend) -> io::Result<()> {
     place.create(NAME, &format, 0)
 }
 
+/// Whether the place is a store.
+pub(crate) fn is_there(place: &dyn Backend) -> Result<bool> {
+    match place.len(NAME) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(io_error("read", NAME.into(), e)),
+    }
+}
+
 /// The store's id.
 pub(crate) fn read(place: &dyn Backend) -> Result<[u8; 16]> {
     let bytes = match place.read_whole(NAME, LEN_MAX) {

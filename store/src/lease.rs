@@ -100,7 +100,8 @@ impl Lease {
         if beats.is_some() {
             check_conditions(&**place, epoch)?;
         }
-        let beat = beats.map(|beats| beats.start(epoch)).transpose()?;
+        let names = names.iter().map(|(name, _)| name.as_str());
+        let beat = beats.map(|beats| beats.start(epoch, names)).transpose()?;
         Ok(Self {
             place: Arc::clone(place),
             epoch,

@@ -147,14 +147,11 @@ impl Store {
     /// # Errors
     /// `Invalid` if there is a store or anything else; `Full`, `Io`.
     pub fn create(place: &Arc<dyn Backend>) -> Result<()> {
-        let names = place
-            .list("")
-            .map_err(|e| io_error("list", place.describe(), e))?;
         let occupied = |why| StoreError::Occupied {
             dir: place.describe(),
             why,
         };
-        if names.iter().any(|(name, _)| name == "format") {
+        if format::is_there(&**place)? {
             return Err(occupied("it holds a store"));
         }
         let empty = place.is_empty();

@@ -63,6 +63,14 @@ impl Directory {
         Ok(dir)
     }
 
+    /// `None` if it is not there, and nobody may make it.
+    fn folder_to_read(&self, folder: &str) -> io::Result<Option<Arc<dyn Dir>>> {
+        match self.folder(folder) {
+            Err(e) if is_read_only(&e) => Ok(None),
+            dir => dir.map(Some),
+        }
+    }
+
     /// The folder of an object, and its plain name.
     fn place<'a>(&self, name: &'a str) -> io::Result<(Arc<dyn Dir>, &'a str)> {
         let (folder, plain) = name.rsplit_once('/').unwrap_or(("", name));
@@ -134,16 +142,11 @@ impl Backend for Directory {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        let dir = match self.folder(folder) {
-            // It is not there, and nobody may make it.
-            Err(e) if is_read_only(&e) => return Ok(Vec::new()),
-            dir => dir?,
+        let Some(dir) = self.folder_to_read(folder)? else {
+            return Ok(Vec::new());
         };
         let mut found = Vec::new();
-        for name in dir.list()? {
-            if name.contains(TMP_MARK) {
-                continue;
-            }
+        for name in whole(dir.list()?) {
             match dir.open(&name).and_then(|file| file.len()) {
                 // Somebody has removed it meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -151,6 +154,15 @@ impl Backend for Directory {
             }
         }
         Ok(found)
+    }
+
+    /// Lengths are not asked for: a catalog has thousands of commits.
+    fn list_between(&self, folder: &str, after: &str, before: &str) -> io::Result<Vec<String>> {
+        let Some(dir) = self.folder_to_read(folder)? else {
+            return Ok(Vec::new());
+        };
+        let between = |name: &String| name.as_str() > after && name.as_str() < before;
+        Ok(whole(dir.list()?).filter(between).collect())
     }
 
     fn recover(&self, folder: &str) -> io::Result<()> {
@@ -182,6 +194,11 @@ impl Backend for Directory {
     fn describe(&self) -> String {
         self.root.describe()
     }
+}
+
+/// The names of whole objects.
+fn whole(names: Vec<String>) -> impl Iterator<Item = String> {
+    names.into_iter().filter(|name| !name.contains(TMP_MARK))
 }
 
 fn is_read_only(error: &io::Error) -> bool {

@@ -96,8 +96,12 @@ impl Beats<'_> {
         }
     }
 
-    /// Begins to beat for the writer `epoch`; what its predecessors beat is removed.
-    pub(super) fn start(self, epoch: u64) -> Result<Beat> {
+    /// Begins to beat for the writer `epoch`. What its predecessors beat, by the `names` of all that is there, is removed.
+    pub(super) fn start<'a>(
+        self,
+        epoch: u64,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<Beat> {
         let mut beating = Beating {
             place: Arc::clone(self.place),
             store: self.store,
@@ -111,7 +115,7 @@ impl Beats<'_> {
         beating
             .beat()
             .map_err(|e| io_error("write", path(epoch), e))?;
-        for older in self.list()?.into_iter().filter(|older| *older < epoch) {
+        for older in names.filter_map(parse_name).filter(|older| *older < epoch) {
             // The next writer tries again.
             let _ = self.place.remove(&path(older));
         }
@@ -127,13 +131,6 @@ impl Beats<'_> {
             stop: Some(stop),
             ended,
         })
-    }
-
-    fn list(&self) -> Result<Vec<u64>> {
-        let names = self.place.list_between("lease", "beat-", "beat.");
-        let names = names.map_err(|e| io_error("list", "lease".into(), e))?;
-        let number = |name: &String| u64::from_str_radix(name.strip_prefix("beat-")?, 16).ok();
-        Ok(names.iter().filter_map(number).collect())
     }
 
     /// `None` if there is none, or none that can be read.
@@ -201,6 +198,10 @@ impl Drop for Beat {
 
 fn path(epoch: u64) -> String {
     format!("lease/beat-{epoch:016x}")
+}
+
+fn parse_name(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_prefix("beat-")?, 16).ok()
 }
 
 fn decode(bytes: &[u8], store: [u8; 16]) -> Decoded<Sign> {
