@@ -48,6 +48,7 @@ mod retention;
 mod runs;
 mod scrub;
 mod shelf;
+mod side_by_side;
 mod store;
 mod sweep;
 mod tree;

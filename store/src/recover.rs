@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use crate::armor::Kind;
 use crate::backend::Backend;
 use crate::catalog::{Held, State};
-use crate::container::Manifest;
 use crate::error::{ErrorKind, Result};
 use crate::index::{ENTRIES_MAX, Index};
 use crate::inventory::{HeldBundle, HeldContainer, HeldTree, Inventory};
@@ -19,11 +18,10 @@ use crate::objects::Objects;
 use crate::packer::Engine;
 use crate::pins::Pins;
 use crate::place::ObjectId;
+use crate::side_by_side::side_by_side;
 
 /// Manifests that are in memory at once.
 const MANIFESTS_AT_ONCE: usize = 64;
-/// Who reads from a disk of this machine is not waiting for it for long.
-const LOCAL: usize = 2;
 
 /// Finds out what the store holds, and fills the index.
 pub(crate) fn engine(
@@ -62,12 +60,15 @@ pub(crate) fn engine(
         }
     }
     let ids: Vec<ObjectId> = all.keys().copied().collect();
+    // Who reads from a disk of this machine does not wait for it for long.
+    let threads = match place.requests_at_once() {
+        1 | 2 => 1,
+        many => many,
+    };
     // In order, whoever reads first: what is inserted first keeps its place in the index.
     for some in ids.chunks(MANIFESTS_AT_ONCE) {
-        for (id, manifest) in some
-            .iter()
-            .zip(manifests(&objects, some, place.requests_at_once()))
-        {
+        let manifests = side_by_side(some, threads, |id| objects.load_manifest(*id));
+        for (id, manifest) in some.iter().zip(manifests) {
             let chunks = match manifest {
                 Ok(manifest) => {
                     index.insert_all(*id, &manifest);
@@ -122,27 +123,6 @@ pub(crate) fn engine(
         list_runs_max,
         container_bytes: place.container_bytes(),
         closed_max: place.requests_at_once(),
-    })
-}
-
-/// The manifests of some containers, read by so many threads.
-fn manifests(objects: &Objects, ids: &[ObjectId], threads: usize) -> Vec<Result<Manifest>> {
-    if threads <= LOCAL {
-        return ids.iter().map(|id| objects.load_manifest(*id)).collect();
-    }
-    std::thread::scope(|scope| {
-        let share = ids.len().div_ceil(threads).max(1);
-        let load = |ids: &[ObjectId]| -> Vec<_> {
-            ids.iter().map(|id| objects.load_manifest(*id)).collect()
-        };
-        let parts: Vec<_> = ids
-            .chunks(share)
-            .map(|ids| scope.spawn(move || load(ids)))
-            .collect();
-        let joined = parts
-            .into_iter()
-            .map(|part| part.join().expect("reading does not panic"));
-        joined.flatten().collect()
     })
 }
 

@@ -10,9 +10,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use block::{ByteRange, UnixNanos};
 
@@ -23,6 +21,7 @@ use crate::format;
 use crate::gc::mark::{Marker, Marks, Wanted};
 use crate::image::Image;
 use crate::place::{ObjectId, Place};
+use crate::side_by_side::side_by_side;
 use crate::store::{Inner, Writer};
 use crate::tree::ImageRef;
 use crate::verify::merged;
@@ -252,14 +251,15 @@ impl Scrub<'_> {
         let passed = all
             .partition_point(|position| self.options.after.is_some_and(|after| *position <= after));
         let mut done = passed as u64;
-        // Threads that are done with theirs wait for the slowest: less, where each has several.
-        let at_once = if self.options.threads > 1 {
-            4 * self.options.threads
-        } else {
-            1
+        // Threads that are done with theirs wait for the slowest: less, where each has several. One alone can be stopped
+        // after each object.
+        let at_once = match self.options.threads {
+            0 | 1 => 1,
+            threads => 4 * threads,
         };
         for some in all[passed..].chunks(at_once) {
-            for (position, found) in some.iter().zip(self.check_all(some)) {
+            let found = side_by_side(some, self.options.threads, |position| self.check(*position));
+            for (position, found) in some.iter().zip(found) {
                 self.object(*position, found?)?;
                 done += 1;
                 (self.options.progress)(done, total);
@@ -270,32 +270,6 @@ impl Scrub<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Reads and checks some objects, side by side.
-    fn check_all(&self, positions: &[ScrubPosition]) -> Vec<Result<Found>> {
-        if let [position] = positions {
-            return vec![self.check(*position)];
-        }
-        let next = AtomicUsize::new(0);
-        let found: Vec<_> = positions.iter().map(|_| OnceLock::new()).collect();
-        let work = || {
-            loop {
-                let i = next.fetch_add(1, Relaxed);
-                let (Some(position), Some(place)) = (positions.get(i), found.get(i)) else {
-                    return;
-                };
-                let _ = place.set(self.check(*position));
-            }
-        };
-        std::thread::scope(|scope| {
-            (1..self.options.threads).for_each(|_| drop(scope.spawn(work)));
-            work();
-        });
-        let found = found.into_iter().map(OnceLock::into_inner);
-        found
-            .map(|found| found.expect("each was checked"))
-            .collect()
     }
 
     /// Reads and checks an object.
