@@ -10,18 +10,20 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{Clock, Dir, GRANULE, Name, OsDir, SystemClock, UnixNanos, index};
+use block::{Clock, Dir, GRANULE, OsDir, SystemClock, index};
+use common::draft;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use store::{
-    Around, Base, Consistency, Directory, FinishedImage, ImageRef, PointDraft, RestoreSink, Store,
-};
+use store::{Around, Base, Directory, FinishedImage, ImageRef, RestoreSink, Store};
 
 const STEP: u64 = 1 << 20;
 
@@ -54,7 +56,9 @@ impl Bench {
                 writer.put(offset / GRANULE, &buf[..whole]).unwrap();
             }
             let image = writer.finish().unwrap();
-            self.store.commit_point(draft(image.clone())).unwrap();
+            self.store
+                .commit_point(draft("bench", image.clone()))
+                .unwrap();
             image
         });
         let added = self.store.figures().stored_bytes - before;
@@ -91,7 +95,7 @@ impl Bench {
                 }
                 let finished = writer.finish().unwrap();
                 image = finished.image().clone();
-                self.store.commit_point(draft(finished)).unwrap();
+                self.store.commit_point(draft("bench", finished)).unwrap();
             }
         });
         let after = self.store.figures();
@@ -173,19 +177,6 @@ impl RestoreSink for Nowhere {
 
     fn zero(&self, _range: block::ByteRange) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-fn draft(image: FinishedImage) -> PointDraft {
-    let name = |text: &str| text.parse::<Name>().unwrap();
-    PointDraft {
-        group: name("bench"),
-        disks: vec![(name("disk"), image)],
-        at: UnixNanos(0),
-        lineage: [0; 16],
-        generation: 0,
-        labels: std::collections::BTreeMap::new(),
-        consistency: Consistency::Crash,
     }
 }
 

@@ -13,18 +13,20 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "figures are its output")]
 
-use std::any::Any;
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use block::{Clock, Dir, GRANULE, Name, OsDir, Space, SystemClock, UnixNanos, index};
-use store::{
-    Around, Backend, Base, Consistency, Directory, GcOptions, ImageRef, PointDraft, Store,
-};
+use block::{Clock, Dir, GRANULE, OsDir, SystemClock, index};
+use common::draft;
+use store::{Around, Backend, Base, Directory, GcOptions, ImageRef, Store, Watch, Watched};
 
 /// Chunks of an image: 4 GiB.
 const IMAGE: u64 = 1 << 20;
@@ -32,62 +34,21 @@ const STEP: u64 = 256;
 
 /// Counts what is read of containers.
 struct Counting {
-    place: Arc<dyn Backend>,
     reads: AtomicU64,
 }
 
-impl Backend for Counting {
-    fn create(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()> {
-        self.place.create(name, bytes, epoch)
-    }
-
-    fn replace(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()> {
-        self.place.replace(name, bytes, epoch)
-    }
-
-    fn len(&self, name: &str) -> io::Result<u64> {
-        self.place.len(name)
-    }
-
-    fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+impl Watch for Counting {
+    fn reads(&self, name: &str, _bytes: Range<u64>) -> io::Result<()> {
         if name.starts_with("containers/") || name.starts_with("bundles/") {
             self.reads.fetch_add(1, Relaxed);
         }
-        self.place.read(name, offset, buf)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.place.remove(name)
-    }
-
-    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        self.place.list(folder)
-    }
-
-    fn recover(&self, folder: &str) -> io::Result<()> {
-        self.place.recover(folder)
-    }
-
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.place.sync(folder)
-    }
-
-    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        self.place.lock()
-    }
-
-    fn space(&self) -> io::Result<Option<Space>> {
-        self.place.space()
-    }
-
-    fn describe(&self) -> String {
-        self.place.describe()
+        Ok(())
     }
 }
 
 struct Bench {
     clock: Arc<SystemClock>,
-    counting: Arc<Counting>,
+    counting: Arc<Watched<Counting>>,
     store: Option<Store>,
     images: Vec<ImageRef>,
     row: BTreeMap<&'static str, String>,
@@ -136,7 +97,7 @@ impl Bench {
                 let number = bench.images.len() as u64;
                 let image = bench.ingest(number);
                 bench.images.push(image.image().clone());
-                bench.store().commit_point(draft(image)).unwrap();
+                bench.store().commit_point(draft("bench", image)).unwrap();
             }
         });
         self.note_memory("memory of ingest");
@@ -161,10 +122,10 @@ impl Bench {
         self.timed("open", all, Self::open);
         self.note_memory("memory of open");
         let middle = self.images.len() as u64 / 2;
-        let reads = self.counting.reads.load(Relaxed);
+        let reads = self.counting.watch.reads.load(Relaxed);
         let stored = self.store().figures().container_bytes;
         self.timed("repeat", IMAGE, |bench| drop(bench.ingest(middle)));
-        let reads = self.counting.reads.load(Relaxed) - reads;
+        let reads = self.counting.watch.reads.load(Relaxed) - reads;
         let missed = self.store().figures().container_bytes - stored;
         self.row.insert(
             "reads in a repeat",
@@ -210,19 +171,6 @@ impl Bench {
     }
 }
 
-fn draft(image: store::FinishedImage) -> PointDraft {
-    let name = |text: &str| text.parse::<Name>().unwrap();
-    PointDraft {
-        group: name("bench"),
-        disks: vec![(name("disk"), image)],
-        at: UnixNanos(0),
-        lineage: [0; 16],
-        generation: 0,
-        labels: BTreeMap::new(),
-        consistency: Consistency::Crash,
-    }
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn real(n: u64) -> f64 {
     n as f64
@@ -241,12 +189,11 @@ fn main() {
     let place = Directory::backend(&dir);
     Store::create(&place).unwrap();
     let counting = Counting {
-        place,
         reads: AtomicU64::new(0),
     };
     let mut bench = Bench {
         clock: Arc::new(SystemClock::new()),
-        counting: Arc::new(counting),
+        counting: Arc::new(Watched::new(place, counting)),
         store: None,
         images: Vec::new(),
         row: BTreeMap::new(),

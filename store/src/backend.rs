@@ -13,12 +13,16 @@ use block::Space;
 #[cfg(feature = "bucket")]
 pub use bucket::{Bucket, InvalidBucket};
 pub use directory::Directory;
+#[cfg(feature = "conformance")]
+pub use watched::{Watch, Watched};
 
 #[cfg(feature = "bucket")]
 mod bucket;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod directory;
+#[cfg(feature = "conformance")]
+mod watched;
 
 /// Keeps objects.
 pub trait Backend: Send + Sync {

@@ -57,11 +57,11 @@ mod verify;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
-#[cfg(feature = "conformance")]
-pub use backend::conformance;
 pub use backend::{Backend, Directory};
 #[cfg(feature = "bucket")]
 pub use backend::{Bucket, InvalidBucket};
+#[cfg(feature = "conformance")]
+pub use backend::{Watch, Watched, conformance};
 pub use error::{ErrorKind, Result, StoreError};
 pub use explain::{ExplainedChunk, ExplainedPoint, ExplainedStore};
 pub use fingerprint::Fingerprint;

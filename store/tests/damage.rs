@@ -333,12 +333,15 @@ fn a_lost_sector_is_healed_to_be_read_and_put_right_by_a_scrub() {
                 assert!(found.is_empty(), "{story}: {found:?}");
                 let report = scrub_of(&place, false).unwrap();
                 assert_eq!(report.healed.len(), 1, "{story}: {report:?}");
-                assert!(!disk.is_replaced(), "{story}: nothing was to be changed");
+                assert!(
+                    !disk.watch.is_replaced(),
+                    "{story}: nothing was to be changed"
+                );
                 let report = scrub_of(&place, true).unwrap();
                 assert!(report.is_whole(), "{story}: {report:?}");
                 assert_eq!(report.healed.len(), 1, "{story}: {report:?}");
                 assert_eq!(report.healed[0].object, name, "{story}");
-                assert!(disk.is_replaced(), "{story}");
+                assert!(disk.watch.is_replaced(), "{story}");
                 assert!(fs::read(object).unwrap() == *good, "{story}");
                 let report = scrub_of(&place, true).unwrap();
                 assert!(report.healed.is_empty(), "{story}: {report:?}");

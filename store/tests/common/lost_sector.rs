@@ -1,15 +1,14 @@
-//! A place whose disk has lost a sector: every read that touches it fails, as the kernel lets it fail.
+//! A disk that has lost a sector: every read that touches it fails, as the kernel lets it fail.
 //!
 //! Rule: what is written in place of the object lies elsewhere on that disk, and reads well.
 
-use std::any::Any;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 
-use block::Space;
-use store::Backend;
+use store::{Backend, Watch, Watched};
 
 /// What a disk loses at once.
 pub(crate) const SECTOR: u64 = 4096;
@@ -18,7 +17,6 @@ pub(crate) const SECTOR: u64 = 4096;
 const LOST: i32 = 5;
 
 pub(crate) struct LostSector {
-    place: Arc<dyn Backend>,
     object: String,
     from: u64,
     replaced: AtomicBool,
@@ -26,13 +24,13 @@ pub(crate) struct LostSector {
 
 impl LostSector {
     /// Of `place`, a sector of an object, by its number.
-    pub(crate) fn of(place: Arc<dyn Backend>, object: &str, sector: u64) -> Arc<Self> {
-        Arc::new(Self {
-            place,
+    pub(crate) fn of(place: Arc<dyn Backend>, object: &str, sector: u64) -> Arc<Watched<Self>> {
+        let lost = Self {
             object: object.to_owned(),
             from: sector * SECTOR,
             replaced: AtomicBool::new(false),
-        })
+        };
+        Arc::new(Watched::new(place, lost))
     }
 
     pub(crate) fn is_replaced(&self) -> bool {
@@ -40,54 +38,16 @@ impl LostSector {
     }
 }
 
-impl Backend for LostSector {
-    fn create(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()> {
-        self.place.create(name, bytes, epoch)
-    }
-
-    fn replace(&self, name: &str, bytes: &[u8], epoch: u64) -> io::Result<()> {
-        self.place.replace(name, bytes, epoch)?;
-        self.replaced.fetch_or(name == self.object, SeqCst);
-        Ok(())
-    }
-
-    fn len(&self, name: &str) -> io::Result<u64> {
-        self.place.len(name)
-    }
-
-    fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let touches = offset < self.from + SECTOR && self.from < offset + buf.len() as u64;
-        if name == self.object && touches && !self.is_replaced() {
-            return Err(io::Error::from_raw_os_error(LOST));
+impl Watch for LostSector {
+    fn reads(&self, name: &str, bytes: Range<u64>) -> io::Result<()> {
+        let touches = bytes.start < self.from + SECTOR && self.from < bytes.end;
+        match name == self.object && touches && !self.is_replaced() {
+            true => Err(io::Error::from_raw_os_error(LOST)),
+            false => Ok(()),
         }
-        self.place.read(name, offset, buf)
     }
 
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.place.remove(name)
-    }
-
-    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        self.place.list(folder)
-    }
-
-    fn recover(&self, folder: &str) -> io::Result<()> {
-        self.place.recover(folder)
-    }
-
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.place.sync(folder)
-    }
-
-    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        self.place.lock()
-    }
-
-    fn space(&self) -> io::Result<Option<Space>> {
-        self.place.space()
-    }
-
-    fn describe(&self) -> String {
-        self.place.describe()
+    fn replaced(&self, name: &str) {
+        self.replaced.fetch_or(name == self.object, SeqCst);
     }
 }
