@@ -12,8 +12,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -258,13 +257,20 @@ fn lock_replaced<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Option<Pro
     Ok(None)
 }
 
+/// Whoever may read what is replaced may read what replaces it.
+fn hand_over(old: Option<&fs::Metadata>, new: &Path) -> io::Result<()> {
+    let Some(old) = old else { return Ok(()) };
+    match chown(new, Some(old.uid()), Some(old.gid())) {
+        // Who may not give files away keeps it.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+        _ => {}
+    }
+    fs::set_permissions(new, old.permissions())
+}
+
 fn settle(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     if force {
-        // Whoever may read the old one may read the new one.
-        if let Ok(old) = fs::metadata(to) {
-            fs::set_permissions(from, old.permissions())?;
-            std::os::unix::fs::chown(from, Some(old.uid()), Some(old.gid()))?;
-        }
+        hand_over(fs::metadata(to).ok().as_ref(), from)?;
         fs::rename(from, to)?;
         return OsDir::open(parent(to))?.sync();
     }
@@ -282,6 +288,7 @@ fn settle(from: &Path, to: &Path, force: bool) -> io::Result<()> {
 /// The data first: a descriptor must never name a file that is not there, or an old one.
 fn settle_vmdk(path: &Path, force: bool) -> io::Result<()> {
     let partial = partial_path(path);
+    let old = fs::metadata(path).ok().filter(|_| force);
     if force {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -293,6 +300,7 @@ fn settle_vmdk(path: &Path, force: bool) -> io::Result<()> {
         if !force && to.symlink_metadata().is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        hand_over(old.as_ref(), &from)?;
         fs::rename(from, &to)?;
         OsDir::open(parent(path))?.sync()?;
     }
