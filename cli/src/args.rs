@@ -483,8 +483,8 @@ pub(crate) enum PointCommand {
 /// the same name and size, only what differs is stored anew.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Import {
-    /// Raw files, block devices, flat VMDKs; nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH for whatever an NBD
-    /// server can read (qemu-nbd: qcow2, VHDX, every VMDK).
+    /// Raw files, block devices, VMDKs; nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH for whatever an NBD server can
+    /// read (qemu-nbd: qcow2, VHDX).
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<ImageSource>,
     /// The target: dir:PATH or s3://BUCKET/PREFIX. A store is made there if there is none.

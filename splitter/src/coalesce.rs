@@ -50,7 +50,8 @@ pub struct Coalesced {
 
 impl Group {
     /// Merges two sealed generations that nobody has claimed: of all such neighbours those where the
-    /// least must move, and where the earlier one carries a label only if all do. An unfinished merge is finished first. `None` if there is nothing to merge.
+    /// least must move, and where the earlier one carries a label only if all do. An unfinished merge is
+    /// finished first. `None` if there is nothing to merge.
     ///
     /// # Errors
     /// `Io`: the merge is unfinished, and goes on with the next call. The later generation cannot
