@@ -31,7 +31,7 @@ mod slot;
 
 const MAGIC: [u8; 8] = *b"STDNKEY1";
 const FOLDER: &str = "keys";
-const LEN_MAX: u64 = 64 << 10;
+pub(crate) const LEN_MAX: u64 = 64 << 10;
 
 /// Most slots of a store.
 const SLOTS_MAX: usize = 16;
@@ -194,14 +194,16 @@ pub(crate) fn codec(
     }
 }
 
-/// The objects with slots, for a scrub: their names and owners.
-pub(crate) fn objects(place: &dyn Backend, store: [u8; 16]) -> Result<Vec<(String, Owner)>> {
-    let mut found = Vec::new();
-    for number in numbers(place)? {
-        let both = [name(number), copy_name(number)];
-        found.extend(both.into_iter().map(|name| (name, owner(store, number))));
-    }
-    Ok(found)
+/// The objects with slots, for a scrub: their names, each with that of its copy, and their owners.
+pub(crate) fn objects(place: &dyn Backend, store: [u8; 16]) -> Result<Vec<([String; 2], Owner)>> {
+    let numbers = numbers(place)?.into_iter();
+    let object = |number| ([name(number), copy_name(number)], owner(store, number));
+    Ok(numbers.map(object).collect())
+}
+
+/// Whether there are no newer slots than these.
+pub(crate) fn counts(place: &dyn Backend, number: u64) -> Result<bool> {
+    Ok(numbers(place)?.last().is_none_or(|last| *last <= number))
 }
 
 /// Reads an object with slots; the store is the one in its owner.
@@ -363,7 +365,7 @@ fn create(place: &dyn Backend, store: [u8; 16], slots: &Slots, random: &dyn Rand
     sync(place)
 }
 
-fn remove(place: &dyn Backend, number: u64) -> Result<()> {
+pub(crate) fn remove(place: &dyn Backend, number: u64) -> Result<()> {
     for name in [name(number), copy_name(number)] {
         match place.remove(&name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
