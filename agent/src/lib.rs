@@ -28,6 +28,7 @@ mod hook_process;
 mod hooks;
 mod import;
 mod keeper;
+mod keys;
 mod ladder;
 mod limits;
 mod memory;
@@ -43,6 +44,7 @@ mod rate;
 mod recent;
 mod restore;
 mod schedule;
+mod secret_file;
 mod seed;
 mod serve;
 mod ship;
@@ -69,6 +71,7 @@ pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
 pub use import::{ImageSource, ImportOptions, Imported, import};
 pub use keeper::KeepOptions;
+pub use keys::{NewKey, RecoveryKey, add_key, init_encrypted, list_keys, remove_key};
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,
 };
@@ -78,6 +81,7 @@ pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
 pub use rate::{InvalidRate, Rate, RateLimit};
 pub use restore::{Format, RestoreOptions, Restored, restore};
 pub use schedule::{Every, InvalidEvery, parse_duration};
+pub use secret_file::{SecretError, SecretFile};
 pub use serve::{ServeOptions, Served};
 pub use target::Target;
 pub use upkeep::{

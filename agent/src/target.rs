@@ -1,23 +1,24 @@
-//! Where points go, named by a URL.
+//! Where points go, named by a URL, and what opens it if it is encrypted.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use block::{Clock, Dir, OsDir};
-use store::{Around, Backend, Bucket, Directory, Store, StoreError};
+use block::Clock;
+use store::{Around, Backend, Secret, Store, StoreError};
 
+use crate::secret_file::SecretFile;
 use crate::{Error, Result};
+use place::Place;
+
+mod place;
 
 /// A target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A store in a directory of this machine: `dir:PATH`.
-    Directory(PathBuf),
-    /// A store in a bucket: `s3://BUCKET/PREFIX`. How to get there says the environment, in the variables of AWS.
-    Bucket(String),
+pub struct Target {
+    place: Place,
+    secret: Option<SecretFile>,
 }
 
 /// What to do where there is no store.
@@ -34,68 +35,72 @@ impl FromStr for Target {
     type Err = Error;
 
     fn from_str(url: &str) -> Result<Self> {
-        let refuse = |why| {
-            let url = url.to_owned();
-            Err(Error::Target { url, why })
-        };
-        match url.split_once(':') {
-            Some(("dir", "")) => refuse("the path is empty"),
-            Some(("dir", path)) => Ok(Self::Directory(PathBuf::from(path))),
-            Some(("https" | "http", _)) => refuse("stores behind a server are not supported yet"),
-            Some(("s3", rest)) => match (Bucket::check_url(url), rest.rsplit_once('@')) {
-                (Ok(()), _) => Ok(Self::Bucket(url.trim_end_matches('/').to_owned())),
-                (Err(_), None) => {
-                    refuse("it names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
-                }
-                // What stands before the `@` is not repeated.
-                (Err(_), Some((_, bucket))) => Err(Error::Target {
-                    url: format!("s3://...@{bucket}"),
-                    why: "it names no bucket: keys belong into the environment, not into the URL",
-                }),
-            },
-            Some(("gs" | "az", _)) => refuse(
-                "of object stores, only those that speak the protocol of S3 are supported yet",
-            ),
-            _ => refuse("it begins neither with `dir:` nor with `s3://`"),
-        }
+        let place = url.parse()?;
+        let secret = None;
+        Ok(Self { place, secret })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(path) => write!(f, "dir:{}", path.display()),
-            Self::Bucket(url) => f.write_str(url),
-        }
+        self.place.fmt(f)
     }
 }
 
 impl Target {
+    /// A directory of this machine, not encrypted.
+    #[must_use]
+    pub fn directory(path: PathBuf) -> Self {
+        let place = Place::Directory(path);
+        let secret = None;
+        Self { place, secret }
+    }
+
+    /// The same target, opened with what is in a file; a store that is made there is encrypted.
+    #[must_use]
+    pub fn opened_with(self, secret: Option<SecretFile>) -> Self {
+        Self { secret, ..self }
+    }
+
     /// The same target, independent of the current directory.
     #[must_use]
     pub fn absolute(&self) -> Self {
-        match self {
-            Self::Directory(path) => {
-                Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-            }
-            Self::Bucket(_) => self.clone(),
+        Self {
+            place: self.place.absolute(),
+            secret: self.secret.clone(),
         }
     }
 
     /// Opens the store to read: beside a writer, or in a place where nobody may write.
     ///
     /// # Errors
-    /// If there is none, or it cannot be read.
+    /// If there is none, it cannot be read, or the secret does not open it.
     pub fn reader(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        let around = self.around(clock)?;
         let opened = self
-            .open_place()
-            .and_then(|place| Store::open_reader(&place, around(clock)));
+            .place
+            .open()
+            .and_then(|place| Store::open_reader(&place, around));
         opened.map_err(self.failed("open the store"))
     }
 
-    /// Makes a store.
+    /// Makes a store that is not encrypted.
     pub(crate) fn create(&self) -> Result<()> {
-        let created = self.make_place().and_then(|place| Store::create(&place));
+        let created = self.place.make().and_then(|place| Store::create(&place));
+        created.map_err(self.failed("create the store"))
+    }
+
+    /// Makes an encrypted store that each of `secrets` opens.
+    pub(crate) fn create_encrypted(
+        &self,
+        secrets: &[(Secret, String)],
+        clock: &Arc<dyn Clock>,
+    ) -> Result<()> {
+        let around = Around::new(Arc::clone(clock));
+        let created = self
+            .place
+            .make()
+            .and_then(|place| Store::create_encrypted(&place, secrets, &around));
         created.map_err(self.failed("create the store"))
     }
 
@@ -104,7 +109,8 @@ impl Target {
     /// # Errors
     /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
     pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
-        match self.try_writer(around, missing) {
+        let around = self.with_secret(around.clone())?;
+        match self.try_writer(&around, missing) {
             Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
                 target: self.to_string(),
             }),
@@ -114,27 +120,36 @@ impl Target {
 
     /// Opens a store that must be there as its only writer.
     pub(crate) fn writer_of_existing(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        let around = self.around(clock)?;
         let opened = self
-            .open_place()
-            .and_then(|place| Store::open_writer(&place, around(clock)));
+            .place
+            .open()
+            .and_then(|place| Store::open_writer(&place, around));
         opened.map_err(self.failed("open the store"))
+    }
+
+    pub(crate) fn secret_file(&self) -> Option<&SecretFile> {
+        self.secret.as_ref()
+    }
+
+    /// What opens it; `None` if nothing was given.
+    pub(crate) fn secret(&self) -> Result<Option<Secret>> {
+        self.secret.as_ref().map(SecretFile::read).transpose()
+    }
+
+    /// The place that keeps the store, for what needs neither a reader nor a writer.
+    pub(crate) fn backend(&self) -> Result<Arc<dyn Backend>> {
+        self.place.open().map_err(self.failed("open the store"))
     }
 
     /// Whether whoever writes there holds a lock that goes with its process.
     pub(crate) fn has_locks(&self) -> bool {
-        matches!(self, Self::Directory(_))
+        matches!(self.place, Place::Directory(_))
     }
 
     /// Whether both are the same place, however it is written.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Directory(a), Self::Directory(b)) => {
-                let [a, b] =
-                    [a, b].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
-                a == b
-            }
-            _ => self == other,
-        }
+        self.place.is_same(&other.place)
     }
 
     fn try_writer(
@@ -143,43 +158,31 @@ impl Target {
         missing: Missing,
     ) -> std::result::Result<Store, StoreError> {
         if missing == Missing::Refuse {
-            return Store::open_writer(&self.open_place()?, around.clone());
+            return Store::open_writer(&self.place.open()?, around.clone());
         }
-        let place = self.make_place()?;
+        let place = self.place.make()?;
         match Store::open_writer(&place, around.clone()) {
             Err(StoreError::NotAStore { .. }) => {
-                Store::create(&place)?;
+                match (&self.secret, &around.secret) {
+                    (Some(file), Some(secret)) => {
+                        let named = [(Secret::clone(secret), file.label())];
+                        Store::create_encrypted(&place, &named, around)?;
+                    }
+                    _ => Store::create(&place)?,
+                }
                 Store::open_writer(&place, around.clone())
             }
             opened => opened,
         }
     }
 
-    /// The place, where it is there.
-    fn open_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-        match self {
-            Self::Directory(path) => match OsDir::open(path) {
-                Ok(dir) => Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let dir = path.display().to_string();
-                    Err(StoreError::NotAStore { dir })
-                }
-                Err(error) => Err(open_error(path.display().to_string(), error)),
-            },
-            Self::Bucket(url) => open_bucket(url),
-        }
+    fn around(&self, clock: &Arc<dyn Clock>) -> Result<Around> {
+        self.with_secret(Around::new(Arc::clone(clock)))
     }
 
-    /// The place; a directory is made if it is missing.
-    fn make_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-        match self {
-            Self::Directory(path) => {
-                let dir = OsDir::create_all(path);
-                let dir = dir.map_err(|e| open_error(path.display().to_string(), e))?;
-                Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>)))
-            }
-            Self::Bucket(url) => open_bucket(url),
-        }
+    fn with_secret(&self, around: Around) -> Result<Around> {
+        let secret = self.secret()?.map(Arc::new);
+        Ok(Around { secret, ..around })
     }
 
     /// Wraps a store's error with what was being done here.
@@ -193,27 +196,6 @@ impl Target {
     }
 }
 
-fn open_bucket(url: &str) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-    // What is no text is none of those that matter.
-    let settings = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let bucket = Bucket::s3(url, settings);
-    let bucket = bucket.map_err(|error| open_error(url.to_owned(), io::Error::other(error)))?;
-    Ok(Arc::new(bucket))
-}
-
-fn open_error(object: String, source: io::Error) -> StoreError {
-    StoreError::Io {
-        verb: "open",
-        object,
-        source,
-    }
-}
-
-fn around(clock: &Arc<dyn Clock>) -> Around {
-    Around::new(Arc::clone(clock))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,11 +204,10 @@ mod tests {
     #[test]
     fn urls_that_name_no_place_are_refused_with_a_reason() {
         let dir: Target = "dir:/backup".parse().expect("a directory");
-        assert_eq!(dir, Target::Directory("/backup".into()));
+        assert_eq!(dir, Target::directory("/backup".into()));
         assert_eq!(dir.to_string(), "dir:/backup");
         for url in ["s3://bucket/x", "s3://bucket/x/"] {
             let bucket: Target = url.parse().expect("a bucket");
-            assert_eq!(bucket, Target::Bucket("s3://bucket/x".into()));
             assert_eq!(bucket.to_string(), "s3://bucket/x");
         }
         for (url, word) in [
