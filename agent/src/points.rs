@@ -77,6 +77,15 @@ impl Points {
         self.store.is_encrypted()
     }
 
+    /// Whether what points hold can be read.
+    ///
+    /// # Errors
+    /// If the target is encrypted, and was opened without its key.
+    pub fn check_key(&self) -> Result<()> {
+        let codec = self.store.codec().map(drop);
+        codec.map_err(self.target.failed("read points"))
+    }
+
     /// What holds the space of the target.
     ///
     /// # Errors

@@ -36,6 +36,9 @@ pub enum SecretError {
     /// Not only its owner can read it.
     #[error("others can read it (mode {0:04o})")]
     Readable(u32),
+    /// It is another user's.
+    #[error("it belongs to another user ({0})")]
+    Foreign(u32),
     /// It is no such file.
     #[error("it is longer than {LEN_MAX} bytes")]
     TooLong,
@@ -95,9 +98,13 @@ impl SecretFile {
 
 fn read_private(path: &Path) -> std::result::Result<Zeroizing<Vec<u8>>, SecretError> {
     let file = File::open(path)?;
-    let mode = file.metadata()?.mode();
+    let metadata = file.metadata()?;
+    let (mode, owner) = (metadata.mode(), metadata.uid());
     if mode & 0o077 != 0 {
         return Err(SecretError::Readable(mode & 0o7777));
+    }
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(SecretError::Foreign(owner));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(block::index(LEN_MAX) + 1));
     file.take(LEN_MAX + 1).read_to_end(&mut bytes)?;

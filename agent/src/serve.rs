@@ -45,6 +45,7 @@ impl Served {
     /// If the point cannot be opened, or nobody can listen there.
     pub fn start(options: ServeOptions, clock: &Arc<dyn Clock>) -> Result<Self> {
         let points = Points::open(&options.target, clock)?;
+        points.check_key()?;
         let point = points.find(&options.point)?;
         let exports = Exports::new();
         for disk in &point.disks {

@@ -261,6 +261,12 @@ fn ask(target: &Target, chore: &Chore, state: &StateRoot) -> Result<Option<Done>
 /// # Errors
 /// If there is anything in it.
 pub fn init(target: &Target) -> Result<()> {
+    if target.secret_file().is_some() {
+        return Err(Error::usage(
+            "a key is named for a store that would not be encrypted",
+            "add --encrypt, or leave the key out",
+        ));
+    }
     target.create()
 }
 

@@ -47,6 +47,24 @@ impl Printer {
         }
     }
 
+    /// As [`answer`](Self::answer), for what is told once.
+    ///
+    /// # Errors
+    /// If nobody was told.
+    pub(crate) fn answer_surely(
+        &self,
+        document: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        let said = match self.json {
+            true => serde_json::to_string_pretty(document).expect("documents are plain data"),
+            false => text(),
+        };
+        self.said_json.set(self.json);
+        let mut out = io::stdout().lock();
+        writeln!(out, "{said}").and_then(|()| out.flush())
+    }
+
     /// A line for people only.
     pub(crate) fn line(&self, text: &str) {
         if !self.json {

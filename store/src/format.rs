@@ -53,8 +53,11 @@ const LEN_MAX: u64 = 4096;
 
 /// Makes a new store of the place.
 pub(crate) fn create(place: &dyn Backend, format: &Format) -> io::Result<()> {
-    let format = armor::wrap(OWNER, &format.encode());
-    place.create(NAME, &format, 0)
+    // Of no writer: two who make a store at once must not write the same temporary file.
+    let (random, _) = format.store.split_first_chunk().expect("16 bytes");
+    let epoch = u64::from_le_bytes(*random);
+    let object = armor::wrap(OWNER, &format.encode());
+    place.create(NAME, &object, epoch)
 }
 
 /// Whether the place is a store.

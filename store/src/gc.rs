@@ -280,7 +280,10 @@ impl Collection<'_> {
                 continue;
             }
             match objects.manifest(id) {
-                Ok(manifest) => marks.widen(id, &manifest),
+                Ok(manifest) => {
+                    (self.options.pace)(manifest.footprint() as u64);
+                    marks.widen(id, &manifest);
+                }
                 // It is left as it is when it comes to be moved.
                 Err(e) if e.kind() == ErrorKind::Corrupt => {}
                 Err(e) => return Err(e),

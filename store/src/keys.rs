@@ -1,14 +1,15 @@
 //! Who can open an encrypted store: the master key, wrapped once for each passphrase and key.
 //!
 //! ```text
-//! keys/slots-NUMBER, keys/slots-NUMBER.copy:
+//! keys/STORE-NUMBER, keys/STORE-NUMBER.copy:
 //!   "STDNKEY1" | version u32 | store 16 | number u64 | next slot u32 | slots u32: slot..  | crc32c u32, in armor
 //! ```
 //!
-//! The highest number counts. A change creates the next one, and then removes those before it: a passphrase that was taken
-//! away opens nothing that is still there. Without any of them nobody opens the store again: therefore the copy.
+//! The highest number counts. A change creates the next one, and then removes those before it; so does the next change, and a
+//! scrub, where one was interrupted. Without any of them nobody opens the store again: therefore the copy. The store's id
+//! is in the names, so that of two who make a store in one place each has keys of its own, whoever wins.
 //!
-//! Rule: an object with slots is created only after its slots were opened to the master key that `format` names.
+//! Rule: a change is made by who opens the store, and leaves the way by which that was done.
 
 use std::io;
 use std::sync::Arc;
@@ -100,12 +101,12 @@ impl Keys {
         random: &dyn Random,
         at: UnixNanos,
     ) -> Result<u32> {
-        if self.slots.slots.len() == SLOTS_MAX {
-            return Err(StoreError::Invalid(
-                "a store has at most 16 ways to open it",
-            ));
-        }
         let (_, master) = self.slots.unlock(self.key, with)?;
+        purge(&*self.place, self.store, self.slots.number)?;
+        if self.slots.slots.len() == SLOTS_MAX {
+            let sentence = "a store has at most 16 ways to open it";
+            return Err(StoreError::Invalid(sentence));
+        }
         let mut slots = self.slots.clone();
         let number = slots.push(&master, new, label, random, at)?;
         self.replace(slots, random)?;
@@ -118,6 +119,8 @@ impl Keys {
     /// As [`add`](Self::add); `Invalid` for the way that `with` is, or if there is none of that number.
     pub fn remove(&mut self, with: &Secret, number: u32, random: &dyn Random) -> Result<()> {
         let (own, _) = self.slots.unlock(self.key, with)?;
+        // Whatever an interrupted change has left; also where this one has nothing more to do.
+        purge(&*self.place, self.store, self.slots.number)?;
         if own == number {
             let sentence = "the way by which the store is opened just now cannot be taken away; open it by another";
             return Err(StoreError::Invalid(sentence));
@@ -136,12 +139,7 @@ impl Keys {
         slots.number = self.slots.number + 1;
         create(&*self.place, self.store, &slots, random)?;
         // Until here both old and new ways open the store.
-        for number in numbers(&*self.place)? {
-            if number < slots.number {
-                remove(&*self.place, number)?;
-            }
-        }
-        sync(&*self.place)?;
+        purge(&*self.place, self.store, slots.number)?;
         self.slots = slots;
         Ok(())
     }
@@ -159,9 +157,10 @@ pub(crate) fn begin(
         let sentence = "an encrypted store begins with 1 to 16 ways to open it";
         return Err(StoreError::Invalid(sentence));
     }
+    recover(place)?;
     let master = MasterKey::new(random);
     let mut slots = Slots {
-        number: next_number(place)?,
+        number: 1,
         next: 1,
         slots: Vec::new(),
     };
@@ -183,18 +182,13 @@ pub(crate) fn begin_like(
     let Some(key) = theirs.key else {
         return Ok(None);
     };
+    recover(place)?;
     let slots = Slots {
-        number: next_number(place)?,
+        number: 1,
         ..newest(like, theirs.store)?
     };
     create(place, store, &slots, random)?;
     Ok(Some(key))
-}
-
-/// The number of the first slots of a new store: what a crash has left counts no more.
-fn next_number(place: &dyn Backend) -> Result<u64> {
-    recover(place)?;
-    Ok(numbers(place)?.last().map_or(1, |last| last + 1))
 }
 
 /// What a store makes chunks with: `None` if it is encrypted, and no secret was given.
@@ -219,14 +213,39 @@ pub(crate) fn codec(
 
 /// The objects with slots, for a scrub: their names, each with that of its copy, and their owners.
 pub(crate) fn objects(place: &dyn Backend, store: [u8; 16]) -> Result<Vec<([String; 2], Owner)>> {
-    let numbers = numbers(place)?.into_iter();
-    let object = |number| ([name(number), copy_name(number)], owner(store, number));
+    let numbers = numbers(place, store)?.into_iter();
+    let object = |number| {
+        let name = name(store, number);
+        ([name.clone(), copy_of(&name)], owner(store, number))
+    };
     Ok(numbers.map(object).collect())
 }
 
-/// Whether there are no newer slots than these.
-pub(crate) fn counts(place: &dyn Backend, number: u64) -> Result<bool> {
-    Ok(numbers(place)?.last().is_none_or(|last| *last <= number))
+/// Whether there are no newer slots than these. Lists may be old: it is looked for them.
+pub(crate) fn counts(place: &dyn Backend, store: [u8; 16], number: u64) -> Result<bool> {
+    Ok(newest(place, store)?.number <= number)
+}
+
+/// Removes all slots before these, durably.
+pub(crate) fn purge(place: &dyn Backend, store: [u8; 16], number: u64) -> Result<()> {
+    // These first: without any nobody opens the store again.
+    sync(place)?;
+    let listed = numbers(place, store)?.into_iter();
+    // What a list does not show yet is among the last.
+    let last = number.saturating_sub(UNLISTED_MAX).max(1)..number;
+    let mut old: Vec<u64> = listed.filter(|old| *old < number).chain(last).collect();
+    old.sort_unstable();
+    old.dedup();
+    for old in old {
+        let name = name(store, old);
+        for name in [copy_of(&name), name] {
+            match place.remove(&name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|e| io_error("remove", name, e))?,
+            }
+        }
+    }
+    sync(place)
 }
 
 /// Reads an object with slots; the store is the one in its owner.
@@ -250,6 +269,11 @@ impl Slots {
             ));
         }
         let number = self.next;
+        if number == u32::MAX {
+            return Err(StoreError::Invalid(
+                "a store has run out of numbers for keys",
+            ));
+        }
         let mut slot = Slot::new(number, secret, label, random, at);
         slot.wrap(master, secret)?;
         self.next += 1;
@@ -286,7 +310,10 @@ impl Slots {
         let next = d.u32()?;
         let count = d.count(SLOTS_MAX, slot::LEN_MIN)?;
         let slots = (0..count).map(|_| Slot::decode(&mut d, LABEL_BYTES_MAX));
-        let slots = slots.collect::<Decoded<_>>()?;
+        let slots = slots.collect::<Decoded<Vec<Slot>>>()?;
+        let numbers = slots.iter().map(|slot| slot.number).chain([next]);
+        let ascending = numbers.is_sorted_by(|a, b| a < b);
+        d.check(ascending, "its slots are out of order")?;
         d.end()?;
         Ok(Self {
             number,
@@ -304,38 +331,47 @@ fn owner(store: [u8; 16], number: u64) -> Owner {
     }
 }
 
-fn name(number: u64) -> String {
-    format!("{FOLDER}/slots-{number:016x}")
+/// The first part of the names of a store's keys.
+fn prefix(store: [u8; 16]) -> String {
+    format!("{:032x}-", u128::from_be_bytes(store))
 }
 
-fn copy_name(number: u64) -> String {
-    format!("{}.copy", name(number))
+fn name(store: [u8; 16], number: u64) -> String {
+    format!("{FOLDER}/{}{number:016x}", prefix(store))
 }
 
-/// The numbers of the objects with slots that there are, ascending.
-fn numbers(place: &dyn Backend) -> Result<Vec<u64>> {
+fn copy_of(name: &str) -> String {
+    format!("{name}.copy")
+}
+
+/// The numbers of the objects with slots of a store that are listed, ascending.
+fn numbers(place: &dyn Backend, store: [u8; 16]) -> Result<Vec<u64>> {
     let listed = place.list(FOLDER);
     let listed = listed.map_err(|e| io_error("list", FOLDER.into(), e))?;
-    let mut numbers: Vec<u64> = listed.iter().filter_map(|(name, _)| parse(name)).collect();
+    let prefix = prefix(store);
+    let parse = |(name, _): &(String, u64)| parse(name.strip_prefix(&prefix)?);
+    let mut numbers: Vec<u64> = listed.iter().filter_map(parse).collect();
     numbers.sort_unstable();
     numbers.dedup();
     Ok(numbers)
 }
 
-fn parse(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("slots-")?;
+fn parse(digits: &str) -> Option<u64> {
+    /// So many changes nobody makes; there is room behind them.
+    const NUMBER_MAX: u64 = 1 << 60;
     let digits = digits.strip_suffix(".copy").unwrap_or(digits);
     let number = u64::from_str_radix(digits, 16).ok()?;
-    (digits.len() == 16).then_some(number)
+    (digits.len() == 16 && (1..NUMBER_MAX).contains(&number)).then_some(number)
 }
+
+/// Changes that a list may not show yet.
+const UNLISTED_MAX: u64 = 16;
 
 /// The object with slots that counts.
 fn newest(place: &dyn Backend, store: [u8; 16]) -> Result<Slots> {
-    /// Changes that a list may not show yet.
-    const UNLISTED_MAX: u64 = 16;
-    let listed = numbers(place)?.last().copied().unwrap_or(1);
-    let mut newest = Err(StoreError::missing(name(listed)));
-    for number in listed..listed.saturating_add(UNLISTED_MAX) {
+    let listed = numbers(place, store)?.last().copied().unwrap_or(1);
+    let mut newest = Err(StoreError::missing(name(store, listed)));
+    for number in listed..listed + UNLISTED_MAX {
         match read(place, store, number) {
             Err(StoreError::Missing { .. }) if newest.is_ok() => break,
             // Somebody has changed them since they were listed.
@@ -348,10 +384,14 @@ fn newest(place: &dyn Backend, store: [u8; 16]) -> Result<Slots> {
 
 /// The object or, where that is damaged or gone, its copy.
 fn read(place: &dyn Backend, store: [u8; 16], number: u64) -> Result<Slots> {
-    let first = read_one(place, store, number, &name(number));
+    let name = name(store, number);
+    let first = read_one(place, store, number, &name);
     match first {
         Err(StoreError::Missing { .. } | StoreError::Corrupt { .. }) => {
-            read_one(place, store, number, &copy_name(number)).or(first)
+            match read_one(place, store, number, &copy_of(&name)) {
+                Err(StoreError::Missing { .. } | StoreError::Corrupt { .. }) => first,
+                found => found,
+            }
         }
         other => other,
     }
@@ -380,21 +420,16 @@ fn create(place: &dyn Backend, store: [u8; 16], slots: &Slots, random: &dyn Rand
     let mut epoch = [0; 8];
     random.fill(&mut epoch);
     let epoch = u64::from_le_bytes(epoch);
-    for name in [name(slots.number), copy_name(slots.number)] {
-        let created = place.create(&name, &object, epoch);
-        created.map_err(|e| io_error("create", name, e))?;
+    let name = name(store, slots.number);
+    let created = place.create(&name, &object, epoch);
+    created.map_err(|e| io_error("create", name.clone(), e))?;
+    let copy = copy_of(&name);
+    match place.create(&copy, &object, epoch) {
+        // A scrub has found that it was not there.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.map_err(|e| io_error("create", copy, e))?,
     }
     sync(place)
-}
-
-pub(crate) fn remove(place: &dyn Backend, number: u64) -> Result<()> {
-    for name in [name(number), copy_name(number)] {
-        match place.remove(&name) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(|e| io_error("remove", name, e))?,
-        }
-    }
-    Ok(())
 }
 
 fn recover(place: &dyn Backend) -> Result<()> {

@@ -122,11 +122,14 @@ impl Packer {
         fingerprints: &[Fingerprint],
         region: PackedRegion,
     ) -> Result<Vec<Place>> {
-        let open = open(&mut self.open, &self.engine, &self.holder);
-        if !open.raw.is_empty() {
+        if let Some(open) = &mut self.open
+            && !open.raw.is_empty()
+        {
             // Slots are counted through the regions.
             open.submit_region(&self.pool, self.engine.objects.codec()?);
+            self.close_if_full()?;
         }
+        let open = open(&mut self.open, &self.engine, &self.holder);
         let places = fingerprints.iter().map(|f| open.place(*f));
         let places = places.collect::<Result<_>>()?;
         open.push_region(region);

@@ -56,6 +56,17 @@ impl Store {
         points
     }
 
+    /// Whether chunks of another store can be chunks of this one.
+    ///
+    /// # Errors
+    /// `Invalid` if they are not encrypted with the same key.
+    pub fn check_key_of(&self, from: &Self) -> Result<()> {
+        match self.inner.key == from.inner.key {
+            true => Ok(()),
+            false => Err(StoreError::OtherKey),
+        }
+    }
+
     /// Copies a point of another store. `progress` is told bytes looked at, and bytes in all.
     ///
     /// # Errors
@@ -67,9 +78,7 @@ impl Store {
         id: &PointId,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Replicated> {
-        if self.inner.key != from.inner.key {
-            return Err(StoreError::OtherKey);
-        }
+        self.check_key_of(from)?;
         let theirs = from.points().into_iter().find(|point| point.id == *id);
         let theirs = theirs.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
         let mut copied_bytes = 0;

@@ -422,3 +422,36 @@ fn a_crash_while_keys_change_keeps_nobody_out() {
         assert!(!changed || new && !old, "operation {at}");
     }
 }
+
+/// Regions that came packed had filled all but a few slots of a container; a chunk that came by itself took one of those, and
+/// the next region did not fit any more: the image failed, each time anew.
+#[test]
+fn chunks_and_regions_share_a_container_to_its_end() {
+    let dir = SimWorld::new(1).dir();
+    Store::create(&place(&dir)).unwrap();
+    let store = Store::open_writer(&place(&dir), with(None)).unwrap();
+    let codec = ChunkCodec::plain();
+    let size = 5000 * GRANULE;
+    let mut writer = store.image_writer(Base::Empty { size }).unwrap();
+    let mut content = Content::new(size);
+    let mut at = 0;
+    // 127 regions of 32 are 4064 of 4096 slots.
+    for region in 0..140 {
+        if region == 127 {
+            let mut data = chunk(70_000);
+            content.put(at, &mut data);
+            writer.put(at, &data).unwrap();
+            at += 1;
+        }
+        let mut chunks: Vec<u8> = (at..at + 32).flat_map(chunk).collect();
+        let granules: Vec<_> = (at..at + 32).map(Some).collect();
+        content.put(at, &mut chunks);
+        let named = codec.fingerprints(&chunks);
+        writer
+            .put_packed(&granules, &named, codec.pack(chunks))
+            .unwrap();
+        at += 32;
+    }
+    let image = writer.finish().unwrap();
+    assert!(read_all(&store.image(image.image()).unwrap()) == content.bytes);
+}

@@ -225,7 +225,7 @@ fn histories_of_a_store_and_its_replica() {
                 for point in &points[..points.len().saturating_sub(1)] {
                     if rng.random_bool(0.3) {
                         store
-                            .remove_points(&[point.id.clone()], Duration::ZERO)
+                            .remove_points(std::slice::from_ref(&point.id), Duration::ZERO)
                             .unwrap();
                     }
                 }

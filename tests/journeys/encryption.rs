@@ -135,6 +135,8 @@ fn secrets_come_from_files_that_nobody_else_can_read() -> Result<()> {
     let open = secret_file(&bench, "open", "hunter2")?;
     process::sh(bench.dir(), "chmod 644 open", PATIENCE)?;
     let init = ["store", "init", &target, "--encrypt"];
+    let plain = ["store", "init", &target, "--key-file", &open];
+    standin::refuse(plain, 2, &["would not be encrypted"])?;
     standin::refuse(
         init.into_iter().chain(["--passphrase-file", &open]),
         2,

@@ -1,6 +1,6 @@
 //! `standin store key list`, `add`, `remove`, and the making of encrypted stores.
 
-use agent::{RecoveryKey, Result, Target};
+use agent::{Error, RecoveryKey, Result, Target};
 use serde_json::json;
 
 use crate::args::{Key, KeyCommand};
@@ -19,12 +19,12 @@ pub(crate) fn key(args: Key, printer: &Printer) -> Result<()> {
                 "number": number,
                 "recovery_key": recovery.as_deref(),
             });
-            printer.answer(&document, || {
+            let told = printer.answer_surely(&document, || {
                 let mut lines = vec![format!("way {number} opens {target} from now on")];
                 lines.extend(recovery.as_ref().map(recovery_lines));
                 lines.join("\n")
             });
-            Ok(())
+            told.map_err(untold)
         }
         KeyCommand::Remove { target, number } => {
             agent::remove_key(&target, number)?;
@@ -43,12 +43,20 @@ pub(crate) fn init_encrypted(target: &Target, recovery: bool, printer: &Printer)
         "encrypted": true,
         "recovery_key": recovery.as_deref(),
     });
-    printer.answer(&document, || {
+    let told = printer.answer_surely(&document, || {
         let mut lines = vec![format!("{target} is an empty, encrypted store")];
         lines.extend(recovery.as_ref().map(recovery_lines));
         lines.join("\n")
     });
-    Ok(())
+    told.map_err(untold)
+}
+
+/// A recovery key that nobody has is worse than none.
+fn untold(source: std::io::Error) -> Error {
+    Error::Usage {
+        what: format!("the answer, and a recovery key with it, could not be written: {source}"),
+        hint: "see `standin store key list`: remove the recovery key that nobody has, and add another one",
+    }
 }
 
 fn list(target: &Target, printer: &Printer) -> Result<()> {

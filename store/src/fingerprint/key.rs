@@ -1,6 +1,7 @@
 //! HMAC-SHA-256 (RFC 2104) of chunks: its two keyed blocks are hashed once, not for each chunk.
 
 use sha2::block_api::compress256;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{CHUNK, Start};
 
@@ -8,7 +9,7 @@ const BLOCK: usize = 64;
 /// Bytes of a digest.
 const DIGEST: usize = 32;
 
-/// What fingerprints of an encrypted store are made with.
+/// What fingerprints of an encrypted store are made with. Wiped when it goes.
 pub(crate) struct FingerprintKey {
     inner: [u32; 8],
     outer: [u32; 8],
@@ -17,10 +18,10 @@ pub(crate) struct FingerprintKey {
 impl FingerprintKey {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
         let keyed = |pad: u8| {
-            let mut block = [pad; BLOCK];
+            let mut block = Zeroizing::new([pad; BLOCK]);
             block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
             let mut state = Start::UNKEYED.state;
-            compress256(&mut state, &[block]);
+            compress256(&mut state, std::slice::from_ref(&*block));
             state
         };
         Self {
@@ -55,6 +56,13 @@ impl FingerprintKey {
         end(&mut last, 0, BLOCK + CHUNK);
         compress256(&mut state, &[last]);
         self.finish(digest(state))
+    }
+}
+
+impl Drop for FingerprintKey {
+    fn drop(&mut self) {
+        self.inner.zeroize();
+        self.outer.zeroize();
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! Rule: a region is believed only as far as it was checked. Without the key of an encrypted store that is its shape.
 
-use block::GranuleRange;
+use block::{GRANULE, GranuleRange};
 
 use crate::error::{Result, StoreError};
-use crate::fingerprint::{CHUNK, Fingerprint};
+use crate::fingerprint::{CHUNK, Fingerprint, ZERO_CHUNK};
 use crate::place::Place;
 use crate::region::PackedRegion;
 use crate::runs::Run;
@@ -13,7 +13,8 @@ use crate::runs::Run;
 use super::ImageWriter;
 
 impl ImageWriter {
-    /// Sets a granule to the chunk of that fingerprint, if the store has it. `false` if it lacks it: then nothing was done.
+    /// Sets a granule to the chunk of that fingerprint, if the store has it. `false` if it lacks it, or if the disk ends within
+    /// the granule, so that its bytes must be seen: then nothing was done.
     ///
     /// # Errors
     /// As [`put`](Self::put).
@@ -21,6 +22,10 @@ impl ImageWriter {
         let granules = self.checked(granule, 1)?;
         if *fingerprint == Fingerprint::ZERO {
             return self.zero(granules).map(|()| true);
+        }
+        let is_short = granules.bytes(self.base.size).len() < GRANULE;
+        if is_short && self.engine.objects.opener.codec.is_some() {
+            return Ok(false);
         }
         let mut known = false;
         self.guarded(|writer| {
@@ -40,7 +45,8 @@ impl ImageWriter {
     }
 
     /// Stores a region, and sets granules to its chunks, one by one; a chunk without a granule is only stored. Its chunks
-    /// have these fingerprints: that is checked, but where the store is encrypted and its key is not here.
+    /// have these fingerprints: that is checked, but where the store is encrypted and its key is not here. Who writes to such
+    /// a store is believed by all who write to it after him.
     ///
     /// # Errors
     /// `Invalid` if the region is not what it is said to be: then nothing was done. Else as [`put`](Self::put).
@@ -105,6 +111,9 @@ impl ImageWriter {
         let chunks = codec.open(region, fingerprints);
         let chunks = chunks.map_err(StoreError::Invalid)?;
         for (granule, chunk) in granules.iter().zip(chunks.chunks(CHUNK)) {
+            if *chunk == ZERO_CHUNK {
+                return Err(StoreError::Invalid("a chunk of zeroes is never stored"));
+            }
             if let Some(granule) = granule {
                 let granules = self.checked(*granule, 1)?;
                 self.check_tail(granules, chunk)?;

@@ -77,9 +77,10 @@ impl Secret {
             true => InvalidSecret::Empty,
             false => InvalidSecret::NoKey,
         })?;
-        let letters = rest.chars().filter(|c| *c != '-' && !c.is_whitespace());
-        let letters: Zeroizing<String> = Zeroizing::new(letters.collect());
-        let letters = Zeroizing::new(letters.to_ascii_uppercase());
+        // As long as it can get: what moves in memory leaves copies of itself.
+        let mut letters = Zeroizing::new(String::with_capacity(rest.len()));
+        letters.extend(rest.chars().filter(|c| *c != '-' && !c.is_whitespace()));
+        letters.make_ascii_uppercase();
         let bytes = BASE32_NOPAD.decode(letters.as_bytes());
         let bytes = Zeroizing::new(bytes.map_err(|_| InvalidSecret::NoKey)?);
         let Some((key, check)) = bytes.split_first_chunk::<KEY_LEN>() else {
@@ -97,10 +98,15 @@ impl Secret {
         let Self::Key(key) = self else { return None };
         let bytes = Zeroizing::new([&key[..], &check_of(key)].concat());
         let letters = Zeroizing::new(BASE32_NOPAD.encode(&bytes).to_ascii_lowercase());
-        let groups = letters.as_bytes().chunks(GROUP);
-        let groups = groups.map(|group| std::str::from_utf8(group).expect("base32 is ASCII"));
-        let groups: Vec<_> = groups.collect();
-        Some(Zeroizing::new(format!("{PREFIX}{}", groups.join("-"))))
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * letters.len()));
+        text.push_str(PREFIX);
+        for (at, letter) in letters.chars().enumerate() {
+            if at > 0 && at.is_multiple_of(GROUP) {
+                text.push('-');
+            }
+            text.push(letter);
+        }
+        Some(text)
     }
 }
 

@@ -60,20 +60,20 @@ impl Cost {
     };
 
     fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
-        /// Beyond these nobody opens a store: whoever can write there must not keep its owner busy for days.
-        const MOST: Cost = Cost {
-            memory_kib: 1 << 20,
-            passes: 64,
-            lanes: 16,
-        };
+        /// Beyond these nobody opens a store: whoever can write there must not keep its owner busy, nor take the memory of a
+        /// process that serves guests.
+        const MEMORY_KIB_MAX: u32 = 128 << 10;
+        const WORK_KIB_MAX: u64 = 1 << 20;
+        const LANES_MAX: u32 = 16;
         let cost = Self {
             memory_kib: d.u32()?,
             passes: d.u32()?,
             lanes: d.u32()?,
         };
-        let legal = cost.memory_kib <= MOST.memory_kib
-            && cost.passes <= MOST.passes
-            && cost.lanes <= MOST.lanes
+        let work_kib = u64::from(cost.memory_kib) * u64::from(cost.passes);
+        let legal = cost.memory_kib <= MEMORY_KIB_MAX
+            && work_kib <= WORK_KIB_MAX
+            && cost.lanes <= LANES_MAX
             && Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).is_ok();
         d.check(legal, "the cost of a passphrase is impossible")?;
         Ok(cost)
@@ -151,7 +151,7 @@ impl Slot {
                 let params = params.map_err(|_| StoreError::Invalid("a cost is impossible"))?;
                 let hash = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
                 let hashed = hash.hash_password_into(text, &self.salt, &mut *key);
-                hashed.map_err(|_| StoreError::Invalid("the passphrase is too long"))?;
+                hashed.map_err(|_| StoreError::Invalid("the passphrase cannot be hashed"))?;
             }
             (Secret::Key(secret), None) => {
                 *key = seal::derive(&**secret, &self.salt, b"standin key slot 1");

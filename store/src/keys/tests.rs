@@ -70,7 +70,7 @@ fn a_passphrase_that_was_taken_away_opens_nothing_that_is_still_there() {
     keys.remove(&new, 1, &OsRandom).expect("removed");
     let keys = Keys::open(&place).expect("opens");
     assert!(opens(&keys, &new) && !opens(&keys, &old));
-    assert_eq!(numbers(&*place).expect("listed"), [3]);
+    assert_eq!(numbers(&*place, STORE).expect("listed"), [3]);
 }
 
 #[test]
@@ -98,10 +98,10 @@ fn a_lost_or_damaged_object_is_read_from_its_copy() {
     let key = Secret::new_key(&OsRandom);
     let (place, keys) = begun(&[(key.clone(), String::new())]);
     let number = keys.slots.number;
-    place.remove(&name(number)).expect("removed");
+    place.remove(&name(STORE, number)).expect("removed");
     assert!(opens(&Keys::open(&place).expect("opens"), &key));
     place
-        .create(&name(number), &[0xff; 300], 9)
+        .create(&name(STORE, number), &[0xff; 300], 9)
         .expect("created");
     assert!(opens(&Keys::open(&place).expect("opens"), &key));
 }
@@ -126,4 +126,58 @@ fn a_slot_of_another_key_or_that_was_changed_does_not_open() {
             "byte {at}"
         );
     }
+}
+
+/// Two units start at boot with the same new target. One makes the store; the other finds that out when it wants to, with
+/// its own keys written already. Had those counted, nobody would have opened the store again.
+#[test]
+fn of_two_who_make_a_store_at_once_one_makes_it_and_opens_it() {
+    let (one, two) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
+    let (place, _) = begun(&[(one.clone(), String::new())]);
+    begin(
+        &*place,
+        [9; 16],
+        &[(two.clone(), String::new())],
+        &OsRandom,
+        AT,
+    )
+    .expect("begun");
+    let keys = Keys::open(&place).expect("opens");
+    assert!(opens(&keys, &one) && !opens(&keys, &two));
+}
+
+/// The process that took a passphrase away was killed before it removed the old slots: they opened the store for who kept the
+/// passphrase, and no command was left that removed them.
+#[test]
+fn an_interrupted_change_is_finished_by_the_next_attempt() {
+    let (old, new) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
+    let (place, mut keys) = begun(&[(old.clone(), String::new()), (new.clone(), String::new())]);
+    let before = keys.slots.clone();
+    keys.remove(&new, 1, &OsRandom).expect("removed");
+    create(&*place, STORE, &before, &OsRandom).expect("they are back");
+    let mut keys = Keys::open(&place).expect("opens");
+    assert!(!opens(&keys, &old));
+    keys.remove(&new, 1, &OsRandom).expect_err("it is gone");
+    assert_eq!(numbers(&*place, STORE).expect("listed"), [2]);
+}
+
+#[test]
+fn numbers_that_nobody_gave_are_no_keys() {
+    let key = Secret::new_key(&OsRandom);
+    let (place, keys) = begun(&[(key.clone(), String::new())]);
+    for name in [
+        "ffffffffffffffff",
+        "0000000000000000",
+        "1",
+        "00000000000000zz",
+    ] {
+        let name = format!("{FOLDER}/{}{name}", prefix(STORE));
+        place.create(&name, &[1; 200], 3).expect("created");
+    }
+    assert!(opens(&Keys::open(&place).expect("opens"), &key));
+    let mut slots = keys.slots;
+    let twice = slots.slots[0].clone();
+    slots.slots.push(twice);
+    let bytes = slots.encode(STORE);
+    assert!(Slots::decode(&bytes, STORE, slots.number).is_err());
 }

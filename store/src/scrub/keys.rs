@@ -21,7 +21,15 @@ struct Found {
 
 impl Scrub<'_> {
     pub(super) fn keys(&mut self) -> Result<()> {
-        for (names, owner) in keys::objects(&*self.inner.place, self.inner.objects.store())? {
+        let store = self.inner.objects.store();
+        let objects = keys::objects(&*self.inner.place, store)?;
+        if let Some((_, newest)) = objects.last()
+            && self.healer()?.is_some()
+        {
+            // What an interrupted change has left, if anything.
+            keys::purge(&*self.inner.place, store, newest.id)?;
+        }
+        for (names, owner) in objects {
             let [first, copy] = names.map(|name| self.find_keys(name, owner));
             self.heal_keys([first?, copy?], owner)?;
         }
@@ -65,13 +73,15 @@ impl Scrub<'_> {
     }
 
     fn put_keys(&mut self, found: &Found, owner: Owner, payload: &[u8]) -> Result<()> {
-        if self.options.heal && !keys::counts(&*self.inner.place, owner.id)? {
+        let place = &*self.inner.place;
+        let count = || keys::counts(place, owner.store, owner.id);
+        if self.options.heal && !count()? {
             return Ok(());
         }
         self.replace_small(&found.name, owner, payload)?;
-        if self.options.heal && !keys::counts(&*self.inner.place, owner.id)? {
+        if self.options.heal && !count()? {
             // They were changed meanwhile, and what was taken away must not be there again.
-            return keys::remove(&*self.inner.place, owner.id);
+            return keys::purge(place, owner.store, owner.id + 1);
         }
         let damaged = found.payload.as_ref().map(|(_, damaged)| *damaged);
         self.report.healed.push(HealedObject {
