@@ -388,6 +388,9 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
             "`standin point hold POINT --lift` lifts a hold; a lock ends by itself, and not before its time"
         }
         store::ErrorKind::Full => "make room on the target; protection goes on by itself then",
+        store::ErrorKind::Invalid if matches!(error, StoreError::OtherKey) => {
+            "`standin replicate` makes a replica itself, in an empty place"
+        }
         store::ErrorKind::NoKey => match error {
             StoreError::NotEncrypted => {
                 "leave the key out if this is the store that you mean; somebody may have put another one in its place"

@@ -84,6 +84,34 @@ impl Target {
         opened.map_err(self.failed("open the store"))
     }
 
+    /// The same; `None` if there is no store.
+    pub(crate) fn reader_if_there(&self, clock: &Arc<dyn Clock>) -> Result<Option<Store>> {
+        match self.reader(clock) {
+            Err(Error::Store {
+                source: StoreError::NotAStore { .. },
+                ..
+            }) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Opens a store that has the points of another target as its only writer; makes it if there is none.
+    pub(crate) fn replica(&self, of: &Self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        let around = self.around(clock)?;
+        let other = of.backend()?;
+        let open = || {
+            let place = self.place.make()?;
+            match Store::open_writer(&place, around.clone()) {
+                Err(StoreError::NotAStore { .. }) => {
+                    Store::create_replica(&place, &other, &around)?;
+                    Store::open_writer(&place, around.clone())
+                }
+                opened => opened,
+            }
+        };
+        open().map_err(self.failed("open the store"))
+    }
+
     /// Makes a store that is not encrypted.
     pub(crate) fn create(&self) -> Result<()> {
         let created = self.place.make().and_then(|place| Store::create(&place));
@@ -104,17 +132,19 @@ impl Target {
         created.map_err(self.failed("create the store"))
     }
 
-    /// Opens the store as its only writer.
+    /// Opens the store as its only writer, for who brings it what guests wrote.
     ///
     /// # Errors
-    /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
+    /// If it is encrypted and nothing opens it; `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
     pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
         let around = self.with_secret(around.clone())?;
         match self.try_writer(&around, missing) {
             Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
                 target: self.to_string(),
             }),
-            opened => opened.map_err(self.failed("open the store")),
+            opened => opened
+                .and_then(|store| store.codec().map(|_| store))
+                .map_err(self.failed("open the store")),
         }
     }
 

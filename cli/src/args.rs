@@ -35,21 +35,19 @@ pub(crate) struct Args {
 /// What opens an encrypted target. Both are files that nobody else can read.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Secret {
-    /// File with a key that opens the target.
+    /// File with a key that opens the target; $STANDIN_KEY_FILE if neither option is given.
     #[arg(
         long,
         global = true,
-        env = "STANDIN_KEY_FILE",
         value_name = "FILE",
         conflicts_with = "passphrase_file",
         help_heading = "Encrypted targets"
     )]
     key_file: Option<PathBuf>,
-    /// File with a passphrase that opens the target.
+    /// File with a passphrase that opens the target; $STANDIN_PASSPHRASE_FILE if neither option is given.
     #[arg(
         long,
         global = true,
-        env = "STANDIN_PASSPHRASE_FILE",
         value_name = "FILE",
         help_heading = "Encrypted targets"
     )]
@@ -57,10 +55,29 @@ pub(crate) struct Secret {
 }
 
 impl Secret {
-    pub(crate) fn file(&self) -> Option<SecretFile> {
-        let key = self.key_file.clone().map(SecretFile::Key);
-        key.or_else(|| self.passphrase_file.clone().map(SecretFile::Passphrase))
+    /// What is named by options, else by the environment.
+    pub(crate) fn file(&self) -> agent::Result<Option<SecretFile>> {
+        let named = one_of(self.key_file.clone(), self.passphrase_file.clone());
+        if named.is_some() {
+            return Ok(named);
+        }
+        let variable = |name| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty());
+            value.map(PathBuf::from)
+        };
+        match ["STANDIN_KEY_FILE", "STANDIN_PASSPHRASE_FILE"].map(variable) {
+            [Some(_), Some(_)] => Err(agent::Error::Usage {
+                what: "the environment names both a key and a passphrase".to_owned(),
+                hint: "unset STANDIN_KEY_FILE or STANDIN_PASSPHRASE_FILE, or name one with --key-file or --passphrase-file",
+            }),
+            [key, passphrase] => Ok(one_of(key, passphrase)),
+        }
     }
+}
+
+fn one_of(key: Option<PathBuf>, passphrase: Option<PathBuf>) -> Option<SecretFile> {
+    let passphrase = passphrase.map(SecretFile::Passphrase);
+    key.map(SecretFile::Key).or(passphrase)
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +98,8 @@ pub(crate) enum Command {
     Retention(Retention),
     /// Make a point of disk images, whole or as changes to the newest one.
     Import(Import),
+    /// Copy a target's points to another target: what it lacks of them. Needs no key.
+    Replicate(Replicate),
     /// Write a point's disk to a file or a block device.
     #[command(visible_alias = "export")]
     Restore(Restore),
@@ -596,6 +615,22 @@ pub(crate) struct Import {
     /// Put a label on the point; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(crate) labels: Vec<(String, String)>,
+}
+
+/// Copies the points that come after what TO has, or had, of their groups, oldest first and under their own numbers. What was
+/// copied before a failure stays; the next time goes on after it. Holds, locks and rules are each target's own.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Replicate {
+    /// Where the points are: dir:PATH or s3://BUCKET/PREFIX.
+    pub(crate) from: Target,
+    /// Where they are to be, too. A store is made there if there is none; encrypted if the other one is, with the same keys.
+    pub(crate) to: Target,
+    /// Only those of this group.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<Name>,
+    /// Only say what would be copied.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -26,12 +26,15 @@ use crate::printer::Printer;
 
 fn main() -> std::process::ExitCode {
     let mut args = Args::parse();
-    if let Some(target) = args.command.target() {
-        *target = target.clone().opened_with(args.secret.file());
-    }
     let chatty = matches!(args.command, Command::Protect(_) | Command::Serve(_));
     logging::start(args.verbose, chatty);
     let printer = Printer::new(args.json);
+    if let Some(target) = args.command.target() {
+        match args.secret.file() {
+            Ok(secret) => *target = target.clone().opened_with(secret),
+            Err(error) => return exit::code(Err(error.into()), &printer),
+        }
+    }
     let done = match args.command {
         Command::Protect(args) => commands::protect(*args, &printer).map_err(Into::into),
         Command::Cut(args) => commands::cut(&args, &printer).map_err(Into::into),
@@ -41,6 +44,7 @@ fn main() -> std::process::ExitCode {
         Command::Store(args) => commands::store(args, &printer).map_err(Into::into),
         Command::Retention(args) => commands::retention(args, &printer).map_err(Into::into),
         Command::Import(args) => commands::import(args, &printer).map_err(Into::into),
+        Command::Replicate(args) => commands::replicate(args, &printer).map_err(Into::into),
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
         Command::Demo(args) => demo::run(&args, &printer),

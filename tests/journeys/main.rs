@@ -15,6 +15,7 @@ mod kill9;
 mod peers;
 mod places;
 mod powercut;
+mod replicate;
 mod s3;
 mod seed;
 mod soak;

@@ -5,7 +5,7 @@ use agent::Target;
 use super::{Command, KeyCommand, PointCommand, RetentionCommand, StoreCommand};
 
 impl Command {
-    /// The target that is named; `None` if the command has none.
+    /// The target that is opened with a key, if it needs one; `None` if the command has none.
     pub(crate) fn target(&mut self) -> Option<&mut Target> {
         Some(match self {
             Self::Protect(args) => &mut args.target,
@@ -19,6 +19,8 @@ impl Command {
             Self::Import(args) => &mut args.target,
             Self::Restore(args) => &mut args.target,
             Self::Serve(args) => &mut args.target,
+            // What is encrypted travels as it is: replication opens nothing.
+            Self::Replicate(_) => return None,
             Self::Cut(_) | Self::Status(_) | Self::Gaps(_) | Self::Demo(_) => return None,
         })
     }
