@@ -172,6 +172,19 @@ pub enum Error {
         /// How many images.
         images: usize,
     },
+    /// A check found what is lost.
+    #[error(
+        "the catalog of the store {}; {objects} objects that points need are lost, and {points} points have lost bytes",
+        if *opens { "opens" } else { "does not open" }
+    )]
+    Unsound {
+        /// Whether the catalog opens.
+        opens: bool,
+        /// How many objects.
+        objects: usize,
+        /// How many points.
+        points: usize,
+    },
     /// Another process has taken over the target.
     #[error("another process has taken over the target `{target}`; newer cuts do not reach it")]
     Fenced {
@@ -231,7 +244,9 @@ impl Error {
                 Kind::Damaged
             }
             Self::Fenced { .. } => Kind::Fenced,
-            Self::Diff(_) | Self::Damaged { .. } | Self::Lost { .. } => Kind::Damaged,
+            Self::Diff(_) | Self::Damaged { .. } | Self::Lost { .. } | Self::Unsound { .. } => {
+                Kind::Damaged
+            }
             Self::Seeding { .. }
             | Self::Gone { .. }
             | Self::NotOpen { .. }
@@ -309,7 +324,10 @@ impl Error {
             Self::Lost { images: 0, .. } => {
                 "no point has lost anything; a collection of garbage moves what is needed of such an object, if it can be read"
             }
-            Self::Damaged { .. } | Self::Lost { .. } => {
+            Self::Unsound { opens: false, .. } => {
+                "nothing was changed; keep the directory as it is, and a copy of it, until it is mended"
+            }
+            Self::Damaged { .. } | Self::Lost { .. } | Self::Unsound { .. } => {
                 "restore from another point; points are independent of each other"
             }
             _ => return None,

@@ -14,6 +14,7 @@
 pub mod api;
 mod audit;
 mod base;
+mod check;
 pub mod client;
 mod control;
 mod crew;
@@ -64,6 +65,10 @@ pub mod fuzzing {
     }
 }
 
+pub use check::{
+    CatalogFigures, CheckFigures, CheckedPointFigures, HalfFigures, LostEntryFigures, LostRanges,
+    PileFigures, check,
+};
 pub use error::{Error, Kind, Problem, Result, chain};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};

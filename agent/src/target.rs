@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::{Clock, Dir, OsDir};
-use store::{Around, Backend, Bucket, Directory, Store, StoreError};
+use store::{Around, Backend, Bucket, CheckOptions, CheckReport, Directory, Store, StoreError};
 
 use crate::{Error, Result};
 
@@ -91,6 +91,18 @@ impl Target {
             .open_place()
             .and_then(|place| Store::open_reader(&place, around(clock)));
         opened.map_err(self.failed("open the store"))
+    }
+
+    /// Reads and checks everything, beside whoever writes.
+    pub(crate) fn check(
+        &self,
+        clock: &Arc<dyn Clock>,
+        options: &CheckOptions<'_>,
+    ) -> Result<CheckReport> {
+        let checked = self
+            .open_place()
+            .and_then(|place| Store::check(&place, around(clock), options));
+        checked.map_err(self.failed("check the store"))
     }
 
     /// Makes a store.

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Gaps(Gaps),
     /// List, show, verify and compare restore points; delete, hold and lock them.
     Point(Point),
-    /// Make a target's store, see what it holds, collect its garbage, scrub it.
+    /// Make a target's store, see what it holds, collect its garbage, scrub and check it.
     Store(Store),
     /// Which points rules would keep, and removing the others.
     Retention(Retention),
@@ -219,6 +219,17 @@ pub(crate) enum StoreCommand {
         rate: Option<RateLimit>,
         #[command(flatten)]
         state: State,
+    },
+    /// Read and check everything, the catalog too, also where that does not open. Nothing is changed, and writers go on.
+    Check {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
+        /// Decompress and hash every chunk; do not trust the checksums that were made with the objects.
+        #[arg(long)]
+        deep: bool,
+        /// Bytes per second that it may read, as in 64MiB/s; no limit if left out.
+        #[arg(long, value_name = "RATE")]
+        rate: Option<RateLimit>,
     },
     /// Read and check every object, heal what bit rot has damaged, and name what is lost.
     Scrub {

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod check;
 mod cut;
 mod gaps;
 mod import;
@@ -15,6 +16,7 @@ use agent::{Chore, Done, Progress, Result, Target, World};
 
 use crate::args::State;
 
+pub(crate) use check::check;
 pub(crate) use cut::cut;
 pub(crate) use gaps::{Since, gaps};
 pub(crate) use import::import;

@@ -40,8 +40,10 @@ pub(crate) const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
 const CHECKPOINT_COMMITS_MIN: u64 = 256;
 
 pub(crate) use state::{Change, Held, HeldImage, State};
+pub(crate) use survey::Survey;
 
 mod state;
+mod survey;
 
 /// Reads and writes the catalog.
 pub(crate) struct Catalog {
@@ -53,6 +55,11 @@ impl Catalog {
     pub(crate) fn open(place: &Arc<dyn Backend>, store: [u8; 16]) -> Self {
         let place = Arc::clone(place);
         Self { place, store }
+    }
+
+    /// The store's id.
+    pub(crate) fn store(&self) -> [u8; 16] {
+        self.store
     }
 
     /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
@@ -164,26 +171,14 @@ impl Catalog {
             };
             let owner = self.owner(Kind::Commit, sequence);
             let (commit, hash) = self.healed(&name, &bytes, owner, |bytes| {
-                Ok((
-                    decode_commit(bytes, self.store)?,
-                    Fingerprint::of_bytes(bytes),
-                ))
+                decode_hashed_commit(bytes, self.store)
             })?;
-            let wrong = |what: &'static str| Err(StoreError::corrupt(path(&name), what));
-            if commit.sequence != sequence {
-                return wrong("it is another commit");
-            }
-            if commit.previous != state.last {
-                return wrong("it does not follow the commit before it");
-            }
-            if commit.epoch < state.epoch {
-                return wrong("it was written by a writer that had been fenced");
-            }
-            state.sequence = sequence;
-            state.epoch = commit.epoch;
-            state.last = hash;
-            state.held = commit.held;
-            state.apply(commit.change, commit.at);
+            let wrong = |what: &'static str| StoreError::corrupt(path(&name), what);
+            let last = Some(state.last);
+            commit
+                .check_follows(sequence, state.epoch, last)
+                .map_err(wrong)?;
+            state.enter(commit, hash);
         }
     }
 
@@ -330,6 +325,25 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
+    /// Whether it may come in this place; `last`: the hash of the commit before it, where that is known.
+    fn check_follows(
+        &self,
+        sequence: u64,
+        epoch: u64,
+        last: Option<Fingerprint>,
+    ) -> std::result::Result<(), &'static str> {
+        if self.sequence != sequence {
+            return Err("it is another commit");
+        }
+        if last.is_some_and(|last| self.previous != last) {
+            return Err("it does not follow the commit before it");
+        }
+        if self.epoch < epoch {
+            return Err("it was written by a writer that had been fenced");
+        }
+        Ok(())
+    }
+
     fn encode(&self, store: [u8; 16]) -> Vec<u8> {
         let mut out = codec::begin(COMMIT_MAGIC);
         out.put_bytes(&store);
@@ -380,6 +394,12 @@ impl Commit {
         }
         codec::seal(out)
     }
+}
+
+/// Reads a commit object, with its hash.
+fn decode_hashed_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<(Commit, Fingerprint)> {
+    let commit = decode_commit(bytes, store)?;
+    Ok((commit, Fingerprint::of_bytes(bytes)))
 }
 
 /// Reads a commit object.

@@ -43,6 +43,11 @@ pub(crate) fn is_there(place: &dyn Backend) -> Result<bool> {
 
 /// The store's id.
 pub(crate) fn read(place: &dyn Backend) -> Result<[u8; 16]> {
+    Ok(examine(place)?.0)
+}
+
+/// The store's id, and how many bytes of the object are damaged.
+pub(crate) fn examine(place: &dyn Backend) -> Result<([u8; 16], u64)> {
     let bytes = match place.read_whole(NAME, LEN_MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let dir = place.describe();
@@ -54,8 +59,7 @@ pub(crate) fn read(place: &dyn Backend) -> Result<[u8; 16]> {
         other => other.map_err(|e| io_error("read", NAME.into(), e))?,
     };
     let read = armor::read_small(&bytes, OWNER, decode);
-    let (store, _) = read.map_err(|malformed| StoreError::malformed(NAME.into(), malformed))?;
-    Ok(store)
+    read.map_err(|malformed| StoreError::malformed(NAME.into(), malformed))
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Decoded<[u8; 16]> {

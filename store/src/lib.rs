@@ -17,6 +17,7 @@ mod backend;
 mod bundle;
 mod cache;
 mod catalog;
+mod check;
 mod codec;
 mod container;
 mod diff;
@@ -62,6 +63,7 @@ pub use backend::{Backend, Directory};
 pub use backend::{Bucket, InvalidBucket};
 #[cfg(feature = "conformance")]
 pub use backend::{Watch, Watched, conformance};
+pub use check::{CatalogCheck, CheckOptions, CheckReport, CheckedPoint, Half, LostEntry, Pile};
 pub use error::{ErrorKind, Result, StoreError};
 pub use explain::{ExplainedChunk, ExplainedPoint, ExplainedStore};
 pub use fingerprint::Fingerprint;

@@ -175,11 +175,22 @@ impl Store {
         let catalog = Catalog::open(place, store);
         let state = catalog.load()?;
         catalog.sync()?;
+        Ok(Self::reader_of(place, catalog, state, around))
+    }
+
+    /// A store to read, by what is known of its catalog.
+    pub(crate) fn reader_of(
+        place: &Arc<dyn Backend>,
+        catalog: Catalog,
+        state: State,
+        around: Around,
+    ) -> Self {
+        let store = catalog.store();
         let refresh = refresher(Catalog::open(place, store), state.clone());
         let locations = (state.sequence, Arc::clone(&state.locations));
         let objects = Objects::open(place, store, state.next(), locations, refresh);
         let objects = Arc::new(objects);
-        Ok(Self::assemble(place, objects, catalog, state, around, None))
+        Self::assemble(place, objects, catalog, state, around, None)
     }
 
     /// Opens a store to write to it: the only one who does. Removes what a crashed writer left half

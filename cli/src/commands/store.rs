@@ -1,4 +1,4 @@
-//! `standin store init`, `status`, `explain`, `gc`, `scrub`.
+//! `standin store init`, `status`, `explain`, `gc`, `scrub`, and the way to the others.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use block::UnixNanos;
 use serde_json::json;
 
 use crate::args::{Store, StoreCommand};
-use crate::commands::{upkeep, world};
+use crate::commands::{self, upkeep, world};
 use crate::printer::{Printer, table};
 use crate::progress::Bar;
 use crate::units;
@@ -62,6 +62,10 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
                 printer.answer(figures, || collected(figures));
             }
             Ok(())
+        }
+        StoreCommand::Check { target, deep, rate } => {
+            let rate = rate.and_then(|rate| rate.0);
+            commands::check(&target, deep, rate, printer)
         }
         StoreCommand::Scrub {
             target,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use block::Name;
 
 use crate::armor::Kind;
+use crate::catalog::Commit;
 use crate::fingerprint::Fingerprint;
 use crate::inventory::Sums;
 use crate::locations::Locations;
@@ -198,6 +199,25 @@ impl State {
         let place = self.points.iter().position(later);
         let place = place.unwrap_or(self.points.len());
         self.points.insert(place, point);
+    }
+
+    /// After one commit more.
+    pub(super) fn enter(&mut self, commit: Commit, hash: Fingerprint) {
+        self.sequence = commit.sequence;
+        self.epoch = commit.epoch;
+        self.last = hash;
+        self.held = commit.held;
+        self.apply(commit.change, commit.at);
+    }
+
+    /// After a commit of which nothing is known.
+    pub(super) fn enter_lost(&mut self) {
+        self.sequence += 1;
+        self.last = Fingerprint::ZERO;
+        // It may have listed a point of any group, and no number is given twice.
+        for number in self.numbers.values_mut() {
+            *number += 1;
+        }
     }
 
     /// `at`: when it was committed.
