@@ -185,6 +185,12 @@ pub enum Error {
         /// How many points.
         points: usize,
     },
+    /// A repair cannot bring everything back.
+    #[error("{objects} objects that points need stay lost")]
+    StaysLost {
+        /// How many objects.
+        objects: usize,
+    },
     /// Another process has taken over the target.
     #[error("another process has taken over the target `{target}`; newer cuts do not reach it")]
     Fenced {
@@ -244,9 +250,11 @@ impl Error {
                 Kind::Damaged
             }
             Self::Fenced { .. } => Kind::Fenced,
-            Self::Diff(_) | Self::Damaged { .. } | Self::Lost { .. } | Self::Unsound { .. } => {
-                Kind::Damaged
-            }
+            Self::Diff(_)
+            | Self::Damaged { .. }
+            | Self::Lost { .. }
+            | Self::StaysLost { .. }
+            | Self::Unsound { .. } => Kind::Damaged,
             Self::Seeding { .. }
             | Self::Gone { .. }
             | Self::NotOpen { .. }
@@ -325,9 +333,15 @@ impl Error {
                 "no point has lost anything; a collection of garbage moves what is needed of such an object, if it can be read"
             }
             Self::Unsound { opens: false, .. } => {
-                "nothing was changed; keep the directory as it is, and a copy of it, until it is mended"
+                "`standin store repair` says what can be had again; nothing was changed so far"
             }
-            Self::Damaged { .. } | Self::Lost { .. } | Self::Unsound { .. } => {
+            Self::StaysLost { .. } => {
+                "`standin store check` names the points and ranges; restore from another point"
+            }
+            Self::Unsound { .. } => {
+                "`standin store repair` says what can be had again; other points are whole: restore from them"
+            }
+            Self::Damaged { .. } | Self::Lost { .. } => {
                 "restore from another point; points are independent of each other"
             }
             _ => return None,

@@ -7,7 +7,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::{Clock, Dir, OsDir};
-use store::{Around, Backend, Bucket, CheckOptions, CheckReport, Directory, Store, StoreError};
+use store::{
+    Around, Backend, Bucket, CheckOptions, CheckReport, Directory, RepairOptions, RepairPlan,
+    Store, StoreError,
+};
 
 use crate::{Error, Result};
 
@@ -103,6 +106,31 @@ impl Target {
             .open_place()
             .and_then(|place| Store::check(&place, around(clock), options));
         checked.map_err(self.failed("check the store"))
+    }
+
+    /// Finds out what a repair would do.
+    pub(crate) fn plan_repair(
+        &self,
+        clock: &Arc<dyn Clock>,
+        options: &RepairOptions<'_>,
+    ) -> Result<RepairPlan> {
+        let planned = self
+            .open_place()
+            .and_then(|place| Store::plan_repair(&place, around(clock), options));
+        planned.map_err(self.failed("plan a repair of the store"))
+    }
+
+    /// Does what was planned.
+    pub(crate) fn repair(
+        &self,
+        clock: &Arc<dyn Clock>,
+        plan: &RepairPlan,
+        options: &RepairOptions<'_>,
+    ) -> Result<()> {
+        let repaired = self
+            .open_place()
+            .and_then(|place| Store::repair(&place, around(clock), plan, options));
+        repaired.map_err(self.failed("repair the store"))
     }
 
     /// Makes a store.

@@ -8,12 +8,14 @@
 //!
 //! Rule: it needs no lease, and runs beside a writer: what a collection takes or moves meanwhile is no finding.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use block::{ByteRange, Name};
 
 use crate::backend::Backend;
-use crate::catalog::{Catalog, HeldImage, Survey};
+use crate::catalog::{Catalog, HeldImage, State, Survey};
+use crate::copies;
 use crate::error::Result;
 use crate::format;
 use crate::records::PointId;
@@ -63,7 +65,11 @@ impl Store {
         let (store, damaged_bytes) = format::examine(&**place)?;
         let catalog = Catalog::open(place, store);
         let survey = catalog.survey()?;
-        let left = Self::reader_of(place, catalog, survey.state.clone(), around);
+        let state = match survey.opens() {
+            true => survey.state.clone(),
+            false => found_anew(place, &catalog, &survey, &around)?,
+        };
+        let left = Self::reader_of(place, catalog, state, around);
         let mut report = check(&left.inner, &survey, options)?;
         if damaged_bytes > 0 {
             let object = format::NAME.to_owned();
@@ -83,10 +89,7 @@ pub(crate) fn check(
     survey: &Survey,
     options: &CheckOptions<'_>,
 ) -> Result<CheckReport> {
-    let opener = &inner.objects.opener;
-    for shelf in [&opener.containers, &opener.trees, &opener.bundles] {
-        shelf.find_end()?;
-    }
+    inner.objects.find_ends()?;
     let half_created = strays::half_created(inner)?;
     let examined = scrub::examine(
         inner,
@@ -120,6 +123,20 @@ pub(crate) fn check(
         spare: examined.spare,
         healable,
     })
+}
+
+/// What is left of a catalog, with places that are found anew: it may not say where things were moved to.
+fn found_anew(
+    place: &Arc<dyn Backend>,
+    catalog: &Catalog,
+    survey: &Survey,
+    around: &Around,
+) -> Result<State> {
+    let catalog = Catalog::open(place, catalog.store());
+    let left = Store::reader_of(place, catalog, survey.state.clone(), around.clone());
+    left.inner.objects.find_ends()?;
+    let found = copies::find(&left.inner, &BTreeSet::new(), true)?;
+    Ok(survey.state.relocated(&copies::relocation(&found)))
 }
 
 fn catalog(survey: &Survey) -> CatalogCheck {

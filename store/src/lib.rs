@@ -20,6 +20,7 @@ mod catalog;
 mod check;
 mod codec;
 mod container;
+mod copies;
 mod diff;
 mod error;
 mod explain;
@@ -44,6 +45,8 @@ mod pool;
 mod protection;
 mod records;
 mod recover;
+mod relocation;
+mod repair;
 mod restore;
 mod retention;
 mod runs;
@@ -76,11 +79,12 @@ pub use records::{
     Consistency, InvalidPoint, PointDisk, PointDraft, PointId, PointRecord, PointRef, SeedDisk,
     SeedDiskRecord, SeedDraft, SeedRecord,
 };
+pub use repair::{RepairOptions, RepairPlan, RepairStep};
 pub use restore::RestoreSink;
 pub use retention::{Keep, Policy, Verdict};
 pub use scrub::{
     HealedObject, Hit, LastScrub, LostObject, ScrubOptions, ScrubPosition, ScrubReport,
 };
-pub use store::{Around, Images, Store, StoreFigures};
+pub use store::{Around, Images, IndexFigures, Store, StoreFigures};
 pub use tree::ImageRef;
 pub use verify::{Damage, VerifyReport};

@@ -144,6 +144,13 @@ impl Objects {
         inside.map(|(id, _)| *id).collect()
     }
 
+    /// For who cannot rely on the catalog: finds the objects past those of which it knows.
+    pub(crate) fn find_ends(&self) -> Result<()> {
+        let opener = &self.opener;
+        let mut shelves = [&opener.containers, &opener.trees, &opener.bundles].into_iter();
+        shelves.try_for_each(Shelf::find_end)
+    }
+
     /// Where everything lies that has been moved.
     pub(crate) fn locations(&self) -> Arc<Locations> {
         Arc::clone(&self.locations.read().1)

@@ -83,6 +83,7 @@ struct Scrub<'a> {
     lacking: Vec<(ObjectId, LostObject)>,
     /// What nobody reads, and is damaged.
     spare: Vec<LostObject>,
+    unreadable: BTreeSet<(Kind, ObjectId)>,
 }
 
 /// What was found of an object, and how many bytes it has.
@@ -109,6 +110,8 @@ pub(crate) struct Examined {
     pub(crate) trees_lost: bool,
     /// What is damaged beyond its armor, and read by nobody any more.
     pub(crate) spare: Vec<LostObject>,
+    /// Every object that is damaged beyond its armor.
+    pub(crate) unreadable: BTreeSet<(Kind, ObjectId)>,
 }
 
 /// Reads and checks everything, and remembers that it did.
@@ -140,6 +143,7 @@ pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>) -> Result<Exami
         bad_trees: false,
         lacking: Vec::new(),
         spare: Vec::new(),
+        unreadable: BTreeSet::new(),
     };
     if options.after.is_none() {
         scrub.catalog()?;
@@ -166,6 +170,7 @@ impl Scrub<'_> {
             marks: self.marks,
             trees_lost: self.bad_trees,
             spare: self.spare,
+            unreadable: self.unreadable,
         }
     }
 
@@ -397,6 +402,7 @@ impl Scrub<'_> {
             object: objects.opener.path(kind, id),
             what: error.chain(),
         };
+        self.unreadable.insert((kind, id));
         let quarantined = self.inner.state.lock().quarantine.contains_key(&(kind, id));
         if quarantined || kind != Kind::Bundle && objects.spot(kind, id).is_some() {
             self.spare.push(lost);

@@ -204,6 +204,11 @@ impl Shelf {
         Ok(())
     }
 
+    /// The first id of the next folder: no id below it is given again, whatever was made and removed meanwhile.
+    pub(crate) fn next_folder(&self) -> u64 {
+        ((self.next() >> SHARD_BITS) + 1) << SHARD_BITS
+    }
+
     /// The folders that hold its objects.
     pub(crate) fn folders(&self) -> impl Iterator<Item = String> {
         (0..=self.next() >> SHARD_BITS).map(|shard| self.folder(shard))

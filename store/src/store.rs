@@ -141,6 +141,21 @@ pub struct StoreFigures {
     pub index_entries: u64,
 }
 
+/// The index of a writer: a cache that every opening builds anew from the manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexFigures {
+    /// Containers.
+    pub containers: u64,
+    /// Chunks in those that can be read.
+    pub chunks: u64,
+    /// Entries.
+    pub entries: u64,
+    /// One in 2 to this many chunks has an entry.
+    pub sampling: u32,
+    /// Objects with containers that cannot be read: nothing is built on them.
+    pub damaged: Vec<String>,
+}
+
 impl Store {
     /// Makes a store in an empty place. What a crash in the middle leaves, a second call completes.
     ///
@@ -201,6 +216,16 @@ impl Store {
     pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
         let store = format::read(&**place)?;
         let lease = Lease::take(place, store, &*around.clock, around.lease_term)?;
+        Self::writer_with(place, store, lease, around)
+    }
+
+    /// The same for who has the right to.
+    pub(crate) fn writer_with(
+        place: &Arc<dyn Backend>,
+        store: [u8; 16],
+        lease: Lease,
+        around: Around,
+    ) -> Result<Self> {
         // Who created the store may have been killed before its name was durable.
         place
             .recover("")
@@ -464,6 +489,27 @@ impl Store {
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(VerifyReport::lost(image, &e)),
             Err(e) => Err(e),
         }
+    }
+
+    /// What the index is.
+    ///
+    /// # Errors
+    /// `Invalid` for a reader, which has none.
+    pub fn index(&self) -> Result<IndexFigures> {
+        let engine = &self.inner.writer()?.engine;
+        let inventory = engine.inventory.lock();
+        let held = inventory.containers().iter();
+        let unread = held.filter(|(_, held)| held.chunks == 0);
+        let damaged = unread.map(|(id, _)| engine.objects.container_path(*id));
+        let index = engine.index.lock();
+        let sums = inventory.sums();
+        Ok(IndexFigures {
+            containers: sums.containers,
+            chunks: sums.chunks,
+            entries: index.len() as u64,
+            sampling: index.sampling(),
+            damaged: damaged.collect(),
+        })
     }
 
     /// What the store holds: for a writer as of now, for a reader as of the newest commit it knows.

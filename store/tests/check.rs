@@ -44,10 +44,9 @@ fn named(report: &CheckReport) -> BTreeSet<String> {
     all.chain(&report.catalog.differing).cloned().collect()
 }
 
-/// Whether an object is named, and no other; without a commit the catalog may say the wrong place of others.
-fn is_alone(found: &BTreeSet<String>, object: &Path, report: &CheckReport) -> bool {
-    let is_named = found.iter().any(|name| name.ends_with(&short(object)));
-    is_named && (found.len() == 1 || !report.catalog.opens())
+/// Whether an object is named, and no other.
+fn is_alone(found: &BTreeSet<String>, object: &Path) -> bool {
+    found.len() == 1 && found.iter().all(|name| name.ends_with(&short(object)))
 }
 
 fn has_losses(report: &CheckReport) -> bool {
@@ -101,7 +100,7 @@ fn whatever_is_damaged_is_found_and_nothing_else_is() {
         fs::write(object, &bad).unwrap();
         let report = check(tmp.path(), case % 2 == 0).unwrap();
         let found = named(&report);
-        assert!(is_alone(&found, object, &report), "{story}: {report:?}");
+        assert!(is_alone(&found, object), "{story}: {report:?}");
         match in_reach {
             Some(true) => assert!(report.is_whole(), "{story}: {report:?}"),
             Some(false) => assert!(!report.is_whole(), "{story}: {report:?}"),
@@ -129,7 +128,7 @@ fn whatever_is_missing_is_found_and_nothing_else_is() {
         let report = check(tmp.path(), false).unwrap();
         let found = named(&report);
         assert!(!report.is_whole(), "{object:?}: {report:?}");
-        assert!(is_alone(&found, object, &report), "{object:?}: {report:?}");
+        assert!(is_alone(&found, object), "{object:?}: {report:?}");
         let on_a_shelf = object.extension().is_some();
         assert_eq!(report.catalog.opens(), on_a_shelf, "{object:?}");
         if on_a_shelf {

@@ -67,6 +67,8 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
             let rate = rate.and_then(|rate| rate.0);
             commands::check(&target, deep, rate, printer)
         }
+        StoreCommand::Repair { target, apply } => commands::repair(&target, apply, printer),
+        StoreCommand::RebuildIndex { target } => commands::rebuild_index(&target, printer),
         StoreCommand::Scrub {
             target,
             light,

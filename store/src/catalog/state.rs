@@ -13,6 +13,7 @@ use crate::locations::Locations;
 use crate::place::ObjectId;
 use crate::protection::Protection;
 use crate::records::{PointId, PointRecord, SeedRecord};
+use crate::relocation::Relocation;
 use crate::scrub::LastScrub;
 use crate::sweep::{Quarantine, Sweep};
 use crate::tree::ImageRef;
@@ -109,6 +110,11 @@ pub(crate) enum Change {
     Sweep(Sweep),
     /// Objects that were in quarantine were removed.
     Purge(Vec<(Kind, ObjectId)>),
+    /// A repair has found other copies of what was lost.
+    Relocate(Relocation),
+    /// A repair goes on after commits of these numbers, which are lost: the checkpoint of this commit's number says what
+    /// is left.
+    BeginAnew(Vec<u64>),
 }
 
 impl State {
@@ -210,6 +216,13 @@ impl State {
         self.apply(commit.change, commit.at);
     }
 
+    /// The same with another copy of some things.
+    pub(crate) fn relocated(&self, relocation: &Relocation) -> Self {
+        let mut state = self.clone();
+        relocation.apply(Arc::make_mut(&mut state.locations), &mut state.quarantine);
+        state
+    }
+
     /// After a commit of which nothing is known.
     pub(super) fn enter_lost(&mut self) {
         self.sequence += 1;
@@ -269,6 +282,12 @@ impl State {
                 sweep.apply(locations, &mut self.quarantine, at);
                 self.next_bundle = self.next_bundle.max(sweep.next_bundle);
             }
+            Change::Relocate(relocation) => {
+                let locations = Arc::make_mut(&mut self.locations);
+                relocation.apply(locations, &mut self.quarantine);
+            }
+            // Its checkpoint says it.
+            Change::BeginAnew(_) => {}
             Change::Purge(objects) => {
                 for object in objects {
                     self.quarantine.remove(&object);

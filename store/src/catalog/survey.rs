@@ -9,14 +9,17 @@
 
 use std::collections::BTreeSet;
 
+use block::Name;
+
 use super::{
-    CHECKPOINT_LEN_MAX, COMMIT_LEN_MAX, Catalog, State, checkpoint_name, commit_name,
+    CHECKPOINT_LEN_MAX, COMMIT_LEN_MAX, Catalog, Change, State, checkpoint_name, commit_name,
     decode_checkpoint, decode_hashed_commit, parse_name, path,
 };
 use crate::armor::{self, Kind};
 use crate::codec::Decoded;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::fingerprint::Fingerprint;
+use crate::records::PointId;
 use crate::scrub::HealedObject;
 
 /// What was found of a catalog.
@@ -39,19 +42,39 @@ pub(crate) struct Survey {
 
 /// A commit or a checkpoint that is damaged beyond its armor, or missing.
 pub(crate) struct LostPart {
+    pub(crate) kind: Kind,
+    pub(crate) number: u64,
     pub(crate) object: String,
     pub(crate) what: String,
     /// The checkpoint that says all that it said; without one the catalog does not open.
     pub(crate) covered_by: Option<u64>,
+    /// Points that a lost commit may have listed, as far as groups are known: it was one of these, or none.
+    pub(crate) may_have_listed: Vec<PointId>,
 }
 
 impl Survey {
+    /// Whether the catalog opens.
+    pub(crate) fn opens(&self) -> bool {
+        self.in_the_way().next().is_none()
+    }
+
+    /// What keeps the catalog from being opened.
+    pub(crate) fn in_the_way(&self) -> impl Iterator<Item = &LostPart> {
+        self.lost.iter().filter(|part| part.covered_by.is_none())
+    }
+
     fn lose(&mut self, kind: Kind, number: u64, error: &StoreError) {
         let name = match kind {
             Kind::Commit => commit_name(number),
             _ => checkpoint_name(number),
         };
         self.lost.push(LostPart {
+            may_have_listed: match kind {
+                Kind::Commit => self.state.next_points(),
+                _ => Vec::new(),
+            },
+            kind,
+            number,
             object: path(&name),
             what: error.chain(),
             covered_by: None,
@@ -64,6 +87,8 @@ struct Replay {
     survey: Survey,
     /// Hash of the last commit, unless that is lost.
     last: Option<Fingerprint>,
+    /// Points that commits have listed.
+    listed: BTreeSet<PointId>,
     /// No commit was lost since the beginning, or since a checkpoint.
     exact: bool,
 }
@@ -92,6 +117,7 @@ impl Catalog {
                 state: State::empty(),
             },
             last: Some(Fingerprint::ZERO),
+            listed: BTreeSet::new(),
             exact: true,
         };
         for number in 1.. {
@@ -110,7 +136,13 @@ impl Catalog {
                 }
             }
         }
-        Ok(replay.survey)
+        let Replay {
+            mut survey, listed, ..
+        } = replay;
+        for part in &mut survey.lost {
+            part.may_have_listed.retain(|id| !listed.contains(id));
+        }
+        Ok(survey)
     }
 
     fn survey_commit(&self, replay: &mut Replay, number: u64) -> Result<()> {
@@ -122,6 +154,11 @@ impl Catalog {
         let checked = commit.check_follows(number, epoch, replay.last);
         checked.map_err(|what| StoreError::corrupt(path(&name), what))?;
         replay.survey.commits += 1;
+        if let Change::AddPoint(point) = &commit.change {
+            replay.listed.insert(point.id.clone());
+        }
+        // Its checkpoint says more than the commits before it.
+        replay.exact &= !commit.begins_anew();
         replay.survey.state.enter(commit, hash);
         replay.last = Some(hash);
         Ok(())
@@ -190,6 +227,15 @@ impl Replay {
 }
 
 impl State {
+    /// The point that each group would have next.
+    fn next_points(&self) -> Vec<PointId> {
+        let next = |group: &Name| PointId {
+            group: group.clone(),
+            sequence: self.next_number(group),
+        };
+        self.numbers.keys().map(next).collect()
+    }
+
     /// Whether a checkpoint says what the commits before it come to. The first version did not say when the last one was.
     fn is_replay(&self, replayed: &Self) -> bool {
         let at = match self.at {

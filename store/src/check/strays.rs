@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::armor::Kind;
 use crate::bundle::Section;
+use crate::copies::{self, Thing};
 use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::gc::mark::Marks;
 use crate::locations::{Locations, Spot};
@@ -13,9 +14,6 @@ use crate::store::Inner;
 use crate::sweep;
 
 use super::{Half, Pile};
-
-/// A container or a tree object.
-type Thing = (Kind, ObjectId);
 
 /// Places that the catalog names, where nothing of that kind lies.
 pub(super) fn astray(inner: &Inner) -> Result<Vec<LostObject>> {
@@ -51,7 +49,7 @@ pub(super) fn astray(inner: &Inner) -> Result<Vec<LostObject>> {
             let things: BTreeSet<Thing> = things.into_iter().map(|(thing, _)| thing).collect();
             astray.push(LostObject {
                 object: objects.opener.path(Kind::Bundle, bundle),
-                what: format!("{what} {}", named(&things)),
+                what: format!("{what} {}", list_of(&things)),
             });
         }
     }
@@ -89,13 +87,14 @@ fn missed(things: &[(Thing, Spot)], bundle: ObjectId, sections: &[Section]) -> V
     missed
 }
 
-fn named(things: &BTreeSet<Thing>) -> String {
+fn list_of(things: &BTreeSet<Thing>) -> String {
     const SHOWN_MAX: usize = 4;
-    let name = |(kind, id): &Thing| match kind {
-        Kind::Container => format!("container {}", id.0),
-        _ => format!("tree object {}", id.0),
-    };
-    let mut text = things.iter().take(SHOWN_MAX).map(name).collect::<Vec<_>>();
+    let mut text = things
+        .iter()
+        .take(SHOWN_MAX)
+        .copied()
+        .map(copies::named)
+        .collect::<Vec<_>>();
     if let Some(more) = things.len().checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
         text.push(format!("{more} more"));
     }
@@ -107,10 +106,7 @@ pub(super) fn unneeded(inner: &Inner, marks: &Marks) -> Result<Pile> {
     let objects = &inner.objects;
     let locations = objects.locations();
     let quarantine = inner.state.lock().quarantine.clone();
-    let is_needed = |(kind, id): Thing| match kind {
-        Kind::Container => marks.live(id) > 0,
-        _ => marks.tree_bytes.contains_key(&id),
-    };
+    let is_needed = |thing| copies::is_needed(marks, thing);
     let things = by_bundle(&locations).into_iter();
     let bundles: BTreeSet<ObjectId> = things
         .filter(|(_, things)| things.iter().any(|(thing, _)| is_needed(*thing)))
