@@ -180,6 +180,25 @@ pub enum Error {
         /// How many images.
         images: usize,
     },
+    /// A check found what is lost.
+    #[error(
+        "the catalog of the store {}; {objects} objects that points need are lost, and {points} points have lost bytes",
+        if *opens { "opens" } else { "does not open" }
+    )]
+    Unsound {
+        /// Whether the catalog opens.
+        opens: bool,
+        /// How many objects.
+        objects: usize,
+        /// How many points.
+        points: usize,
+    },
+    /// A repair cannot bring everything back.
+    #[error("{objects} objects that points need stay lost")]
+    StaysLost {
+        /// How many objects.
+        objects: usize,
+    },
     /// Another process has taken over the target.
     #[error("another process has taken over the target `{target}`; newer cuts do not reach it")]
     Fenced {
@@ -239,7 +258,11 @@ impl Error {
                 Kind::Damaged
             }
             Self::Fenced { .. } => Kind::Fenced,
-            Self::Diff(_) | Self::Damaged { .. } | Self::Lost { .. } => Kind::Damaged,
+            Self::Diff(_)
+            | Self::Damaged { .. }
+            | Self::Lost { .. }
+            | Self::StaysLost { .. }
+            | Self::Unsound { .. } => Kind::Damaged,
             Self::Seeding { .. }
             | Self::Gone { .. }
             | Self::NotOpen { .. }
@@ -324,6 +347,15 @@ impl Error {
             Self::NotOpen { .. } => "`standin status` says why; try again",
             Self::Lost { images: 0, .. } => {
                 "no point has lost anything; a collection of garbage moves what is needed of such an object, if it can be read"
+            }
+            Self::Unsound { opens: false, .. } => {
+                "`standin store repair` says what can be had again; nothing was changed so far"
+            }
+            Self::StaysLost { .. } => {
+                "`standin store check` names the points and ranges; restore from another point"
+            }
+            Self::Unsound { .. } => {
+                "`standin store repair` says what can be had again; other points are whole: restore from them"
             }
             Self::Damaged { .. } | Self::Lost { .. } => {
                 "restore from another point; points are independent of each other"

@@ -14,6 +14,7 @@
 pub mod api;
 mod audit;
 mod base;
+mod check;
 pub mod client;
 mod control;
 mod crew;
@@ -42,6 +43,7 @@ mod protect;
 mod pulse;
 mod rate;
 mod recent;
+mod repair;
 mod replicate;
 mod restore;
 mod schedule;
@@ -67,6 +69,10 @@ pub mod fuzzing {
     }
 }
 
+pub use check::{
+    CatalogFigures, CheckFigures, CheckedPointFigures, HalfFigures, LostEntryFigures, LostRanges,
+    PileFigures, check,
+};
 pub use error::{Error, Kind, Problem, Result, chain};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
@@ -80,6 +86,7 @@ pub use places::{GroupPlace, Record, RecordedDisk, StateRoot};
 pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
 pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
 pub use rate::{InvalidRate, Rate, RateLimit};
+pub use repair::{IndexFigures, RepairFigures, StepFigures, rebuild_index, repair};
 pub use replicate::{ReplicateOptions, ReplicatedPoints, points_to_replicate, replicate};
 pub use restore::{Format, RestoreOptions, Restored, restore};
 pub use schedule::{Every, InvalidEvery, parse_duration};

@@ -6,7 +6,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::Clock;
-use store::{Around, Backend, Secret, Store, StoreError};
+use store::{
+    Around, Backend, CheckOptions, CheckReport, RepairOptions, RepairPlan, Secret, Store,
+    StoreError,
+};
 
 use crate::secret_file::SecretFile;
 use crate::{Error, Result};
@@ -110,6 +113,49 @@ impl Target {
             }
         };
         open().map_err(self.failed("open the store"))
+    }
+
+    /// Reads and checks everything, beside whoever writes.
+    pub(crate) fn check(
+        &self,
+        clock: &Arc<dyn Clock>,
+        options: &CheckOptions<'_>,
+    ) -> Result<CheckReport> {
+        let around = self.around(clock)?;
+        let checked = self
+            .place
+            .open()
+            .and_then(|place| Store::check(&place, around, options));
+        checked.map_err(self.failed("check the store"))
+    }
+
+    /// Finds out what a repair would do.
+    pub(crate) fn plan_repair(
+        &self,
+        clock: &Arc<dyn Clock>,
+        options: &RepairOptions<'_>,
+    ) -> Result<RepairPlan> {
+        let around = self.around(clock)?;
+        let planned = self
+            .place
+            .open()
+            .and_then(|place| Store::plan_repair(&place, around, options));
+        planned.map_err(self.failed("plan a repair of the store"))
+    }
+
+    /// Does what was planned.
+    pub(crate) fn repair(
+        &self,
+        clock: &Arc<dyn Clock>,
+        plan: &RepairPlan,
+        options: &RepairOptions<'_>,
+    ) -> Result<()> {
+        let around = self.around(clock)?;
+        let repaired = self
+            .place
+            .open()
+            .and_then(|place| Store::repair(&place, around, plan, options));
+        repaired.map_err(self.failed("repair the store"))
     }
 
     /// Makes a store that is not encrypted.

@@ -92,7 +92,7 @@ pub(crate) enum Command {
     Gaps(Gaps),
     /// List, show, verify and compare restore points; delete, hold and lock them.
     Point(Point),
-    /// Make a target's store, see what it holds, collect its garbage, scrub it.
+    /// Make a target's store, see what it holds, collect its garbage, scrub, check and repair it.
     Store(Store),
     /// Which points rules would keep, and removing the others.
     Retention(Retention),
@@ -282,6 +282,30 @@ pub(crate) enum StoreCommand {
         rate: Option<RateLimit>,
         #[command(flatten)]
         state: State,
+    },
+    /// Read and check everything, the catalog too, also where that does not open. Nothing is changed, and writers go on.
+    Check {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
+        /// Decompress and hash every chunk; do not trust the checksums that were made with the objects.
+        #[arg(long)]
+        deep: bool,
+        /// Bytes per second that it may read, as in 64MiB/s; no limit if left out.
+        #[arg(long, value_name = "RATE")]
+        rate: Option<RateLimit>,
+    },
+    /// Plan what can be had again of a damaged store, and do it if --apply says so. Nothing is ever removed by it.
+    Repair {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
+        /// Do what is planned, as the only writer.
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Build the index of chunks anew, as each writer does when it opens the store, and say what it is.
+    RebuildIndex {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
     },
     /// Read and check every object, heal what bit rot has damaged, and name what is lost.
     Scrub {

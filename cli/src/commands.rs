@@ -1,11 +1,13 @@
 //! The commands, one file each.
 
+mod check;
 mod cut;
 mod gaps;
 mod import;
 mod key;
 mod point;
 mod protect;
+mod repair;
 mod replicate;
 mod restore;
 mod retention;
@@ -17,11 +19,13 @@ use agent::{Chore, Done, Progress, Result, Target, World};
 
 use crate::args::State;
 
+pub(crate) use check::check;
 pub(crate) use cut::cut;
 pub(crate) use gaps::{Since, gaps};
 pub(crate) use import::import;
 pub(crate) use point::{Until, point};
 pub(crate) use protect::protect;
+pub(crate) use repair::{rebuild_index, repair};
 pub(crate) use replicate::replicate;
 pub(crate) use restore::restore;
 pub(crate) use retention::retention;

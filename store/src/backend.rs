@@ -100,6 +100,12 @@ pub trait Backend: Send + Sync {
     /// Those of the place.
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
 
+    /// What crashed writers left half created in a folder, and what is being created there just now: names and lengths.
+    ///
+    /// # Errors
+    /// Those of the place.
+    fn half_created(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
+
     /// Whether there is nothing in it.
     ///
     /// # Errors

@@ -17,8 +17,9 @@ use crate::tree::RECORD_LEN_MAX;
 
 const MAGIC: [u8; 8] = *b"STDNBUN1";
 const TREE_MAGIC: [u8; 8] = *b"STDNTRS1";
-const HEADER_LEN: usize = 40;
-const ENTRY_LEN: usize = 20;
+pub(crate) const HEADER_LEN: usize = 40;
+pub(crate) const ENTRY_LEN: usize = 20;
+pub(crate) const CRC_LEN: usize = 4;
 const TREE_ENTRY_LEN: usize = 8;
 
 /// A bundle is closed when its sections take this many bytes.
@@ -106,22 +107,41 @@ fn header(store: [u8; 16], id: ObjectId, sections: usize) -> Vec<u8> {
 
 /// Checks a whole bundle, and says what lies in it.
 pub(crate) fn decode(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<Vec<Section>> {
-    let mut d = Decoder::new(bytes);
-    d.is(Decoder::array, MAGIC, "its magic number is wrong")?;
-    d.is(Decoder::u32, VERSION, "its version is unknown")?;
-    let count = d.count(bytes.len() / ENTRY_LEN, ENTRY_LEN)?;
-    d.is(Decoder::array, store, "it belongs to another store")?;
-    d.is(Decoder::u64, id.0, "it is another bundle")?;
-    let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
+    let count = check_header(bytes, store, id, bytes.len() as u64)?;
+    let d = Decoder::new(bytes);
+    let Some((body, crc)) = bytes.split_last_chunk::<CRC_LEN>() else {
         return Err(d.error("it is cut off"));
     };
     let intact = crc32c::crc32c(body) == u32::from_le_bytes(*crc);
     d.check(intact, "its checksum does not match")?;
     let end = body.len() - count * ENTRY_LEN;
-    let mut d = Decoder::new(&body[end..]);
-    let mut sections = Vec::with_capacity(count);
+    decode_directory(&body[end..], end as u64)
+}
+
+/// How many sections a bundle of `len` bytes has, by what it begins with.
+pub(crate) fn check_header(
+    header: &[u8],
+    store: [u8; 16],
+    id: ObjectId,
+    len: u64,
+) -> Decoded<usize> {
+    let mut d = Decoder::new(header);
+    d.is(Decoder::array, MAGIC, "its magic number is wrong")?;
+    d.is(Decoder::u32, VERSION, "its version is unknown")?;
+    let count = d.u32()? as usize;
+    d.is(Decoder::array, store, "it belongs to another store")?;
+    d.is(Decoder::u64, id.0, "it is another bundle")?;
+    let least = (HEADER_LEN + CRC_LEN) as u64 + count as u64 * ENTRY_LEN as u64;
+    d.check(least <= len, "it is too short for its sections")?;
+    Ok(count)
+}
+
+/// Reads the directory of a bundle, which begins at byte `end` of it: there the sections end.
+pub(crate) fn decode_directory(bytes: &[u8], end: u64) -> Decoded<Vec<Section>> {
+    let mut d = Decoder::new(bytes);
+    let mut sections = Vec::with_capacity(bytes.len() / ENTRY_LEN);
     let mut at = HEADER_LEN as u64;
-    for _ in 0..count {
+    while d.remaining() > 0 {
         let kind = match d.u32()? {
             1 => Kind::Container,
             2 => Kind::Tree,
@@ -137,7 +157,7 @@ pub(crate) fn decode(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<Vec
         at += u64::from(section.len);
         sections.push(section);
     }
-    d.check(at == end as u64, "its sections do not reach its directory")?;
+    d.check(at == end, "its sections do not reach its directory")?;
     Ok(sections)
 }
 

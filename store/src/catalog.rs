@@ -4,7 +4,8 @@
 //! ```text
 //! catalog/commit-SEQUENCE      "STDNCMT1" version | store 16 | sequence u64 | epoch u64 | sha256 of the
 //!                              commit before 32 | at u64 | totals 6*u64 | kind u8: 1 point, 2 seed, 3 points removed,
-//!                              4 sweep, 5 purge, 6 brought back, 7 forgotten, 8 protection, 9 scrubbed | record | crc32c
+//!                              4 sweep, 5 purge, 6 brought back, 7 forgotten, 8 protection, 9 scrubbed, 10 relocated,
+//!                              11 begun anew | record | crc32c
 //! catalog/checkpoint-SEQUENCE  "STDNCKP1" version | store 16 | sequence u64 | epoch u64 | sha256 of that commit 32
 //!                              | totals | groups u32: name, last u64 | points u32 | seeds u32
 //!                              | version 2: next bundle u64 | locations | quarantine | removed | protections | last scrub | at u64 | crc32c
@@ -24,6 +25,7 @@ use crate::fingerprint::Fingerprint;
 use crate::locations::Locations;
 use crate::protection::Protection;
 use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
+use crate::relocation::Relocation;
 use crate::scrub::LastScrub;
 use crate::sweep::{self, Sweep};
 
@@ -40,8 +42,10 @@ pub(crate) const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
 const CHECKPOINT_COMMITS_MIN: u64 = 256;
 
 pub(crate) use state::{Change, Held, HeldImage, State};
+pub(crate) use survey::{LostPart, Survey};
 
 mod state;
+mod survey;
 
 /// Reads and writes the catalog.
 pub(crate) struct Catalog {
@@ -53,6 +57,11 @@ impl Catalog {
     pub(crate) fn open(place: &Arc<dyn Backend>, store: [u8; 16]) -> Self {
         let place = Arc::clone(place);
         Self { place, store }
+    }
+
+    /// The store's id.
+    pub(crate) fn store(&self) -> [u8; 16] {
+        self.store
     }
 
     /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
@@ -164,27 +173,67 @@ impl Catalog {
             };
             let owner = self.owner(Kind::Commit, sequence);
             let (commit, hash) = self.healed(&name, &bytes, owner, |bytes| {
-                Ok((
-                    decode_commit(bytes, self.store)?,
-                    Fingerprint::of_bytes(bytes),
-                ))
+                decode_hashed_commit(bytes, self.store)
             })?;
-            let wrong = |what: &'static str| Err(StoreError::corrupt(path(&name), what));
-            if commit.sequence != sequence {
-                return wrong("it is another commit");
+            let wrong = |what: &'static str| StoreError::corrupt(path(&name), what);
+            let last = Some(state.last);
+            commit
+                .check_follows(sequence, state.epoch, last)
+                .map_err(wrong)?;
+            if commit.begins_anew() {
+                *state = self.begun_anew(sequence, hash)?;
+            } else {
+                state.enter(commit, hash);
             }
-            if commit.previous != state.last {
-                return wrong("it does not follow the commit before it");
-            }
-            if commit.epoch < state.epoch {
-                return wrong("it was written by a writer that had been fenced");
-            }
-            state.sequence = sequence;
-            state.epoch = commit.epoch;
-            state.last = hash;
-            state.held = commit.held;
-            state.apply(commit.change, commit.at);
         }
+    }
+
+    /// What a commit that begins anew leaves, for who knew the catalog as it was before.
+    fn begun_anew(&self, sequence: u64, hash: Fingerprint) -> Result<State> {
+        let state = self.load_checkpoint(sequence)?;
+        match state.last == hash {
+            true => Ok(state),
+            false => {
+                let object = path(&checkpoint_name(sequence));
+                let what = "it does not belong to the commit of its number";
+                Err(StoreError::corrupt(object, what))
+            }
+        }
+    }
+
+    /// A commit of who commits nothing else: where it fails, or its number is taken, the catalog is to be read again.
+    pub(crate) fn commit_alone(
+        &self,
+        state: &mut State,
+        epoch: u64,
+        at: u64,
+        held: Held,
+        change: Change,
+    ) -> Result<()> {
+        match self.append(state, epoch, at, held, change) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::Overtaken(state.sequence + 1)),
+            Err(AppendError::NotDone(e) | AppendError::Unknown(e)) => Err(e),
+        }
+    }
+
+    /// Goes on after lost commits: a commit takes the next number, so that nobody else does, and its checkpoint says what
+    /// `state` is. The catalog opens once both are there.
+    ///
+    /// Crash: between the two it does not open, as before.
+    pub(crate) fn begin_anew(
+        &self,
+        mut state: State,
+        epoch: u64,
+        at: u64,
+        held: Held,
+        lost: Vec<u64>,
+    ) -> Result<()> {
+        let change = Change::BeginAnew(lost);
+        self.commit_alone(&mut state, epoch, at, held, change)?;
+        let name = path(&checkpoint_name(state.sequence));
+        let written = self.write_checkpoint(&mut state, epoch);
+        written.map_err(|e| io_error("create", name, e))
     }
 
     /// Makes one change durable, and then part of `state`. `Ok(false)`: another writer has taken
@@ -240,6 +289,10 @@ impl Catalog {
         if since < CHECKPOINT_COMMITS_MIN.max(state.points.len() as u64 / 8) {
             return Ok(());
         }
+        self.write_checkpoint(state, epoch)
+    }
+
+    fn write_checkpoint(&self, state: &mut State, epoch: u64) -> io::Result<()> {
         let name = checkpoint_name(state.sequence);
         let bytes = encode_checkpoint(state, self.store);
         let bytes = armor::wrap(self.owner(Kind::Checkpoint, state.sequence), &bytes);
@@ -330,6 +383,31 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
+    fn begins_anew(&self) -> bool {
+        matches!(self.change, Change::BeginAnew(_))
+    }
+
+    /// Whether it may come in this place; `last`: the hash of the commit before it, where that is known.
+    fn check_follows(
+        &self,
+        sequence: u64,
+        epoch: u64,
+        last: Option<Fingerprint>,
+    ) -> std::result::Result<(), &'static str> {
+        if self.sequence != sequence {
+            return Err("it is another commit");
+        }
+        // Whoever went on after a lost commit may not have known its hash.
+        let unknown = self.begins_anew() && self.previous == Fingerprint::ZERO;
+        if !unknown && last.is_some_and(|last| self.previous != last) {
+            return Err("it does not follow the commit before it");
+        }
+        if self.epoch < epoch {
+            return Err("it was written by a writer that had been fenced");
+        }
+        Ok(())
+    }
+
     fn encode(&self, store: [u8; 16]) -> Vec<u8> {
         let mut out = codec::begin(COMMIT_MAGIC);
         out.put_bytes(&store);
@@ -377,9 +455,24 @@ impl Commit {
                 out.put_u8(9);
                 scrub.put(&mut out);
             }
+            Change::Relocate(relocation) => {
+                out.put_u8(10);
+                relocation.put(&mut out);
+            }
+            Change::BeginAnew(lost) => {
+                out.put_u8(11);
+                out.put_count(lost.len());
+                lost.iter().for_each(|number| out.put_u64(*number));
+            }
         }
         codec::seal(out)
     }
+}
+
+/// Reads a commit object, with its hash.
+fn decode_hashed_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<(Commit, Fingerprint)> {
+    let commit = decode_commit(bytes, store)?;
+    Ok((commit, Fingerprint::of_bytes(bytes)))
 }
 
 /// Reads a commit object.
@@ -400,6 +493,11 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
         7 => Change::Forget(decode_ids(&mut d)?),
         8 => Change::Protect(decode_id(&mut d)?, Protection::decode(&mut d)?),
         9 => Change::Scrubbed(LastScrub::decode(&mut d)?),
+        10 => Change::Relocate(Relocation::decode(&mut d)?),
+        11 => {
+            let count = d.count(usize::MAX, 8)?;
+            Change::BeginAnew((0..count).map(|_| d.u64()).collect::<Decoded<_>>()?)
+        }
         _ => return Err(d.error("its kind of change is unknown")),
     };
     d.end()?;

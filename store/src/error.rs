@@ -129,6 +129,9 @@ pub enum StoreError {
         /// What protects it.
         protection: Protection,
     },
+    /// The store is not as it was when a repair was planned.
+    #[error("what a repair finds is not what it found when it was planned; nothing was changed")]
+    PlanIsOld,
     /// Somebody asked to stop.
     #[error("it was stopped")]
     Stopped,
@@ -221,9 +224,11 @@ impl StoreError {
                 _ => ErrorKind::Io,
             },
             Self::Corrupt { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
-            Self::InUse { .. } | Self::Overtaken(_) | Self::Collecting | Self::Stopped => {
-                ErrorKind::Retry
-            }
+            Self::InUse { .. }
+            | Self::Overtaken(_)
+            | Self::Collecting
+            | Self::PlanIsOld
+            | Self::Stopped => ErrorKind::Retry,
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,
             Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoImage => ErrorKind::NotFound,

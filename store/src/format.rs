@@ -71,6 +71,11 @@ pub(crate) fn is_there(place: &dyn Backend) -> Result<bool> {
 
 /// Which store it is.
 pub(crate) fn read(place: &dyn Backend) -> Result<Format> {
+    Ok(examine(place)?.0)
+}
+
+/// Which store it is, and how many bytes of the object are damaged.
+pub(crate) fn examine(place: &dyn Backend) -> Result<(Format, u64)> {
     let bytes = match place.read_whole(NAME, LEN_MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let dir = place.describe();
@@ -82,8 +87,7 @@ pub(crate) fn read(place: &dyn Backend) -> Result<Format> {
         other => other.map_err(|e| io_error("read", NAME.into(), e))?,
     };
     let read = armor::read_small(&bytes, OWNER, decode);
-    let (format, _) = read.map_err(|malformed| StoreError::malformed(NAME.into(), malformed))?;
-    Ok(format)
+    read.map_err(|malformed| StoreError::malformed(NAME.into(), malformed))
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Decoded<Format> {

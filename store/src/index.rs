@@ -44,6 +44,11 @@ impl Index {
         self.sampling == 0
     }
 
+    /// One in 2 to this many fingerprints is kept.
+    pub(crate) fn sampling(&self) -> u32 {
+        self.sampling
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }

@@ -17,8 +17,10 @@ mod backend;
 mod bundle;
 mod cache;
 mod catalog;
+mod check;
 mod codec;
 mod container;
+mod copies;
 mod diff;
 mod error;
 mod explain;
@@ -45,6 +47,8 @@ mod protection;
 mod records;
 mod recover;
 mod region;
+mod relocation;
+mod repair;
 mod replicate;
 mod restore;
 mod retention;
@@ -66,6 +70,7 @@ pub use backend::{Backend, Directory};
 pub use backend::{Bucket, InvalidBucket};
 #[cfg(feature = "conformance")]
 pub use backend::{Watch, Watched, conformance};
+pub use check::{CatalogCheck, CheckOptions, CheckReport, CheckedPoint, Half, LostEntry, Pile};
 pub use error::{ErrorKind, Result, StoreError};
 pub use explain::{ExplainedChunk, ExplainedPoint, ExplainedStore};
 pub use fingerprint::Fingerprint;
@@ -80,12 +85,13 @@ pub use records::{
     SeedDiskRecord, SeedDraft, SeedRecord,
 };
 pub use region::{ChunkCodec, PackedRegion};
+pub use repair::{RepairOptions, RepairPlan, RepairStep};
 pub use replicate::Replicated;
 pub use restore::RestoreSink;
 pub use retention::{Keep, Policy, Verdict};
 pub use scrub::{
     HealedObject, Hit, LastScrub, LostObject, ScrubOptions, ScrubPosition, ScrubReport,
 };
-pub use store::{Around, Images, Store, StoreFigures};
+pub use store::{Around, Images, IndexFigures, Store, StoreFigures};
 pub use tree::ImageRef;
 pub use verify::{Damage, VerifyReport};

@@ -152,6 +152,34 @@ impl Objects {
         inside.map(|(id, _)| *id).collect()
     }
 
+    /// For who cannot rely on the catalog: finds the objects past those of which it knows.
+    pub(crate) fn find_ends(&self) -> Result<()> {
+        let opener = &self.opener;
+        let mut shelves = [&opener.containers, &opener.trees, &opener.bundles].into_iter();
+        shelves.try_for_each(Shelf::find_end)
+    }
+
+    /// Where everything lies that has been moved.
+    pub(crate) fn locations(&self) -> Arc<Locations> {
+        Arc::clone(&self.locations.read().1)
+    }
+
+    /// What lies in a bundle, by its own directory.
+    pub(crate) fn directory(&self, id: ObjectId) -> Result<Vec<bundle::Section>> {
+        self.opener.healing(Kind::Bundle, id, || {
+            let damaged =
+                |malformed| StoreError::malformed(self.opener.bundles.path(id), malformed);
+            let len = self.opener.payload_len(Kind::Bundle, id)?;
+            let mut header = [0; bundle::HEADER_LEN];
+            self.opener.read(Kind::Bundle, id, 0, &mut header)?;
+            let count = bundle::check_header(&header, self.store(), id, len).map_err(damaged)?;
+            let mut directory = vec![0; count * bundle::ENTRY_LEN];
+            let at = len - (directory.len() + bundle::CRC_LEN) as u64;
+            self.opener.read(Kind::Bundle, id, at, &mut directory)?;
+            bundle::decode_directory(&directory, at).map_err(damaged)
+        })
+    }
+
     /// What a container takes in its place: its object, or its section with its share of the bundle's armor.
     pub(crate) fn container_weight(&self, opened: &Opened) -> Result<u64> {
         match opened.at.spot {
@@ -212,7 +240,7 @@ impl Objects {
     }
 
     /// Learns where everything lies by the catalog as it is now.
-    fn refresh(&self) -> Result<()> {
+    pub(crate) fn refresh(&self) -> Result<()> {
         let (sequence, locations) = (self.refresh)()?;
         let bundles = locations
             .containers

@@ -82,6 +82,9 @@ struct Scrub<'a> {
     bad_trees: bool,
     /// What images needed when it began, and was not found.
     lacking: Vec<(ObjectId, LostObject)>,
+    /// What nobody reads, and is damaged.
+    spare: Vec<LostObject>,
+    unreadable: BTreeSet<(Kind, ObjectId)>,
 }
 
 /// What was found of an object, and how many bytes it has.
@@ -99,39 +102,22 @@ enum Found {
     Lost(u64, StoreError),
 }
 
-/// Reads and checks everything.
+/// What was found by reading everything.
+pub(crate) struct Examined {
+    pub(crate) report: ScrubReport,
+    /// What images need, as far as their trees can be read.
+    pub(crate) marks: Marks,
+    /// Some of them cannot.
+    pub(crate) trees_lost: bool,
+    /// What is damaged beyond its armor, and read by nobody any more.
+    pub(crate) spare: Vec<LostObject>,
+    /// Every object that is damaged beyond its armor.
+    pub(crate) unreadable: BTreeSet<(Kind, ObjectId)>,
+}
+
+/// Reads and checks everything, and remembers that it did.
 pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubReport> {
-    let mut scrub = Scrub {
-        inner,
-        options,
-        report: ScrubReport::default(),
-        marks: Marks::default(),
-        seen: BTreeSet::new(),
-        bad_containers: HashSet::new(),
-        bad_trees: false,
-        lacking: Vec::new(),
-    };
-    if options.after.is_none() {
-        scrub.catalog()?;
-        scrub.keys()?;
-    }
-    if !scrub.mark()? {
-        // Nothing after where it began was checked.
-        let nothing = ScrubPosition {
-            shelf: Shelf::Trees,
-            id: 0,
-        };
-        scrub.report.reached = Some(options.after.unwrap_or(nothing));
-        return Ok(scrub.report);
-    }
-    scrub.objects()?;
-    if scrub.report.reached.is_none() {
-        scrub.missing()?;
-    }
-    if !scrub.bad_containers.is_empty() || scrub.bad_trees || !scrub.lacking.is_empty() {
-        scrub.hits()?;
-    }
-    let report = scrub.report;
+    let report = examine(inner, options)?.report;
     if report.reached.is_none() && options.heal && inner.writer.is_some() {
         let last = LastScrub {
             ended_at: UnixNanos(inner.now()),
@@ -146,7 +132,55 @@ pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubRe
     Ok(report)
 }
 
+/// Reads and checks everything.
+pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>) -> Result<Examined> {
+    let mut scrub = Scrub {
+        inner,
+        options,
+        report: ScrubReport::default(),
+        marks: Marks::default(),
+        seen: BTreeSet::new(),
+        bad_containers: HashSet::new(),
+        bad_trees: false,
+        lacking: Vec::new(),
+        spare: Vec::new(),
+        unreadable: BTreeSet::new(),
+    };
+    if options.after.is_none() {
+        scrub.catalog()?;
+    }
+    if options
+        .after
+        .is_none_or(|after| after == ScrubPosition::BEFORE_ALL)
+    {
+        scrub.keys()?;
+    }
+    if !scrub.mark()? {
+        // Nothing after where it began was checked.
+        scrub.report.reached = Some(options.after.unwrap_or(ScrubPosition::BEFORE_ALL));
+        return Ok(scrub.end());
+    }
+    scrub.objects()?;
+    if scrub.report.reached.is_none() {
+        scrub.missing()?;
+    }
+    if !scrub.bad_containers.is_empty() || scrub.bad_trees || !scrub.lacking.is_empty() {
+        scrub.hits()?;
+    }
+    Ok(scrub.end())
+}
+
 impl Scrub<'_> {
+    fn end(self) -> Examined {
+        Examined {
+            report: self.report,
+            marks: self.marks,
+            trees_lost: self.bad_trees,
+            spare: self.spare,
+            unreadable: self.unreadable,
+        }
+    }
+
     /// `format` and the catalog itself; what was read of them to open the store was healed in memory.
     fn catalog(&mut self) -> Result<()> {
         let mut objects = self.inner.catalog.objects()?;
@@ -371,9 +405,14 @@ impl Scrub<'_> {
     /// An object is damaged beyond its armor.
     fn lose(&mut self, kind: Kind, id: ObjectId, error: &StoreError) {
         let objects = &self.inner.objects;
+        let lost = LostObject {
+            object: objects.opener.path(kind, id),
+            what: error.chain(),
+        };
+        self.unreadable.insert((kind, id));
         let quarantined = self.inner.state.lock().quarantine.contains_key(&(kind, id));
         if quarantined || kind != Kind::Bundle && objects.spot(kind, id).is_some() {
-            // Nothing reads this copy any more.
+            self.spare.push(lost);
             return;
         }
         match kind {
@@ -388,10 +427,7 @@ impl Scrub<'_> {
             _ => self.bad_trees = true,
         }
         self.seen.insert((kind, id));
-        self.report.lost.push(LostObject {
-            object: objects.opener.path(kind, id),
-            what: error.chain(),
-        });
+        self.report.lost.push(lost);
     }
 
     /// Something that images need was not found, as far as the images of the beginning tell.

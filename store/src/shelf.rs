@@ -179,14 +179,39 @@ impl Shelf {
     /// The objects that exist, in order.
     pub(crate) fn list(&self) -> Result<Vec<ObjectId>> {
         let mut ids = Vec::new();
-        for shard in 0..=self.next() >> SHARD_BITS {
-            let folder = self.folder(shard);
+        for folder in self.folders() {
             let names = self.place.list(&folder);
             let names = names.map_err(|e| io_error("list", folder, e))?;
             ids.extend(names.iter().filter_map(|(name, _)| self.parse_name(name)));
         }
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// For who cannot rely on the catalog: finds the objects past those of which it knows.
+    pub(crate) fn find_end(&self) -> Result<()> {
+        let committed_shards = self.next() >> SHARD_BITS;
+        for shard in committed_shards.. {
+            let folder = self.folder(shard);
+            let names = self.place.list(&folder);
+            let names = names.map_err(|e| io_error("list", folder, e))?;
+            if names.is_empty() && shard > committed_shards {
+                return Ok(());
+            }
+            let ids = names.iter().filter_map(|(name, _)| self.parse_name(name));
+            self.reaches(ids.max().map_or(1, |last| last.0 + 1));
+        }
+        Ok(())
+    }
+
+    /// The first id of the next folder: no id below it is given again, whatever was made and removed meanwhile.
+    pub(crate) fn next_folder(&self) -> u64 {
+        ((self.next() >> SHARD_BITS) + 1) << SHARD_BITS
+    }
+
+    /// The folders that hold its objects.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = String> {
+        (0..=self.next() >> SHARD_BITS).map(|shard| self.folder(shard))
     }
 
     /// For the one writer, before it writes: removes what crashed writers left half written,

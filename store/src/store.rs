@@ -83,7 +83,7 @@ impl Around {
         }
     }
 
-    fn codec(&self, place: &dyn Backend, format: &Format) -> Result<Option<ChunkCodec>> {
+    pub(crate) fn codec(&self, place: &dyn Backend, format: &Format) -> Result<Option<ChunkCodec>> {
         keys::codec(place, format, self.secret.as_deref(), &self.random)
     }
 }
@@ -155,6 +155,21 @@ pub struct StoreFigures {
     pub point_count: u64,
     /// Fingerprints that the index in memory holds; 0 for a reader.
     pub index_entries: u64,
+}
+
+/// The index of a writer: a cache that every opening builds anew from the manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexFigures {
+    /// Containers.
+    pub containers: u64,
+    /// Chunks in those that can be read.
+    pub chunks: u64,
+    /// Entries.
+    pub entries: u64,
+    /// One in 2 to this many chunks has an entry.
+    pub sampling: u32,
+    /// Objects with containers that cannot be read: nothing is built on them.
+    pub damaged: Vec<String>,
 }
 
 impl Store {
@@ -230,18 +245,28 @@ impl Store {
     /// damaged, `Io`.
     pub fn open_reader(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
         let format = format::read(&**place)?;
-        let store = format.store;
-        let codec = around.codec(&**place, &format)?;
-        let catalog = Catalog::open(place, store);
+        let catalog = Catalog::open(place, format.store);
         let state = catalog.load()?;
         catalog.sync()?;
+        Self::reader_of(place, &format, catalog, state, around)
+    }
+
+    /// A store to read, by what is known of its catalog.
+    pub(crate) fn reader_of(
+        place: &Arc<dyn Backend>,
+        format: &Format,
+        catalog: Catalog,
+        state: State,
+        around: Around,
+    ) -> Result<Self> {
+        let store = format.store;
+        let codec = around.codec(&**place, format)?;
         let refresh = refresher(Catalog::open(place, store), state.clone());
         let locations = (state.sequence, Arc::clone(&state.locations));
         let objects = Objects::open(place, store, codec, state.next(), locations, refresh);
         let objects = Arc::new(objects);
-        let key = format.key;
         Ok(Self::assemble(
-            place, key, objects, catalog, state, around, None,
+            place, format.key, objects, catalog, state, around, None,
         ))
     }
 
@@ -252,9 +277,20 @@ impl Store {
     /// As [`open_reader`](Self::open_reader); `Retry` if somebody else writes.
     pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
         let format = format::read(&**place)?;
-        let store = format.store;
         let codec = around.codec(&**place, &format)?;
-        let lease = Lease::take(place, store, &*around.clock, around.lease_term)?;
+        let lease = Lease::take(place, format.store, &*around.clock, around.lease_term)?;
+        Self::writer_with(place, &format, codec, lease, around)
+    }
+
+    /// The same for who has the right to.
+    pub(crate) fn writer_with(
+        place: &Arc<dyn Backend>,
+        format: &Format,
+        codec: Option<ChunkCodec>,
+        lease: Lease,
+        around: Around,
+    ) -> Result<Self> {
+        let store = format.store;
         // Who created the store may have been killed before its name was durable.
         place
             .recover("")
@@ -559,6 +595,27 @@ impl Store {
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(VerifyReport::lost(image, &e)),
             Err(e) => Err(e),
         }
+    }
+
+    /// What the index is.
+    ///
+    /// # Errors
+    /// `Invalid` for a reader, which has none.
+    pub fn index(&self) -> Result<IndexFigures> {
+        let engine = &self.inner.writer()?.engine;
+        let inventory = engine.inventory.lock();
+        let held = inventory.containers().iter();
+        let unread = held.filter(|(_, held)| held.chunks == 0);
+        let damaged = unread.map(|(id, _)| engine.objects.container_path(*id));
+        let index = engine.index.lock();
+        let sums = inventory.sums();
+        Ok(IndexFigures {
+            containers: sums.containers,
+            chunks: sums.chunks,
+            entries: index.len() as u64,
+            sampling: index.sampling(),
+            damaged: damaged.collect(),
+        })
     }
 
     /// What the store holds: for a writer as of now, for a reader as of the newest commit it knows.

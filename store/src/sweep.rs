@@ -103,13 +103,13 @@ impl Sweep {
     }
 }
 
-fn put_ids(ids: &[ObjectId], out: &mut Vec<u8>) {
+pub(crate) fn put_ids(ids: &[ObjectId], out: &mut Vec<u8>) {
     out.put_count(ids.len());
     let mut near = 0;
     ids.iter().for_each(|id| put_near(*id, &mut near, out));
 }
 
-fn decode_ids(d: &mut Decoder<'_>) -> Decoded<Vec<ObjectId>> {
+pub(crate) fn decode_ids(d: &mut Decoder<'_>) -> Decoded<Vec<ObjectId>> {
     let count = d.count(usize::MAX, 1)?;
     let mut near = 0;
     (0..count).map(|_| decode_near(d, &mut near)).collect()

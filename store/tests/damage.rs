@@ -5,70 +5,23 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{BlockDevice, Dir, GRANULE, GranuleRange, OsDir, index};
+use block::{BlockDevice, GRANULE, index};
+use common::damaged::{
+    SIZE, all_objects, build, collect, damage, dir_at, is_last_commit, objects, place_at,
+    restore_the_rest, short,
+};
 use common::lost_sector::{LostSector, SECTOR};
-use common::{around, chunk, count_from_env, draft, open_writer, read_all, thorough};
-use rand::{Rng, RngExt, SeedableRng};
+use common::{around, chunk, count_from_env, open_writer, read_all};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::{
-    Backend, Base, Directory, ErrorKind, PointRef, ScrubOptions, ScrubPosition, ScrubReport, Store,
-    StoreError,
+    Backend, Base, ErrorKind, ScrubOptions, ScrubPosition, ScrubReport, Store, StoreError,
 };
-
-const SIZE: u64 = 2000 * GRANULE;
-
-/// A store with a few points; what they hold, by name.
-fn build(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let dir = dir_at(path);
-    common::create(&Directory::backend(&dir)).unwrap();
-    let store = open_writer(&dir, 2);
-    let mut contents = BTreeMap::new();
-    let mut base = Base::Empty { size: SIZE };
-    for round in 0..4 {
-        let mut writer = store.image_writer(base).unwrap();
-        for i in 0..200 {
-            let at = (round * 337 + i * 3) % 2000;
-            writer.put(at, &chunk(round * 1000 + i)).unwrap();
-        }
-        let zeroes = GranuleRange {
-            start: round * 100,
-            end: round * 100 + 50,
-        };
-        writer.zero(zeroes).unwrap();
-        let finished = writer.finish().unwrap();
-        base = Base::Image(finished.image().clone());
-        let image = store.image(finished.image()).unwrap();
-        let point = store.commit_point(draft("web", finished)).unwrap();
-        contents.insert(point.id.to_string(), read_all(&image));
-    }
-    contents
-}
-
-fn dir_at(path: &Path) -> Arc<dyn Dir> {
-    Arc::new(OsDir::open(path).unwrap())
-}
-
-fn place_at(path: &Path) -> Arc<dyn Backend> {
-    Directory::backend(&dir_at(path))
-}
-
-fn objects(path: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(objects(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    found
-}
 
 /// What reading everything says: nothing, or the texts of the complaints. Panics at a wrong byte.
 fn complaints(path: &Path, contents: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
@@ -120,11 +73,6 @@ fn has_a_copy(object: &Path) -> bool {
         .is_some_and(|folder| folder.ends_with("keys"))
 }
 
-/// The part of a path that messages use.
-fn short(path: &Path) -> String {
-    path.file_name().unwrap().to_string_lossy().into_owned()
-}
-
 /// What a scrub of the store, which heals, says: names of what it healed, and of what is lost.
 fn scrub(path: &Path, heal: bool) -> std::result::Result<ScrubReport, StoreError> {
     scrub_of(&place_at(path), heal)
@@ -140,51 +88,6 @@ fn scrub_of(place: &Arc<dyn Backend>, heal: bool) -> std::result::Result<ScrubRe
     store.scrub(&options)
 }
 
-/// Damages a copy of an object in some way, and says whether its armor can reach that; `None`: it may or may not.
-fn damage(
-    rng: &mut ChaCha8Rng,
-    good: &[u8],
-    others: &[&Vec<u8>],
-) -> (&'static str, Vec<u8>, Option<bool>) {
-    let mut bad = good.to_vec();
-    match rng.random_range(0..6) {
-        0 => {
-            let at = rng.random_range(0..bad.len());
-            bad[at] ^= 1 << rng.random_range(0..8);
-            ("a flipped bit", bad, Some(true))
-        }
-        1 => {
-            let sectors = bad.len().div_ceil(4096);
-            let sector = rng.random_range(0..sectors) * 4096;
-            let end = (sector + 4096).min(bad.len());
-            rng.fill_bytes(&mut bad[sector..end]);
-            // A small object lies in one sector with its armor.
-            ("a sector of noise", bad, (sectors > 4).then_some(true))
-        }
-        2 => {
-            let at = rng.random_range(0..bad.len());
-            let len = rng.random_range(1..(bad.len() - at + 1).min(60_000));
-            bad[at..at + len].fill(0);
-            ("a stretch of zeroes", bad, None)
-        }
-        3 => {
-            bad.truncate(rng.random_range(0..good.len()));
-            ("cut off", bad, None)
-        }
-        4 => {
-            let other = others[rng.random_range(0..others.len())];
-            ("another object's bytes", other.clone(), Some(false))
-        }
-        _ => {
-            for _ in 0..rng.random_range(2..40) {
-                let at = rng.random_range(0..bad.len());
-                bad[at] = bad[at].wrapping_add(rng.random_range(1..255));
-            }
-            ("bytes here and there", bad, None)
-        }
-    }
-}
-
 /// Any damage to any one object: nothing wrong is ever returned, what is in reach of its armor is healed for good, and
 /// the rest is named: the object, the points and the ranges. A second scrub finds what the first left.
 #[test]
@@ -195,11 +98,7 @@ fn damage_of_any_kind_is_healed_or_named_and_never_believed() {
     let mut contents = build(tmp.path());
     collect(tmp.path(), &mut contents);
     assert!(complaints(tmp.path(), &contents).is_empty());
-    let all: Vec<(PathBuf, Vec<u8>)> = objects(tmp.path())
-        .into_iter()
-        .filter(|path| !path.starts_with(tmp.path().join("lease")))
-        .map(|path| (path.clone(), fs::read(path).unwrap()))
-        .collect();
+    let all = all_objects(tmp.path());
     let mut healed = 0;
     for case in 0..cases {
         let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(case));
@@ -210,7 +109,7 @@ fn damage_of_any_kind_is_healed_or_named_and_never_believed() {
             true => &all[rng.random_range(0..all.len())],
             false => on_shelves[rng.random_range(0..on_shelves.len())],
         };
-        let kind = |path: &Path| path.extension().map(std::ffi::OsStr::to_owned);
+        let kind = |path: &Path| path.extension().map(OsStr::to_owned);
         let others: Vec<&Vec<u8>> = all
             .iter()
             .filter(|(path, _)| path != object && kind(path) == kind(object))
@@ -287,34 +186,6 @@ fn names(complaints: &[String], object: &Path) -> bool {
     complaints.iter().any(|text| text.contains(&short(object)))
 }
 
-/// Opening a store to write leaves new objects: the next case begins as this one did.
-fn restore_the_rest(path: &Path, all: &[(PathBuf, Vec<u8>)]) {
-    let known: BTreeSet<&PathBuf> = all.iter().map(|(path, _)| path).collect();
-    for object in objects(path) {
-        if !known.contains(&object) && !object.starts_with(path.join("lease")) {
-            fs::remove_file(object).unwrap();
-        }
-    }
-}
-
-/// Moves what is small into bundles: there are objects of every kind then.
-fn collect(path: &Path, contents: &mut BTreeMap<String, Vec<u8>>) {
-    let store = open_writer(&dir_at(path), 0);
-    let report = store.collect_garbage(&thorough());
-    assert!(report.unwrap().containers_moved > 0);
-    // Some more, so that not everything lies in bundles.
-    let latest: PointRef = "web@latest".parse().unwrap();
-    let base = store.point(&latest).unwrap().disks[0].image.clone();
-    let mut writer = store.image_writer(Base::Image(base)).unwrap();
-    for i in 0..700 {
-        writer.put(i, &chunk(90_000 + i)).unwrap();
-    }
-    let finished = writer.finish().unwrap();
-    let content = read_all(&store.image(finished.image()).unwrap());
-    let point = store.commit_point(draft("mail", finished)).unwrap();
-    contents.insert(point.id.to_string(), content);
-}
-
 /// A disk that loses a sector returns no wrong bytes: it fails every read that touches it. Taken for a failure of the
 /// place, that would end each restore there; but the object's armor has the bytes, as it has those of a flipped bit.
 /// So readers get them, whichever sector it is, and a scrub writes the object anew, where the disk is sound. An object
@@ -324,11 +195,7 @@ fn a_lost_sector_is_healed_to_be_read_and_put_right_by_a_scrub() {
     let tmp = tempfile::tempdir().unwrap();
     let mut contents = build(tmp.path());
     collect(tmp.path(), &mut contents);
-    let all: Vec<(PathBuf, Vec<u8>)> = objects(tmp.path())
-        .into_iter()
-        .filter(|path| !path.starts_with(tmp.path().join("lease")))
-        .map(|path| (path.clone(), fs::read(&path).unwrap()))
-        .collect();
+    let all = all_objects(tmp.path());
     let (mut healed, mut lost) = (BTreeSet::new(), 0);
     for (object, good) in &all {
         let name = object.strip_prefix(tmp.path()).unwrap().to_str().unwrap();
@@ -455,14 +322,6 @@ fn a_deleted_object_is_named_with_what_it_costs() {
         fs::write(&object, &good).unwrap();
     }
     assert!(complaints(tmp.path(), &contents).is_empty());
-}
-
-fn is_last_commit(object: &Path) -> bool {
-    if !short(object).starts_with("commit-") {
-        return false;
-    }
-    let commits = objects(object.parent().unwrap());
-    commits.last().is_some_and(|last| last == object)
 }
 
 #[test]

@@ -159,6 +159,41 @@ fn upkeep_scrub_heals_bit_rot_and_names_what_is_lost() -> Result<()> {
     Ok(())
 }
 
+/// A check reads everything beside the protection that writes there, and changes nothing. A commit that is gone keeps the
+/// store from being opened; a check says so, and reads the points of all others.
+#[test]
+fn upkeep_check_reads_what_does_not_open() -> Result<()> {
+    let bench = Bench::new()?;
+    let (disk, _) = bench.stamped_disk("disk", DISK)?;
+    let how = How::new(&bench, &[&disk]).with(&["--upkeep-every", "0"]);
+    let protect = Protect::start(&bench, &how)?;
+    protect.wait_point(LIMIT)?;
+    let (target, state) = (bench.target(), bench.state());
+    for _ in 0..3 {
+        standin::run(["cut", "g", "--state", &state, "--wait"])?;
+    }
+    let beside = store(&["check", "--deep"], &target)?;
+    ensure!(beside["whole"] == true, "{beside}");
+    protect.stop()?;
+
+    let whole = store(&["check"], &target)?;
+    let points = whole["points"].as_array().map_or(0, Vec::len);
+    ensure!(points >= 4 && whole["catalog"]["opens"] == true, "{whole}");
+    let newest = whole["catalog"]["newest"].as_u64().context("a number")?;
+    let commit = format!("target/catalog/commit-{:016x}", newest - 1);
+    fs::remove_file(bench.path(&commit))?;
+    let verify = standin::say(["point", "verify", "--all", "--target", &target])?;
+    ensure!(verify.status.code() == Some(5), "{verify:?}");
+    let said = standin::say(["store", "check", &target])?;
+    ensure!(said.status.code() == Some(5), "{said:?}");
+    ensure!(
+        said.out.contains("DOES NOT OPEN")
+            && said.out.contains(&format!("{0} of {0} points", points - 1)),
+        "{said:?}"
+    );
+    Ok(())
+}
+
 /// A flipped bit is within reach of its armor; with enough others in the same object it is not. So what bit rot does must
 /// be put right before more of it comes, also where nobody ever runs a scrub by hand: the protection does.
 #[test]

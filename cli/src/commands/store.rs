@@ -1,4 +1,4 @@
-//! `standin store init`, `key`, `status`, `explain`, `gc`, `scrub`.
+//! `standin store init`, `status`, `explain`, `gc`, `scrub`, and the way to the others.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use block::UnixNanos;
 use serde_json::json;
 
 use crate::args::{Store, StoreCommand};
-use crate::commands::{key, upkeep, world};
+use crate::commands::{self, key, upkeep, world};
 use crate::printer::{Printer, table};
 use crate::progress::Bar;
 use crate::units;
@@ -69,6 +69,12 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
             }
             Ok(())
         }
+        StoreCommand::Check { target, deep, rate } => {
+            let rate = rate.and_then(|rate| rate.0);
+            commands::check(&target, deep, rate, printer)
+        }
+        StoreCommand::Repair { target, apply } => commands::repair(&target, apply, printer),
+        StoreCommand::RebuildIndex { target } => commands::rebuild_index(&target, printer),
         StoreCommand::Scrub {
             target,
             light,

@@ -377,6 +377,11 @@ impl Backend for Bucket {
         Ok(first.map_err(to_io)?.transpose().map_err(to_io)?.is_none())
     }
 
+    /// A PUT leaves the whole object or none.
+    fn half_created(&self, _folder: &str) -> io::Result<Vec<(String, u64)>> {
+        Ok(Vec::new())
+    }
+
     fn list_between(&self, folder: &str, after: &str, before: &str) -> io::Result<Vec<String>> {
         let (store, path) = (Arc::clone(&self.store), self.path(folder));
         let (offset, before) = (path.clone().join(after), before.to_owned());

@@ -77,6 +77,26 @@ impl Directory {
         Ok((self.folder(folder)?, plain))
     }
 
+    /// The files of a folder whose names are asked for, and their lengths.
+    fn lengths(
+        &self,
+        folder: &str,
+        is_asked_for: impl Fn(&str) -> bool,
+    ) -> io::Result<Vec<(String, u64)>> {
+        let Some(dir) = self.folder_to_read(folder)? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for name in dir.list()?.into_iter().filter(|name| is_asked_for(name)) {
+            match dir.open(&name).and_then(|file| file.len()) {
+                // Somebody has removed it meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                len => found.push((name, len?)),
+            }
+        }
+        Ok(found)
+    }
+
     fn file(&self, name: &str) -> io::Result<Arc<dyn File>> {
         if let Some(file) = self.files.lock().get(name) {
             return Ok(Arc::clone(file));
@@ -142,18 +162,11 @@ impl Backend for Directory {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        let Some(dir) = self.folder_to_read(folder)? else {
-            return Ok(Vec::new());
-        };
-        let mut found = Vec::new();
-        for name in whole(dir.list()?) {
-            match dir.open(&name).and_then(|file| file.len()) {
-                // Somebody has removed it meanwhile.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                len => found.push((name, len?)),
-            }
-        }
-        Ok(found)
+        self.lengths(folder, |name| !name.contains(TMP_MARK))
+    }
+
+    fn half_created(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        self.lengths(folder, |name| name.contains(TMP_MARK))
     }
 
     /// Lengths are not asked for: a catalog has thousands of commits.

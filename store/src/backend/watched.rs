@@ -65,6 +65,10 @@ impl<W: Watch> Backend for Watched<W> {
         self.place.list(folder)
     }
 
+    fn half_created(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        self.place.half_created(folder)
+    }
+
     fn recover(&self, folder: &str) -> io::Result<()> {
         self.place.recover(folder)
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use block::Name;
 
 use crate::armor::Kind;
+use crate::catalog::Commit;
 use crate::fingerprint::Fingerprint;
 use crate::inventory::Sums;
 use crate::locations::Locations;
 use crate::place::ObjectId;
 use crate::protection::Protection;
 use crate::records::{PointId, PointRecord, SeedRecord};
+use crate::relocation::Relocation;
 use crate::scrub::LastScrub;
 use crate::sweep::{Quarantine, Sweep};
 use crate::tree::ImageRef;
@@ -108,6 +110,11 @@ pub(crate) enum Change {
     Sweep(Sweep),
     /// Objects that were in quarantine were removed.
     Purge(Vec<(Kind, ObjectId)>),
+    /// A repair has found other copies of what was lost.
+    Relocate(Relocation),
+    /// A repair goes on after commits of these numbers, which are lost: the checkpoint of this commit's number says what
+    /// is left.
+    BeginAnew(Vec<u64>),
 }
 
 impl State {
@@ -200,6 +207,32 @@ impl State {
         self.points.insert(place, point);
     }
 
+    /// After one commit more.
+    pub(super) fn enter(&mut self, commit: Commit, hash: Fingerprint) {
+        self.sequence = commit.sequence;
+        self.epoch = commit.epoch;
+        self.last = hash;
+        self.held = commit.held;
+        self.apply(commit.change, commit.at);
+    }
+
+    /// The same with another copy of some things.
+    pub(crate) fn relocated(&self, relocation: &Relocation) -> Self {
+        let mut state = self.clone();
+        relocation.apply(Arc::make_mut(&mut state.locations), &mut state.quarantine);
+        state
+    }
+
+    /// After a commit of which nothing is known.
+    pub(super) fn enter_lost(&mut self) {
+        self.sequence += 1;
+        self.last = Fingerprint::ZERO;
+        // It may have listed a point of any group, and no number is given twice.
+        for number in self.numbers.values_mut() {
+            *number += 1;
+        }
+    }
+
     /// `at`: when it was committed.
     pub(super) fn apply(&mut self, change: Change, at: u64) {
         self.at = self.at.max(at);
@@ -249,6 +282,12 @@ impl State {
                 sweep.apply(locations, &mut self.quarantine, at);
                 self.next_bundle = self.next_bundle.max(sweep.next_bundle);
             }
+            Change::Relocate(relocation) => {
+                let locations = Arc::make_mut(&mut self.locations);
+                relocation.apply(locations, &mut self.quarantine);
+            }
+            // Its checkpoint says it.
+            Change::BeginAnew(_) => {}
             Change::Purge(objects) => {
                 for object in objects {
                     self.quarantine.remove(&object);

@@ -73,6 +73,17 @@ fn sweep() -> Sweep {
     }
 }
 
+/// One thing goes back to where it was before that sweep, and one is found in another bundle.
+fn relocation() -> Relocation {
+    Relocation {
+        moved_containers: vec![(ObjectId(70), spot(1, 40))],
+        moved_trees: Vec::new(),
+        own_containers: vec![ObjectId(3)],
+        own_trees: vec![ObjectId(5)],
+        kept: vec![(Kind::Container, ObjectId(3)), (Kind::Bundle, ObjectId(1))],
+    }
+}
+
 fn scrub() -> LastScrub {
     LastScrub {
         ended_at: UnixNanos(335),
@@ -143,6 +154,18 @@ fn a_sweep_moves_forgets_and_puts_into_quarantine() {
 }
 
 #[test]
+fn a_relocation_uses_other_copies_and_keeps_them() {
+    let mut state = swept();
+    let relocated = state.relocated(&relocation());
+    state.apply(Change::Relocate(relocation()), 350);
+    assert_eq!(state.locations, relocated.locations);
+    assert_eq!(state.locations.containers[&ObjectId(70)], spot(1, 40));
+    assert_eq!(state.locations.containers.len(), 1);
+    assert!(state.locations.trees.is_empty());
+    assert!(state.quarantine.is_empty() && relocated.quarantine.is_empty());
+}
+
+#[test]
 fn every_kind_of_commit_survives_its_bytes() {
     let id = |sequence| PointId {
         group: "web".parse().unwrap(),
@@ -159,6 +182,9 @@ fn every_kind_of_commit_survives_its_bytes() {
         Change::Sweep(sweep()),
         Change::Sweep(Sweep::default()),
         Change::Purge(vec![(Kind::Bundle, ObjectId(1)), (Kind::Tree, ObjectId(9))]),
+        Change::Relocate(relocation()),
+        Change::Relocate(Relocation::default()),
+        Change::BeginAnew(vec![3, 4, u64::MAX]),
     ] {
         let commit = Commit {
             sequence: 7,

@@ -35,6 +35,12 @@ impl Shelf {
 }
 
 impl ScrubPosition {
+    /// Before every object on a shelf, and after the catalog.
+    pub(crate) const BEFORE_ALL: Self = Self {
+        shelf: Shelf::Trees,
+        id: 0,
+    };
+
     /// As a word that [`parse`](Self::parse) reads.
     #[must_use]
     pub fn to_word(self) -> String {

@@ -12,6 +12,7 @@ use store::{
     Secret, SeedDisk, SeedDraft, Store,
 };
 
+pub(crate) mod damaged;
 pub(crate) mod lost_sector;
 
 pub(crate) fn around(workers: usize) -> Around {
