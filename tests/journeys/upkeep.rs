@@ -162,7 +162,7 @@ fn upkeep_scrub_heals_bit_rot_and_names_what_is_lost() -> Result<()> {
 /// A check reads everything beside the protection that writes there, and changes nothing. A commit that is gone keeps the
 /// store from being opened; a check says so, and reads the points of all others.
 #[test]
-fn upkeep_check_reads_what_does_not_open() -> Result<()> {
+fn upkeep_check_reads_what_does_not_open_and_repair_opens_it() -> Result<()> {
     let bench = Bench::new()?;
     let (disk, _) = bench.stamped_disk("disk", DISK)?;
     let how = How::new(&bench, &[&disk]).with(&["--upkeep-every", "0"]);
@@ -191,6 +191,34 @@ fn upkeep_check_reads_what_does_not_open() -> Result<()> {
             && said.out.contains(&format!("{0} of {0} points", points - 1)),
         "{said:?}"
     );
+
+    // A repair lets it go on: the other points read back, and the next protection builds on them.
+    let planned = store(&["repair"], &target)?;
+    ensure!(
+        planned["applied"] == false && planned["steps"][0]["do"] == "begin-anew",
+        "{planned}"
+    );
+    let still = standin::say(["point", "list", "--target", &target])?;
+    ensure!(
+        still.status.code() == Some(5),
+        "a plan changes nothing: {still:?}"
+    );
+    let repaired = store(&["repair", "--apply"], &target)?;
+    ensure!(repaired["applied"] == true, "{repaired}");
+    standin::run(["point", "verify", "--all", "--target", &target])?;
+    ensure!(bench.points()?.len() == points - 1, "{:?}", bench.points()?);
+    let index = store(&["rebuild-index"], &target)?;
+    ensure!(
+        index["entries"].as_u64() > Some(0) && index["damaged"] == serde_json::json!([]),
+        "{index}"
+    );
+    let protect = Protect::start(&bench, &how)?;
+    standin::run(["cut", "g", "--state", &state, "--wait"])?;
+    protect.stop()?;
+    standin::run(["point", "verify", "--all", "--target", &target])?;
+    bench.compare("g@latest", None, &disk)?;
+    let again = store(&["repair"], &target)?;
+    ensure!(again["changes"] == false, "{again}");
     Ok(())
 }
 
