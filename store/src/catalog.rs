@@ -59,11 +59,6 @@ impl Catalog {
         Self { place, store }
     }
 
-    /// The store's id.
-    pub(crate) fn store(&self) -> [u8; 16] {
-        self.store
-    }
-
     /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
     /// durable yet, if its writer was killed: see [`sync`](Self::sync).
     pub(crate) fn load(&self) -> Result<State> {

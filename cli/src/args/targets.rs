@@ -45,7 +45,10 @@ fn of_store(command: &mut StoreCommand) -> &mut Target {
         | StoreCommand::Status { target }
         | StoreCommand::Explain { target, .. }
         | StoreCommand::Gc { target, .. }
-        | StoreCommand::Scrub { target, .. } => target,
+        | StoreCommand::Scrub { target, .. }
+        | StoreCommand::Check { target, .. }
+        | StoreCommand::Repair { target, .. }
+        | StoreCommand::RebuildIndex { target, .. } => target,
         StoreCommand::Key(key) => match &mut key.command {
             KeyCommand::List { target }
             | KeyCommand::Add { target, .. }

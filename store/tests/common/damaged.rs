@@ -8,7 +8,7 @@ use std::sync::Arc;
 use block::{Dir, GRANULE, GranuleRange, OsDir};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
-use store::{Backend, Base, Directory, PointRef, Store};
+use store::{Backend, Base, Directory, PointRef};
 
 use super::{chunk, draft, open_writer, read_all, thorough};
 
