@@ -19,7 +19,7 @@ use crate::copies;
 use crate::error::Result;
 use crate::format::{self, Format};
 use crate::records::PointId;
-use crate::scrub::{self, HealedObject, Hit, LostObject, ScrubOptions, ScrubPosition};
+use crate::scrub::{self, HealedObject, Hit, LostObject, Scope, ScrubOptions, ScrubPosition};
 use crate::store::{Around, Inner, Store};
 
 pub use report::{CatalogCheck, CheckReport, CheckedPoint, Half, LostEntry, Pile};
@@ -103,6 +103,7 @@ pub(crate) fn check(
             progress: options.progress,
             ..ScrubOptions::default()
         },
+        Scope::ButTheCatalog,
     )?;
     let images = inner.state.lock().images();
     let mut healable = survey.healable.clone();

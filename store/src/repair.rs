@@ -27,7 +27,9 @@ use crate::lease::Lease;
 use crate::place::ObjectId;
 use crate::records::PointId;
 use crate::relocation::Relocation;
-use crate::scrub::{self, Examined, HealedObject, Hit, LostObject, ScrubOptions, ScrubPosition};
+use crate::scrub::{
+    self, Examined, HealedObject, Hit, LostObject, Scope, ScrubOptions, ScrubPosition,
+};
 use crate::store::{Around, Store};
 
 /// How to repair.
@@ -274,7 +276,7 @@ impl Reading<'_> {
             progress: self.options.progress,
             ..ScrubOptions::default()
         };
-        scrub::examine(&self.store(state)?.inner, &options)
+        scrub::examine(&self.store(state)?.inner, &options, Scope::ButTheCatalog)
     }
 }
 

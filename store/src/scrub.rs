@@ -102,6 +102,15 @@ enum Found {
     Lost(u64, StoreError),
 }
 
+/// What is read.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope {
+    /// What comes after where the last slice ended.
+    Everything,
+    /// The catalog was looked at in another way.
+    ButTheCatalog,
+}
+
 /// What was found by reading everything.
 pub(crate) struct Examined {
     pub(crate) report: ScrubReport,
@@ -117,7 +126,7 @@ pub(crate) struct Examined {
 
 /// Reads and checks everything, and remembers that it did.
 pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubReport> {
-    let report = examine(inner, options)?.report;
+    let report = examine(inner, options, Scope::Everything)?.report;
     if report.reached.is_none() && options.heal && inner.writer.is_some() {
         let last = LastScrub {
             ended_at: UnixNanos(inner.now()),
@@ -133,7 +142,7 @@ pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubRe
 }
 
 /// Reads and checks everything.
-pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>) -> Result<Examined> {
+pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>, scope: Scope) -> Result<Examined> {
     let mut scrub = Scrub {
         inner,
         options,
@@ -146,14 +155,13 @@ pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>) -> Result<Exami
         spare: Vec::new(),
         unreadable: BTreeSet::new(),
     };
-    if options.after.is_none() {
-        scrub.catalog()?;
-    }
-    if options
-        .after
-        .is_none_or(|after| after == ScrubPosition::BEFORE_ALL)
-    {
-        scrub.keys()?;
+    match scope {
+        Scope::Everything if options.after.is_none() => {
+            scrub.catalog()?;
+            scrub.keys()?;
+        }
+        Scope::Everything => {}
+        Scope::ButTheCatalog => scrub.keys()?,
     }
     if !scrub.mark()? {
         // Nothing after where it began was checked.

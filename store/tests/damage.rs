@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use block::{BlockDevice, GRANULE, index};
 use common::damaged::{
-    SIZE, all_objects, build, collect, damage, dir_at, is_last_commit, objects, place_at,
-    restore_the_rest, short,
+    SIZE, all_objects, build, collect, damage, dir_at, has_a_copy, is_last_commit, objects,
+    place_at, restore_the_rest, short,
 };
 use common::lost_sector::{LostSector, SECTOR};
 use common::{around, chunk, count_from_env, open_writer, read_all};
@@ -64,13 +64,6 @@ fn complaints_of(place: &Arc<dyn Backend>, contents: &BTreeMap<String, Vec<u8>>)
         }
     }
     found
-}
-
-/// Whether another object has the same bytes.
-fn has_a_copy(object: &Path) -> bool {
-    object
-        .parent()
-        .is_some_and(|folder| folder.ends_with("keys"))
 }
 
 /// What a scrub of the store, which heals, says: names of what it healed, and of what is lost.

@@ -338,7 +338,7 @@ fn a_repair_does_what_was_planned_or_nothing() {
 fn damaged_world(seed: u64) -> SimWorld {
     let world = SimWorld::new(seed);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     for round in 0..4 {
         let size = 99 * GRANULE;

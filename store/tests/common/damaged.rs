@@ -149,6 +149,13 @@ pub(crate) fn is_last_commit(object: &Path) -> bool {
     commits.last().is_some_and(|last| last == object)
 }
 
+/// Whether another object has the same bytes.
+pub(crate) fn has_a_copy(object: &Path) -> bool {
+    object
+        .parent()
+        .is_some_and(|folder| folder.ends_with("keys"))
+}
+
 /// Every object but those of the lease, with its bytes.
 pub(crate) fn all_objects(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     objects(path)
