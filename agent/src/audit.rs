@@ -27,9 +27,9 @@ use tracing::{error, warn};
 
 use crate::api::{AuditMiss, AuditStatus};
 use crate::engine::{Engine, Stop};
-use crate::rate::{Bucket, Rate};
 use crate::stage_two::target_error;
 use crate::{Error, Result};
+use dd_target::{Bucket, Rate};
 
 /// Granules that are compared at once: what a leaf of an image covers.
 const PIECE_GRANULES: u64 = 256;

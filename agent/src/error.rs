@@ -3,33 +3,16 @@
 //! Rule: an error says what failed; [`Error::kind`] says what a caller can do, [`Error::hint`] what
 //! a person can do.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use block::Name;
-use serde::{Deserialize, Serialize};
+use dd_target::{Kind, Problem, chain};
 use splitter::Generation;
 use store::StoreError;
 
 /// Result of what the agent does.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// What a caller can do about a failure. `standin` exits with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// It failed; the message says why.
-    Failed,
-    /// What was asked for makes no sense: ask differently.
-    Usage,
-    /// Somebody else has taken over: stop.
-    Fenced,
-    /// Not now: try again.
-    Retry,
-    /// Stored data is damaged.
-    Damaged,
-}
 
 /// A failure.
 #[derive(Debug, thiserror::Error)]
@@ -192,17 +175,6 @@ pub enum Error {
     },
 }
 
-/// A failure as the control API tells it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Problem {
-    /// What failed, with its causes.
-    pub error: String,
-    /// What a caller can do.
-    pub kind: Kind,
-    /// What a person can do.
-    pub hint: Option<String>,
-}
-
 impl Error {
     pub(crate) fn usage(what: impl Into<String>, hint: &'static str) -> Self {
         let what = what.into();
@@ -226,7 +198,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Target { .. } | Self::Usage { .. } => Kind::Usage,
-            Self::Store { source, .. } => store_kind(source),
+            Self::Store { source, .. } => Kind::of_store(source),
             Self::Device { source, .. } if source.kind() == block::ErrorKind::Corrupt => {
                 Kind::Damaged
             }
@@ -332,31 +304,6 @@ impl Error {
     }
 }
 
-/// An error with its causes, in one line; causes that the text names already are left out.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn store_kind(error: &StoreError) -> Kind {
-    match error.kind() {
-        store::ErrorKind::Retry => Kind::Retry,
-        store::ErrorKind::Fenced => Kind::Fenced,
-        store::ErrorKind::Corrupt => Kind::Damaged,
-        _ => Kind::Failed,
-    }
-}
-
 const BUCKET_HINT: &str = "how to reach the bucket is said by AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of this command; a server without TLS needs AWS_ALLOW_HTTP=true";
 
 fn store_hint(error: &StoreError) -> Option<&'static str> {
@@ -377,18 +324,6 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         }
         _ => return None,
     })
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failed => "failed",
-            Self::Usage => "usage",
-            Self::Fenced => "fenced",
-            Self::Retry => "retry",
-            Self::Damaged => "damaged",
-        })
-    }
 }
 
 #[cfg(test)]

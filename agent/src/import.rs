@@ -12,10 +12,10 @@ use block::{Access, BlockDevice, ByteRange, Caching, Clock, GRANULE, GranuleRang
 use export::{NbdDisk, NbdUrl};
 use store::{Base, Consistency, FinishedImage, PointDraft, PointRecord, Store};
 
-use crate::points::Progress;
 use crate::protect::disk_name;
 use crate::target::Missing;
 use crate::{Error, Result, Target};
+use dd_target::Progress;
 
 /// Bytes read at once.
 const PIECE: u64 = 1 << 20;

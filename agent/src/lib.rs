@@ -27,7 +27,7 @@ mod gaps;
 mod hook_process;
 mod hooks;
 mod import;
-mod keeper;
+mod keeping;
 mod ladder;
 mod limits;
 mod memory;
@@ -39,7 +39,6 @@ mod points;
 mod pressure;
 mod protect;
 mod pulse;
-mod rate;
 mod recent;
 mod restore;
 mod schedule;
@@ -64,24 +63,23 @@ pub mod fuzzing {
     }
 }
 
-pub use error::{Error, Kind, Problem, Result, chain};
+pub use dd_target::{
+    Chore, Done, GcFigures, Hit, InvalidRate, KeepOptions, Kind, Problem, Progress,
+    ProtectionFigures, Rate, RateLimit, ScrubFigures, chain, whole_seconds,
+};
+pub use error::{Error, Result};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
 pub use import::{ImageSource, ImportOptions, Imported, import};
-pub use keeper::KeepOptions;
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,
 };
 pub use places::{GroupPlace, Record, RecordedDisk, StateRoot};
-pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
+pub use points::{Points, Verified, VerifiedDisk, find_disk};
 pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
-pub use rate::{InvalidRate, Rate, RateLimit};
 pub use restore::{Format, RestoreOptions, Restored, restore};
 pub use schedule::{Every, InvalidEvery, parse_duration};
 pub use serve::{ServeOptions, Served};
 pub use target::Target;
-pub use upkeep::{
-    Chore, Done, GcFigures, Hit, Judged, ProtectionFigures, ScrubFigures, init, preview, upkeep,
-    whole_seconds,
-};
+pub use upkeep::{Judged, init, preview, upkeep};
 pub use world::World;

@@ -20,10 +20,10 @@ use crate::engine::{Policy, SCHEDULED_TRIES};
 use crate::hooks::HookOptions;
 use crate::limits::Limits;
 use crate::places::{Record, StateRoot};
-use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::target::Target;
 use crate::world::World;
+use dd_target::Rate;
 
 /// Sizes of the disks; the last one ends in the middle of a granule.
 const SIZES: [u64; 2] = [360 << 10, (40 << 10) + 512];
