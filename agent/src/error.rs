@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use block::Name;
+use dd_target::client::RemoteError;
 use dd_target::{Kind, Problem, chain};
 use splitter::Generation;
 use store::StoreError;
@@ -52,6 +53,16 @@ pub enum Error {
         target: String,
         /// Why not.
         source: StoreError,
+    },
+    /// A vault behind a server could not.
+    #[error("cannot {doing} (target `{target}`)")]
+    Vault {
+        /// What was being done.
+        doing: &'static str,
+        /// Where.
+        target: String,
+        /// Why not.
+        source: RemoteError,
     },
     /// A disk that somebody else serves cannot be had.
     #[error(transparent)]
@@ -199,6 +210,7 @@ impl Error {
         match self {
             Self::Target { .. } | Self::Usage { .. } => Kind::Usage,
             Self::Store { source, .. } => Kind::of_store(source),
+            Self::Vault { source, .. } => source.kind(),
             Self::Device { source, .. } if source.kind() == block::ErrorKind::Corrupt => {
                 Kind::Damaged
             }
@@ -225,7 +237,11 @@ impl Error {
 
     /// Whether the target has no room.
     pub(crate) fn is_full(&self) -> bool {
-        matches!(self, Self::Store { source, .. } if source.kind() == store::ErrorKind::Full)
+        match self {
+            Self::Store { source, .. } => source.kind() == store::ErrorKind::Full,
+            Self::Vault { source, .. } => source.is_full(),
+            _ => false,
+        }
     }
 
     /// What a person can do about it.
@@ -233,7 +249,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Target { .. } => {
-                "give a directory or a bucket, for example --target dir:/backup or --target s3://backups/vms"
+                "give a directory, a bucket or a vault, for example --target dir:/backup, --target s3://backups/vms or --target https://backup:7443/vms"
             }
             Self::Usage { hint, .. } => hint,
             Self::Disk(block::OpenError::InUse { .. }) => {
@@ -249,8 +265,10 @@ impl Error {
                     "this one was silent for longer than its lease; it goes on by itself when the other one has ended"
                 }
                 None if target.starts_with("s3:") => BUCKET_HINT,
+                None if target.starts_with("https:") => VAULT_HINT,
                 hint => return hint.map(str::to_owned),
             },
+            Self::Vault { source, .. } => return source.hint(),
             Self::Seeding { .. } => {
                 "try again, or add --wait; `standin status` shows how far it is"
             }
@@ -305,6 +323,8 @@ impl Error {
 }
 
 const BUCKET_HINT: &str = "how to reach the bucket is said by AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of this command; a server without TLS needs AWS_ALLOW_HTTP=true";
+
+const VAULT_HINT: &str = "the token is read from the file that --token-file or STANDIN_TOKEN_FILE names, and needs the role restore for this vault";
 
 fn store_hint(error: &StoreError) -> Option<&'static str> {
     Some(match error.kind() {

@@ -1,13 +1,14 @@
 //! Where points go, named by a URL.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use block::{Clock, Dir, OsDir};
-use store::{Around, Backend, Bucket, Directory, Store, StoreError};
+use block::Clock;
+use dd_target::Place;
+use dd_target::client::{Access, Objects, RemoteError, VaultUrl};
+use store::{Around, Store, StoreError};
 
 use crate::{Error, Result};
 
@@ -18,6 +19,8 @@ pub enum Target {
     Directory(PathBuf),
     /// A store in a bucket: `s3://BUCKET/PREFIX`. How to get there says the environment, in the variables of AWS.
     Bucket(String),
+    /// A vault behind a server: `https://HOST:PORT/VAULT`. What is shown to the server is the process's [`Access`].
+    Vault(VaultUrl),
 }
 
 /// What to do where there is no store.
@@ -34,29 +37,25 @@ impl FromStr for Target {
     type Err = Error;
 
     fn from_str(url: &str) -> Result<Self> {
-        let refuse = |why| {
-            let url = url.to_owned();
-            Err(Error::Target { url, why })
+        let refuse = |url: &str, why| Error::Target {
+            url: url.to_owned(),
+            why,
         };
-        match url.split_once(':') {
-            Some(("dir", "")) => refuse("the path is empty"),
-            Some(("dir", path)) => Ok(Self::Directory(PathBuf::from(path))),
-            Some(("https" | "http", _)) => refuse("stores behind a server are not supported yet"),
-            Some(("s3", rest)) => match (Bucket::check_url(url), rest.rsplit_once('@')) {
-                (Ok(()), _) => Ok(Self::Bucket(url.trim_end_matches('/').to_owned())),
-                (Err(_), None) => {
-                    refuse("it names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
-                }
-                // What stands before the `@` is not repeated.
-                (Err(_), Some((_, bucket))) => Err(Error::Target {
-                    url: format!("s3://...@{bucket}"),
-                    why: "it names no bucket: keys belong into the environment, not into the URL",
-                }),
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("https") => {
+                let vault = url.parse().map(Self::Vault);
+                vault.map_err(|e: dd_target::client::InvalidUrl| refuse(e.url(), e.why))
+            }
+            Some("http") => Err(refuse(url, "vaults are reached by TLS only: https://")),
+            Some("dir" | "s3" | "gs" | "az") => match url.parse() {
+                Ok(Place::Directory(path)) => Ok(Self::Directory(path)),
+                Ok(Place::Bucket(url)) => Ok(Self::Bucket(url)),
+                Err(e) => Err(refuse(&e.url, e.why)),
             },
-            Some(("gs" | "az", _)) => refuse(
-                "of object stores, only those that speak the protocol of S3 are supported yet",
-            ),
-            _ => refuse("it begins neither with `dir:` nor with `s3://`"),
+            _ => Err(refuse(
+                url,
+                "it begins neither with `dir:` nor with `s3://` nor with `https://`",
+            )),
         }
     }
 }
@@ -64,7 +63,8 @@ impl FromStr for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Vault(url) => url.fmt(f),
+            Self::Directory(path) => Place::Directory(path.clone()).fmt(f),
             Self::Bucket(url) => f.write_str(url),
         }
     }
@@ -78,7 +78,7 @@ impl Target {
             Self::Directory(path) => {
                 Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
             }
-            Self::Bucket(_) => self.clone(),
+            Self::Bucket(_) | Self::Vault(_) => self.clone(),
         }
     }
 
@@ -87,15 +87,21 @@ impl Target {
     /// # Errors
     /// If there is none, or it cannot be read.
     pub fn reader(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
-        let opened = self
-            .open_place()
-            .and_then(|place| Store::open_reader(&place, around(clock)));
-        opened.map_err(self.failed("open the store"))
+        let failed = self.failed("open the store");
+        let place = match self {
+            Self::Vault(url) => {
+                let objects = Objects::open(url, &Access::of_this_process());
+                objects.map_err(self.refused("open the vault"))?
+            }
+            _ => self.place()?.open().map_err(&failed)?,
+        };
+        Store::open_reader(&place, around(clock)).map_err(failed)
     }
 
     /// Makes a store.
     pub(crate) fn create(&self) -> Result<()> {
-        let created = self.make_place().and_then(|place| Store::create(&place));
+        let place = self.place()?;
+        let created = place.make().and_then(|place| Store::create(&place));
         created.map_err(self.failed("create the store"))
     }
 
@@ -104,7 +110,7 @@ impl Target {
     /// # Errors
     /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
     pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
-        match self.try_writer(around, missing) {
+        match try_writer(&self.place()?, around, missing) {
             Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
                 target: self.to_string(),
             }),
@@ -114,8 +120,9 @@ impl Target {
 
     /// Opens a store that must be there as its only writer.
     pub(crate) fn writer_of_existing(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
-        let opened = self
-            .open_place()
+        let place = self.place()?;
+        let opened = place
+            .open()
             .and_then(|place| Store::open_writer(&place, around(clock)));
         opened.map_err(self.failed("open the store"))
     }
@@ -137,48 +144,15 @@ impl Target {
         }
     }
 
-    fn try_writer(
-        &self,
-        around: &Around,
-        missing: Missing,
-    ) -> std::result::Result<Store, StoreError> {
-        if missing == Missing::Refuse {
-            return Store::open_writer(&self.open_place()?, around.clone());
-        }
-        let place = self.make_place()?;
-        match Store::open_writer(&place, around.clone()) {
-            Err(StoreError::NotAStore { .. }) => {
-                Store::create(&place)?;
-                Store::open_writer(&place, around.clone())
-            }
-            opened => opened,
-        }
-    }
-
-    /// The place, where it is there.
-    fn open_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
+    /// Where the store lies; a vault's is its server's affair.
+    fn place(&self) -> Result<Place> {
         match self {
-            Self::Directory(path) => match OsDir::open(path) {
-                Ok(dir) => Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let dir = path.display().to_string();
-                    Err(StoreError::NotAStore { dir })
-                }
-                Err(error) => Err(open_error(path.display().to_string(), error)),
-            },
-            Self::Bucket(url) => open_bucket(url),
-        }
-    }
-
-    /// The place; a directory is made if it is missing.
-    fn make_place(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-        match self {
-            Self::Directory(path) => {
-                let dir = OsDir::create_all(path);
-                let dir = dir.map_err(|e| open_error(path.display().to_string(), e))?;
-                Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>)))
-            }
-            Self::Bucket(url) => open_bucket(url),
+            Self::Directory(path) => Ok(Place::Directory(path.clone())),
+            Self::Bucket(url) => Ok(Place::Bucket(url.clone())),
+            Self::Vault(url) => Err(Error::usage(
+                format!("the store of the vault `{url}` is its server's"),
+                "vaults are made with `standin vault create`",
+            )),
         }
     }
 
@@ -191,22 +165,33 @@ impl Target {
             source,
         }
     }
+
+    /// The same of a server.
+    pub(crate) fn refused(&self, doing: &'static str) -> impl Fn(RemoteError) -> Error {
+        let target = self.to_string();
+        move |source| Error::Vault {
+            doing,
+            target: target.clone(),
+            source,
+        }
+    }
 }
 
-fn open_bucket(url: &str) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-    // What is no text is none of those that matter.
-    let settings = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let bucket = Bucket::s3(url, settings);
-    let bucket = bucket.map_err(|error| open_error(url.to_owned(), io::Error::other(error)))?;
-    Ok(Arc::new(bucket))
-}
-
-fn open_error(object: String, source: io::Error) -> StoreError {
-    StoreError::Io {
-        verb: "open",
-        object,
-        source,
+fn try_writer(
+    place: &Place,
+    around: &Around,
+    missing: Missing,
+) -> std::result::Result<Store, StoreError> {
+    if missing == Missing::Refuse {
+        return Store::open_writer(&place.open()?, around.clone());
+    }
+    let place = place.make()?;
+    match Store::open_writer(&place, around.clone()) {
+        Err(StoreError::NotAStore { .. }) => {
+            Store::create(&place)?;
+            Store::open_writer(&place, around.clone())
+        }
+        opened => opened,
     }
 }
 
@@ -229,8 +214,11 @@ mod tests {
             assert_eq!(bucket, Target::Bucket("s3://bucket/x".into()));
             assert_eq!(bucket.to_string(), "s3://bucket/x");
         }
+        let vault: Target = "https://host:7443/web".parse().expect("a vault");
+        assert_eq!(vault.to_string(), "https://host:7443/web");
         for (url, word) in [
-            ("https://host:1/vault", "not supported yet"),
+            ("https://host/vault", "PORT"),
+            ("http://host:1/vault", "TLS"),
             ("s3:///x", "no bucket"),
             ("s3:bucket", "no bucket"),
             ("gs://bucket/x", "yet"),

@@ -3,11 +3,13 @@
 //! ```text
 //! command --> a protection of that target runs here? it is asked, over its control API, to do the chore
 //!         --> none does? this process opens the store itself, as its writer, for this chore
+//!         --> it is a vault behind a server? the server does it
 //! ```
 
 use std::time::Duration;
 
 use block::Name;
+use dd_target::client::{Access, Remote};
 use dd_target::{Chore, Context, Done, Progress, perform};
 use serde::Serialize;
 use store::{Keep, Policy, Verdict};
@@ -48,6 +50,12 @@ pub fn upkeep(
     world: &World,
     progress: Progress<'_>,
 ) -> Result<Done> {
+    if let Target::Vault(url) = target {
+        let refused = target.refused("look after the vault");
+        let server = Remote::open(&url.server, &Access::of_this_process());
+        let done = server.and_then(|server| server.chore(&url.vault, chore));
+        return done.map_err(refused);
+    }
     let end = world.clock.monotonic() + PATIENCE;
     let store = loop {
         // Asked first: who opens the target beside a protection keeps it from shipping.

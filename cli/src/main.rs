@@ -26,9 +26,13 @@ use crate::printer::Printer;
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
-    let chatty = matches!(args.command, Command::Protect(_) | Command::Serve(_));
+    let chatty = matches!(
+        args.command,
+        Command::Protect(_) | Command::Serve(_) | Command::Target(_)
+    );
     logging::start(args.verbose, chatty);
     let printer = Printer::new(args.json);
+    args.shown.access().show();
     let done = match args.command {
         Command::Protect(args) => commands::protect(*args, &printer).map_err(Into::into),
         Command::Cut(args) => commands::cut(&args, &printer).map_err(Into::into),
@@ -40,6 +44,9 @@ fn main() -> std::process::ExitCode {
         Command::Import(args) => commands::import(args, &printer).map_err(Into::into),
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
+        Command::Target(args) => commands::target(args, &printer),
+        Command::Vault(args) => commands::vault(args, &printer),
+        Command::Token(args) => commands::token(args, &printer),
         Command::Demo(args) => demo::run(&args, &printer),
     };
     exit::code(done, &printer)

@@ -1,16 +1,28 @@
-//! What is done on a store beside writing points, and how that is told; for whoever has the store open.
+//! The store as a server, and its client; and what both of them and a protection do on a store beside writing points.
 //!
-//! Rule: what a chore does is here once, whoever asks for it.
+//! ```text
+//!  client --TLS, HTTP/2--> server (token, role, vault) --> store of the vault
+//!     |                      |
+//!     +-- api, wire ---------+        chore, keeper: what is done on a store, whoever has it open
+//! ```
+//!
+//! Rule: the server decides who may; nothing that a client says of itself is believed.
 
+pub mod api;
 mod chore;
+pub mod client;
 mod keeper;
+mod place;
 mod problem;
 mod rate;
+pub mod server;
+mod wire;
 
 pub use chore::{
     Chore, Context, Done, GcFigures, Hit, Pace, Progress, ProtectionFigures, ScrubFigures, perform,
     protection_of, whole_seconds,
 };
 pub use keeper::{KeepError, KeepOptions, Kept, Used, do_chore, keep};
+pub use place::{InvalidPlace, Place};
 pub use problem::{Kind, Problem, chain};
 pub use rate::{Bucket, InvalidRate, Rate, RateLimit};

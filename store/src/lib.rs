@@ -57,9 +57,9 @@ mod verify;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
-pub use backend::{Backend, Directory};
 #[cfg(feature = "bucket")]
-pub use backend::{Bucket, InvalidBucket};
+pub use backend::{BLOCK, Blocks, Bucket, InvalidBucket, Known};
+pub use backend::{Backend, Directory, is_damage};
 #[cfg(feature = "conformance")]
 pub use backend::{Watch, Watched, conformance};
 pub use error::{ErrorKind, Result, StoreError};
