@@ -230,11 +230,6 @@ impl<'a> Auditor<'a> {
         let engine = self.engine;
         // Nothing in here needs the group.
         let _stepped_back = engine.crew.step_back();
-        let wanted = self.fingerprints(basis, piece)?;
-        Ok(differing(piece, content, &wanted))
-    }
-
-    fn fingerprints(&mut self, basis: &Basis, piece: GranuleRange) -> Result<Vec<Fingerprint>> {
         let failed = target_error(self.engine, "read the newest point for the audit");
         let current = self
             .image
@@ -247,7 +242,9 @@ impl<'a> Auditor<'a> {
             self.image = Some((self.disk, Arc::clone(&basis.point), image));
         }
         let (_, _, image) = self.image.as_ref().expect("it was just opened");
-        image.fingerprints(piece).map_err(failed)
+        let wanted = image.fingerprints(piece).map_err(&failed)?;
+        let found = image.fingerprints_of(content).map_err(&failed)?;
+        Ok(differing(piece, &found, &wanted))
     }
 
     fn miss(&self, basis: &Basis, granules: GranuleRange) {
@@ -344,9 +341,12 @@ fn both(a: &[GranuleRange], b: &[GranuleRange]) -> Vec<GranuleRange> {
 
 /// The runs of granules whose content has not the fingerprint that it should have. What was not read
 /// is among them.
-fn differing(piece: GranuleRange, content: &[u8], wanted: &[Fingerprint]) -> Vec<GranuleRange> {
+fn differing(
+    piece: GranuleRange,
+    found: &[Fingerprint],
+    wanted: &[Fingerprint],
+) -> Vec<GranuleRange> {
     let mut runs: Vec<GranuleRange> = Vec::new();
-    let found = Fingerprint::of_granules(content);
     for (granule, (found, wanted)) in (piece.start..).zip(found.iter().zip(wanted)) {
         if found == wanted {
             continue;

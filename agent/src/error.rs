@@ -67,6 +67,14 @@ pub enum Error {
     /// A disk that somebody else serves cannot be had.
     #[error(transparent)]
     Nbd(#[from] export::ConnectError),
+    /// A file with what opens a target.
+    #[error("`{}` opens nothing", path.display())]
+    Secret {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: crate::SecretError,
+    },
     /// The server cannot listen.
     #[error("cannot serve the disks")]
     Serve(#[from] export::ServeError),
@@ -208,7 +216,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Target { .. } | Self::Usage { .. } => Kind::Usage,
+            Self::Target { .. } | Self::Usage { .. } | Self::Secret { .. } => Kind::Usage,
             Self::Store { source, .. } => Kind::of_store(source),
             Self::Vault { source, .. } => source.kind(),
             Self::Device { source, .. } if source.kind() == block::ErrorKind::Corrupt => {
@@ -288,6 +296,14 @@ impl Error {
             Self::Cut(splitter::CutError::MapOnly) => {
                 "`standin status` says why; cuts go on by themselves once the diffs take writes again"
             }
+            Self::Secret { source, .. } => match source {
+                crate::SecretError::Readable(_) => {
+                    "chmod 600 it; if it was readable for long, make a new one (`standin store key add`)"
+                }
+                _ => {
+                    "name the file that was written or used when the store was made, or a key was added"
+                }
+            },
             Self::Gone { .. } => {
                 "bring it back (is it mounted?), protection goes on by itself then; to begin anew, give another --target"
             }
@@ -339,6 +355,14 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
             "`standin point hold POINT --lift` lifts a hold; a lock ends by itself, and not before its time"
         }
         store::ErrorKind::Full => "make room on the target; protection goes on by itself then",
+        store::ErrorKind::NoKey => match error {
+            StoreError::NotEncrypted => {
+                "leave the key out if this is the store that you mean; somebody may have put another one in its place"
+            }
+            _ => {
+                "name what opens it with --key-file or --passphrase-file (or STANDIN_KEY_FILE, STANDIN_PASSPHRASE_FILE); `standin store key list` shows what there is"
+            }
+        },
         store::ErrorKind::NotFound => {
             "`standin point list --target URL` shows what is there; `standin protect` creates a store"
         }

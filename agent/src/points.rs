@@ -68,6 +68,12 @@ impl Points {
         self.store.figures()
     }
 
+    /// Whether what it holds is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.store.is_encrypted()
+    }
+
     /// What holds the space of the target.
     ///
     /// # Errors

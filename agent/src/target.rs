@@ -1,4 +1,4 @@
-//! Where points go, named by a URL.
+//! Where points go, named by a URL, and what opens it if it is encrypted.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,21 +6,20 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::Clock;
-use dd_target::Place;
-use dd_target::client::{Access, Objects, RemoteError, VaultUrl};
-use store::{Around, Store, StoreError};
+use dd_target::client::{RemoteError, VaultUrl};
+use store::{Around, Backend, Secret, Store, StoreError};
 
+use crate::secret_file::SecretFile;
 use crate::{Error, Result};
+use place::Place;
+
+mod place;
 
 /// A target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A store in a directory of this machine: `dir:PATH`.
-    Directory(PathBuf),
-    /// A store in a bucket: `s3://BUCKET/PREFIX`. How to get there says the environment, in the variables of AWS.
-    Bucket(String),
-    /// A vault behind a server: `https://HOST:PORT/VAULT`. What is shown to the server is the process's [`Access`].
-    Vault(VaultUrl),
+pub struct Target {
+    place: Place,
+    secret: Option<SecretFile>,
 }
 
 /// What to do where there is no store.
@@ -37,71 +36,74 @@ impl FromStr for Target {
     type Err = Error;
 
     fn from_str(url: &str) -> Result<Self> {
-        let refuse = |url: &str, why| Error::Target {
-            url: url.to_owned(),
-            why,
-        };
-        match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("https") => {
-                let vault = url.parse().map(Self::Vault);
-                vault.map_err(|e: dd_target::client::InvalidUrl| refuse(e.url(), e.why))
-            }
-            Some("http") => Err(refuse(url, "vaults are reached by TLS only: https://")),
-            Some("dir" | "s3" | "gs" | "az") => match url.parse() {
-                Ok(Place::Directory(path)) => Ok(Self::Directory(path)),
-                Ok(Place::Bucket(url)) => Ok(Self::Bucket(url)),
-                Err(e) => Err(refuse(&e.url, e.why)),
-            },
-            _ => Err(refuse(
-                url,
-                "it begins neither with `dir:` nor with `s3://` nor with `https://`",
-            )),
-        }
+        let place = url.parse()?;
+        let secret = None;
+        Ok(Self { place, secret })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vault(url) => url.fmt(f),
-            Self::Directory(path) => Place::Directory(path.clone()).fmt(f),
-            Self::Bucket(url) => f.write_str(url),
-        }
+        self.place.fmt(f)
     }
 }
 
 impl Target {
+    /// A directory of this machine, not encrypted.
+    #[must_use]
+    pub fn directory(path: PathBuf) -> Self {
+        let place = Place::directory(path);
+        let secret = None;
+        Self { place, secret }
+    }
+
+    /// The same target, opened with what is in a file; a store that is made there is encrypted.
+    #[must_use]
+    pub fn opened_with(self, secret: Option<SecretFile>) -> Self {
+        Self { secret, ..self }
+    }
+
     /// The same target, independent of the current directory.
     #[must_use]
     pub fn absolute(&self) -> Self {
-        match self {
-            Self::Directory(path) => {
-                Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-            }
-            Self::Bucket(_) | Self::Vault(_) => self.clone(),
+        Self {
+            place: self.place.absolute(),
+            secret: self.secret.clone(),
         }
     }
 
     /// Opens the store to read: beside a writer, or in a place where nobody may write.
     ///
     /// # Errors
-    /// If there is none, or it cannot be read.
+    /// If there is none, it cannot be read, or the secret does not open it.
     pub fn reader(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
-        let failed = self.failed("open the store");
-        let place = match self {
-            Self::Vault(url) => {
-                let objects = Objects::open(url, &Access::of_this_process());
-                objects.map_err(self.refused("open the vault"))?
-            }
-            _ => self.place()?.open().map_err(&failed)?,
-        };
-        Store::open_reader(&place, around(clock)).map_err(failed)
+        let around = self.around(clock)?;
+        let opened = self
+            .place
+            .open()
+            .and_then(|place| Store::open_reader(&place, around));
+        opened.map_err(self.failed("open the store"))
     }
 
-    /// Makes a store.
+    /// Makes a store that is not encrypted.
     pub(crate) fn create(&self) -> Result<()> {
-        let place = self.place()?;
-        let created = place.make().and_then(|place| Store::create(&place));
+        self.check_near()?;
+        let created = self.place.make().and_then(|place| Store::create(&place));
+        created.map_err(self.failed("create the store"))
+    }
+
+    /// Makes an encrypted store that each of `secrets` opens.
+    pub(crate) fn create_encrypted(
+        &self,
+        secrets: &[(Secret, String)],
+        clock: &Arc<dyn Clock>,
+    ) -> Result<()> {
+        self.check_near()?;
+        let around = Around::new(Arc::clone(clock));
+        let created = self
+            .place
+            .make()
+            .and_then(|place| Store::create_encrypted(&place, secrets, &around));
         created.map_err(self.failed("create the store"))
     }
 
@@ -110,7 +112,8 @@ impl Target {
     /// # Errors
     /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
     pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
-        match try_writer(&self.place()?, around, missing) {
+        let around = self.with_secret(around.clone())?;
+        match self.try_writer(&around, missing) {
             Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
                 target: self.to_string(),
             }),
@@ -120,40 +123,88 @@ impl Target {
 
     /// Opens a store that must be there as its only writer.
     pub(crate) fn writer_of_existing(&self, clock: &Arc<dyn Clock>) -> Result<Store> {
-        let place = self.place()?;
-        let opened = place
+        let around = self.around(clock)?;
+        let opened = self
+            .place
             .open()
-            .and_then(|place| Store::open_writer(&place, around(clock)));
+            .and_then(|place| Store::open_writer(&place, around));
         opened.map_err(self.failed("open the store"))
+    }
+
+    pub(crate) fn secret_file(&self) -> Option<&SecretFile> {
+        self.secret.as_ref()
+    }
+
+    /// What opens it; `None` if nothing was given.
+    pub(crate) fn secret(&self) -> Result<Option<Secret>> {
+        self.secret.as_ref().map(SecretFile::read).transpose()
+    }
+
+    /// The place that keeps the store, for what needs neither a reader nor a writer.
+    pub(crate) fn backend(&self) -> Result<Arc<dyn Backend>> {
+        self.place.open().map_err(self.failed("open the store"))
     }
 
     /// Whether whoever writes there holds a lock that goes with its process.
     pub(crate) fn has_locks(&self) -> bool {
-        matches!(self, Self::Directory(_))
+        self.place.has_locks()
     }
 
     /// Whether both are the same place, however it is written.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Directory(a), Self::Directory(b)) => {
-                let [a, b] =
-                    [a, b].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
-                a == b
-            }
-            _ => self == other,
+        self.place.is_same(&other.place)
+    }
+
+    /// The vault behind a server that it is, if it is one.
+    pub(crate) fn vault(&self) -> Option<&VaultUrl> {
+        match &self.place {
+            Place::Vault(url) => Some(url),
+            Place::Near(_) => None,
         }
     }
 
-    /// Where the store lies; a vault's is its server's affair.
-    fn place(&self) -> Result<Place> {
-        match self {
-            Self::Directory(path) => Ok(Place::Directory(path.clone())),
-            Self::Bucket(url) => Ok(Place::Bucket(url.clone())),
-            Self::Vault(url) => Err(Error::usage(
+    /// A vault's store is made by its server.
+    fn check_near(&self) -> Result<()> {
+        match self.vault() {
+            None => Ok(()),
+            Some(url) => Err(Error::usage(
                 format!("the store of the vault `{url}` is its server's"),
                 "vaults are made with `standin vault create`",
             )),
         }
+    }
+
+    fn try_writer(
+        &self,
+        around: &Around,
+        missing: Missing,
+    ) -> std::result::Result<Store, StoreError> {
+        if missing == Missing::Refuse {
+            return Store::open_writer(&self.place.open()?, around.clone());
+        }
+        let place = self.place.make()?;
+        match Store::open_writer(&place, around.clone()) {
+            Err(StoreError::NotAStore { .. }) => {
+                match (&self.secret, &around.secret) {
+                    (Some(file), Some(secret)) => {
+                        let named = [(Secret::clone(secret), file.label())];
+                        Store::create_encrypted(&place, &named, around)?;
+                    }
+                    _ => Store::create(&place)?,
+                }
+                Store::open_writer(&place, around.clone())
+            }
+            opened => opened,
+        }
+    }
+
+    fn around(&self, clock: &Arc<dyn Clock>) -> Result<Around> {
+        self.with_secret(Around::new(Arc::clone(clock)))
+    }
+
+    fn with_secret(&self, around: Around) -> Result<Around> {
+        let secret = self.secret()?.map(Arc::new);
+        Ok(Around { secret, ..around })
     }
 
     /// Wraps a store's error with what was being done here.
@@ -177,28 +228,6 @@ impl Target {
     }
 }
 
-fn try_writer(
-    place: &Place,
-    around: &Around,
-    missing: Missing,
-) -> std::result::Result<Store, StoreError> {
-    if missing == Missing::Refuse {
-        return Store::open_writer(&place.open()?, around.clone());
-    }
-    let place = place.make()?;
-    match Store::open_writer(&place, around.clone()) {
-        Err(StoreError::NotAStore { .. }) => {
-            Store::create(&place)?;
-            Store::open_writer(&place, around.clone())
-        }
-        opened => opened,
-    }
-}
-
-fn around(clock: &Arc<dyn Clock>) -> Around {
-    Around::new(Arc::clone(clock))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,11 +236,10 @@ mod tests {
     #[test]
     fn urls_that_name_no_place_are_refused_with_a_reason() {
         let dir: Target = "dir:/backup".parse().expect("a directory");
-        assert_eq!(dir, Target::Directory("/backup".into()));
+        assert_eq!(dir, Target::directory("/backup".into()));
         assert_eq!(dir.to_string(), "dir:/backup");
         for url in ["s3://bucket/x", "s3://bucket/x/"] {
             let bucket: Target = url.parse().expect("a bucket");
-            assert_eq!(bucket, Target::Bucket("s3://bucket/x".into()));
             assert_eq!(bucket.to_string(), "s3://bucket/x");
         }
         let vault: Target = "https://host:7443/web".parse().expect("a vault");

@@ -50,7 +50,7 @@ pub fn upkeep(
     world: &World,
     progress: Progress<'_>,
 ) -> Result<Done> {
-    if let Target::Vault(url) = target {
+    if let Some(url) = target.vault() {
         let refused = target.refused("look after the vault");
         let server = Remote::open(&url.server, &Access::of_this_process());
         let done = server.and_then(|server| server.chore(&url.vault, chore));

@@ -30,6 +30,7 @@ mod os_file;
 mod overlay;
 mod page_buf;
 mod production;
+mod random;
 mod range;
 mod raw;
 mod status;
@@ -52,5 +53,6 @@ pub use production::{
     Access, Caching, OpenError, Production, Stamp, create_raw, open_production,
     open_production_with,
 };
+pub use random::{OsRandom, Random};
 pub use range::{ByteRange, GRANULE, GranuleRange, SECTOR, index};
 pub use status::{Extent, ExtentState};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use agent::{
     ByteLimit, Every, Format, HookCommand, HookTimeout, ImageSource, LatencyChoice, RateLimit,
-    StateRoot, Target,
+    SecretFile, StateRoot, Target,
 };
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -19,6 +19,7 @@ pub(crate) use network::{
 };
 
 mod network;
+mod targets;
 
 /// Keeps a stand-in for every virtual disk: a second copy, seconds old, that can be verified,
 /// restored and booted.
@@ -33,8 +34,41 @@ pub(crate) struct Args {
     pub(crate) verbose: u8,
     #[command(flatten)]
     pub(crate) shown: Shown,
+    #[command(flatten)]
+    pub(crate) secret: Secret,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// What opens an encrypted target. Both are files that nobody else can read.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Secret {
+    /// File with a key that opens the target.
+    #[arg(
+        long,
+        global = true,
+        env = "STANDIN_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "passphrase_file",
+        help_heading = "Encrypted targets"
+    )]
+    key_file: Option<PathBuf>,
+    /// File with a passphrase that opens the target.
+    #[arg(
+        long,
+        global = true,
+        env = "STANDIN_PASSPHRASE_FILE",
+        value_name = "FILE",
+        help_heading = "Encrypted targets"
+    )]
+    passphrase_file: Option<PathBuf>,
+}
+
+impl Secret {
+    pub(crate) fn file(&self) -> Option<SecretFile> {
+        let key = self.key_file.clone().map(SecretFile::Key);
+        key.or_else(|| self.passphrase_file.clone().map(SecretFile::Passphrase))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -196,7 +230,16 @@ pub(crate) enum StoreCommand {
     Init {
         /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         target: Target,
+        /// Encrypt what it will hold: AES-256-GCM, before it leaves this machine. --key-file or --passphrase-file opens it;
+        /// a key file that is not there is made.
+        #[arg(long)]
+        encrypt: bool,
+        /// Make no recovery key. If the key file or the passphrase is lost, so is everything.
+        #[arg(long, requires = "encrypt")]
+        no_recovery_key: bool,
     },
+    /// Who opens an encrypted store.
+    Key(Key),
     /// What a store holds.
     Status {
         /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
@@ -251,6 +294,62 @@ pub(crate) enum StoreCommand {
         #[command(flatten)]
         state: State,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Key {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// The ways to open a store. Needs none of them.
+    List {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
+    },
+    /// One way more. Protections go on.
+    Add {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
+        #[command(flatten)]
+        new: NewKey,
+        /// What to call it.
+        #[arg(long, value_name = "TEXT")]
+        label: Option<String>,
+    },
+    /// One way less; another one than that by which this command opens the store.
+    Remove {
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        target: Target,
+        /// Its number, as `key list` shows it.
+        number: u32,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub(crate) struct NewKey {
+    /// A key in this file, which is made if it is not there.
+    #[arg(long, value_name = "FILE")]
+    new_key_file: Option<PathBuf>,
+    /// The passphrase in this file.
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<PathBuf>,
+    /// A key that is printed, once: write it down and lock it away.
+    #[arg(long)]
+    new_recovery_key: bool,
+}
+
+impl NewKey {
+    pub(crate) fn chosen(self) -> agent::NewKey {
+        match (self.new_key_file, self.new_passphrase_file) {
+            (Some(path), _) => agent::NewKey::File(path),
+            (None, Some(path)) => agent::NewKey::Passphrase(path),
+            (None, None) => agent::NewKey::Recovery,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

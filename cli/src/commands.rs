@@ -3,6 +3,7 @@
 mod cut;
 mod gaps;
 mod import;
+mod key;
 mod point;
 mod protect;
 mod restore;

@@ -25,7 +25,10 @@ use crate::args::{Args, Command};
 use crate::printer::Printer;
 
 fn main() -> std::process::ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if let Some(target) = args.command.target() {
+        *target = target.clone().opened_with(args.secret.file());
+    }
     let chatty = matches!(
         args.command,
         Command::Protect(_) | Command::Serve(_) | Command::Target(_)

@@ -17,9 +17,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use axum::http::StatusCode;
-use block::{Clock, Name};
+use block::{Clock, Name, OsRandom};
 use parking_lot::Mutex;
-use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
@@ -36,7 +35,7 @@ use crate::server::guard::UnderWay;
 use crate::server::limits::{BODY_BYTES_AT_ONCE, THREADS_MAX};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::state_dir::StateDir;
-use crate::server::tokens::{Random, Tokens};
+use crate::server::tokens::Tokens;
 use crate::server::vaults::Vaults;
 
 pub use audit::{AuditLine, AuditPage, Event as AuditEvent};
@@ -157,7 +156,7 @@ impl Server {
         let dir = Arc::new(StateDir::open(&options.state).map_err(state)?);
         let identity = Identity::load(&options.tls, &dir, &names(&options))?;
         let shared = Arc::new(Inner {
-            tokens: Tokens::open(&dir, random())?,
+            tokens: Tokens::open(&dir, Arc::new(OsRandom))?,
             audit: Audit::new(&dir, &options.clock),
             vaults: Vaults::open(options.place, &dir, &options.clock)?,
             keep: options.keep,
@@ -292,17 +291,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
     let broken = "the server failed at this request";
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, broken)))
-}
-
-/// The kernel's random numbers.
-fn random() -> Random {
-    Arc::new(|bytes| {
-        let got = getrandom(&mut *bytes, GetRandomFlags::empty())?;
-        match got == bytes.len() {
-            true => Ok(()),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    })
 }
 
 /// Under which clients of this machine, and those that know its name, call it.

@@ -6,6 +6,9 @@ pub(crate) const RANGE_MAX: u64 = 6 << 20;
 /// The folder of commits.
 pub(crate) const CATALOG: &str = "catalog";
 
+/// The folder of what opens an encrypted store; its objects are worth nothing without a key or passphrase.
+const KEYS: &str = "keys";
+
 /// Folders whose objects lie in folders of numbers.
 const NUMBERED: [&str; 3] = ["containers", "trees", "bundles"];
 
@@ -20,7 +23,7 @@ pub(crate) fn is_object(name: &str) -> bool {
 /// Whether it is a folder with such objects.
 pub(crate) fn is_folder(folder: &str) -> bool {
     match folder.split_once('/') {
-        None => folder == CATALOG,
+        None => folder == CATALOG || folder == KEYS,
         Some((kind, number)) => {
             let digits = number.bytes().all(|byte| byte.is_ascii_hexdigit());
             NUMBERED.contains(&kind) && digits && (1..=16).contains(&number.len())
@@ -42,6 +45,7 @@ mod tests {
         for name in [
             "format",
             "catalog/commit-0000000000000001",
+            "keys/slots-0000000000000001.copy",
             "containers/000000/00000000000a.con",
             "trees/000000/000000000001.tre",
             "bundles/000001/000000001001.bun",

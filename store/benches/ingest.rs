@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Clock, Dir, GRANULE, OsDir, SystemClock, index};
-use common::draft;
+use common::{Nowhere, draft};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use store::{Around, Base, Directory, FinishedImage, ImageRef, RestoreSink, Store};
+use store::{Around, Base, Directory, FinishedImage, ImageRef, Store};
 
 const STEP: u64 = 1 << 20;
 
@@ -164,19 +164,6 @@ impl Source {
             Some(file) => file.read_exact_at(buf, offset).unwrap(),
             None => buf.copy_from_slice(&self.generated[index(offset)..][..buf.len()]),
         }
-    }
-}
-
-struct Nowhere;
-
-impl RestoreSink for Nowhere {
-    fn write(&self, _offset: u64, data: &[u8]) -> std::io::Result<()> {
-        std::hint::black_box(data);
-        Ok(())
-    }
-
-    fn zero(&self, _range: block::ByteRange) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) enum Kind {
     Commit,
     Checkpoint,
     Format,
+    Keys,
 }
 
 /// Whose armor it is.
@@ -163,6 +164,7 @@ impl Kind {
             Self::Commit => 4,
             Self::Checkpoint => 5,
             Self::Format => 6,
+            Self::Keys => 7,
         }
     }
 }

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! 0        header 64    magic "STDNCON1" | version u32 | 0 u32 | store 16 | id u64 | 0.. | crc32c u32
-//! 64       regions      each up to 32 chunks, compressed together (or raw if that is no smaller)
+//! 64       regions      each up to 32 chunks, compressed together, encrypted where the store is    (region.rs)
 //! m        manifest     slots * 32: fingerprints | regions * 16: offset u32, stored u32, crc32c u32,
-//!                       chunks u16, codec u8, 0 u8 | version 2: per chunk: its slot u16, ascending
+//!                       chunks u16, encoding u8, 0 u8 | version 2: per chunk: its slot u16, ascending
 //! end-112  footer 112   magic "STDNCONF" | version u32 | slots u32 | regions u32 | 0 u32 | store 16
 //!                       | id u64 | m u64 | sha256 of the manifest 32 | 0 .. | crc32c u32
 //! ```
@@ -14,11 +14,10 @@
 //! that nobody needs; those that are left keep their slots. Rule: a region's bytes are handed out only after
 //! its checksum and the fingerprint of every chunk in it were found right.
 
-use std::cell::RefCell;
-
 use crate::codec::{Decoded, Decoder, Encode, Malformed, VERSION};
-use crate::fingerprint::{CHUNK, Fingerprint};
+use crate::fingerprint::Fingerprint;
 use crate::place::{ObjectId, SLOTS_MAX};
+use crate::region::{self, ChunkCodec, PackedRegion};
 
 /// The version of a container that lacks some slots, in its footer.
 const VERSION_SPARSE: u32 = 2;
@@ -29,73 +28,6 @@ const FOOTER_MAGIC: [u8; 8] = *b"STDNCONF";
 pub(crate) const HEADER_LEN: usize = 64;
 pub(crate) const FOOTER_LEN: usize = 112;
 const REGION_ENTRY_LEN: usize = 16;
-
-/// Most chunks compressed together: 128 KiB.
-pub(crate) const REGION_CHUNKS_MAX: usize = 32;
-
-/// Fast and nearly as small as slower levels (peers/dedup.md A3); later levels recompress when idle.
-const ZSTD_LEVEL: i32 = 1;
-
-const CODEC_RAW: u8 = 0;
-const CODEC_ZSTD: u8 = 1;
-
-/// A compressed run of chunks, ready to be laid into a container.
-pub(crate) struct PackedRegion {
-    pub(crate) stored: Vec<u8>,
-    chunks: u16,
-    codec: u8,
-    crc: u32,
-}
-
-impl PackedRegion {
-    /// Compresses whole chunks, at least one and at most [`REGION_CHUNKS_MAX`].
-    pub(crate) fn pack(raw: Vec<u8>) -> Self {
-        let chunks = raw.len() / CHUNK;
-        assert!(raw.len().is_multiple_of(CHUNK) && (1..=REGION_CHUNKS_MAX).contains(&chunks));
-        let (codec, stored) = match compress(&raw) {
-            Some(smaller) => (CODEC_ZSTD, smaller),
-            None => (CODEC_RAW, raw),
-        };
-        Self {
-            crc: crc32c::crc32c(&stored),
-            stored,
-            chunks: u16::try_from(chunks).expect("checked above"),
-            codec,
-        }
-    }
-}
-
-/// `None` if the result would not be smaller.
-fn compress(raw: &[u8]) -> Option<Vec<u8>> {
-    thread_local! {
-        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-    }
-    let mut out = vec![0; raw.len()];
-    let len = COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
-        }
-        // A result that does not fit the buffer is an error: then it is not smaller.
-        slot.as_mut()?.compress_to_buffer(raw, &mut out[..]).ok()
-    })?;
-    (len < raw.len()).then(|| {
-        out.truncate(len);
-        out.shrink_to_fit();
-        out
-    })
-}
-
-fn decompress(stored: &[u8], raw: &mut [u8]) -> Option<usize> {
-    thread_local! {
-        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-    }
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = zstd::bulk::Decompressor::new().ok();
-        }
-        slot.as_mut()?.decompress_to_buffer(stored, raw).ok()
-    })
-}
 
 /// The bytes of a container, and its manifest. `slots`: of each chunk, ascending, where some are left out.
 pub(crate) fn encode(
@@ -118,7 +50,7 @@ pub(crate) fn encode(
             crc: region.crc,
             first,
             chunks: region.chunks,
-            codec: region.codec,
+            encoding: region.encoding,
         });
         first += region.chunks;
         out.put_bytes(&region.stored);
@@ -288,7 +220,7 @@ pub(crate) struct Region {
     /// Its first chunk, counted through the regions.
     pub(crate) first: u16,
     pub(crate) chunks: u16,
-    codec: u8,
+    encoding: u8,
 }
 
 impl Manifest {
@@ -343,7 +275,7 @@ impl Manifest {
     }
 
     /// Every chunk's slot and fingerprint, ascending.
-    pub(crate) fn chunks(&self) -> impl ExactSizeIterator<Item = (u64, &Fingerprint)> {
+    pub(crate) fn chunks(&self) -> impl ExactSizeIterator<Item = (u64, &Fingerprint)> + Clone {
         let slot = |i: usize| match &self.slots {
             Some(slots) => u64::from(slots[i]),
             None => i as u64,
@@ -397,66 +329,78 @@ impl Manifest {
     }
 
     /// The chunks of a region from its stored bytes, all found right.
-    pub(crate) fn open_region(&self, region: usize, stored: &[u8]) -> Decoded<Vec<u8>> {
+    pub(crate) fn open_region(
+        &self,
+        region: usize,
+        stored: &[u8],
+        codec: &ChunkCodec,
+    ) -> Decoded<Vec<u8>> {
+        self.check_region(region, stored)?;
         let region = &self.regions[region];
-        let wrong = |what| Malformed {
-            what,
-            at: region.offset as usize,
-        };
-        if crc32c::crc32c(stored) != region.crc {
-            return Err(wrong("the checksum of a region does not match"));
+        let shape = (region.encoding, region.chunks);
+        let opened = codec.open_bytes(shape, stored, self.of_region(region));
+        opened.map_err(|what| region.wrong(what))
+    }
+
+    /// Whether a region's stored bytes are those that were put there: all that can be said without its key.
+    fn check_region(&self, region: usize, stored: &[u8]) -> Decoded<()> {
+        let region = &self.regions[region];
+        match crc32c::crc32c(stored) == region.crc {
+            true => Ok(()),
+            false => Err(region.wrong("the checksum of a region does not match")),
         }
-        let raw_len = usize::from(region.chunks) * CHUNK;
-        let raw = if region.codec == CODEC_RAW {
-            stored.to_vec()
-        } else {
-            let mut raw = vec![0; raw_len];
-            if decompress(stored, &mut raw) != Some(raw_len) {
-                return Err(wrong("a region cannot be decompressed"));
-            }
-            raw
-        };
+    }
+
+    /// The fingerprints of a region's chunks.
+    pub(crate) fn of_region(&self, region: &Region) -> &[Fingerprint] {
+        &self.fingerprints[usize::from(region.first)..][..usize::from(region.chunks)]
+    }
+
+    /// The chunks of a region, with their slots.
+    pub(crate) fn chunks_of(
+        &self,
+        region: &Region,
+    ) -> impl Iterator<Item = (u64, &Fingerprint)> + Clone {
         let first = usize::from(region.first);
-        let (chunks, _) = raw.as_chunks();
-        let chunks: Vec<_> = chunks.iter().collect();
-        let named = &self.fingerprints[first..][..usize::from(region.chunks)];
-        if raw.len() != raw_len || Fingerprint::of_chunks(&chunks) != named {
-            return Err(wrong("a chunk does not have its fingerprint"));
-        }
-        Ok(raw)
+        self.chunks().skip(first).take(usize::from(region.chunks))
+    }
+
+    /// A region as it lies there; checked as far as that goes without its key.
+    pub(crate) fn packed(&self, region: usize, stored: Vec<u8>) -> Decoded<PackedRegion> {
+        self.check_region(region, &stored)?;
+        let region = &self.regions[region];
+        let packed = PackedRegion::from_parts(region.encoding, usize::from(region.chunks), stored);
+        packed.ok_or_else(|| region.wrong("the length of a region is impossible"))
     }
 }
 
 impl Region {
+    fn wrong(&self, what: &'static str) -> Malformed {
+        let at = self.offset as usize;
+        Malformed { what, at }
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.put_u32(self.offset);
         out.put_u32(self.stored);
         out.put_u32(self.crc);
         out.put_u16(self.chunks);
-        out.put_u8(self.codec);
+        out.put_u8(self.encoding);
         out.put_u8(0);
     }
 
     fn decode(d: &mut Decoder<'_>, first: u16) -> Decoded<Self> {
         let [offset, stored, crc] = [d.u32()?, d.u32()?, d.u32()?];
-        let (chunks, codec) = (d.u16()?, d.u8()?);
+        let (chunks, encoding) = (d.u16()?, d.u8()?);
         d.u8()?;
-        let legal = (1..=REGION_CHUNKS_MAX).contains(&usize::from(chunks));
-        d.check(legal, "a region holds too many chunks or none")?;
-        let raw = u32::from(chunks) * to_u32(CHUNK);
-        let legal = match codec {
-            CODEC_RAW => stored == raw,
-            CODEC_ZSTD => stored < raw,
-            _ => return Err(d.error("the codec of a region is unknown")),
-        };
-        d.check(legal, "the length of a region is impossible")?;
+        region::check(encoding, chunks, stored).map_err(|what| d.error(what))?;
         Ok(Self {
             offset,
             stored,
             crc,
             first,
             chunks,
-            codec,
+            encoding,
         })
     }
 }
@@ -474,8 +418,13 @@ fn decode_slots(d: &mut Decoder<'_>, count: u16) -> Decoded<Box<[u16]>> {
     Ok(slots.into())
 }
 
-/// Checks every byte of a container.
-pub(crate) fn check_whole(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<Manifest> {
+/// Checks every byte of a container; without its key (`None`) what is encrypted by its checksums alone.
+pub(crate) fn check_whole(
+    bytes: &[u8],
+    store: [u8; 16],
+    id: ObjectId,
+    codec: Option<&ChunkCodec>,
+) -> Decoded<Manifest> {
     check_header(bytes, store, id)?;
     let too_short = Malformed {
         what: "it is cut off",
@@ -487,7 +436,11 @@ pub(crate) fn check_whole(bytes: &[u8], store: [u8; 16], id: ObjectId) -> Decode
     let manifest = Manifest::decode(manifest, &footer)?;
     for (i, region) in manifest.regions.iter().enumerate() {
         let from = region.offset as usize;
-        manifest.open_region(i, &bytes[from..from + region.stored as usize])?;
+        let stored = &bytes[from..from + region.stored as usize];
+        match codec {
+            Some(codec) => drop(manifest.open_region(i, stored, codec)?),
+            None => manifest.check_region(i, stored)?,
+        }
     }
     Ok(manifest)
 }

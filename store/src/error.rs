@@ -29,6 +29,8 @@ pub enum ErrorKind {
     Full,
     /// There is no such store, point or image.
     NotFound,
+    /// The store is encrypted, and what was given does not open it.
+    NoKey,
     /// The disk failed.
     Io,
 }
@@ -130,6 +132,15 @@ pub enum StoreError {
     /// Somebody asked to stop.
     #[error("it was stopped")]
     Stopped,
+    /// The store is encrypted, and was opened without its key.
+    #[error("the store is encrypted, and its key was not given")]
+    NoKey,
+    /// None of its locks opens with what was given.
+    #[error("the store is encrypted, and not with this key or passphrase")]
+    WrongKey,
+    /// A key was given for a store that needs none: it may not be the store that its owner means.
+    #[error("a key was given, and the store is not encrypted")]
+    NotEncrypted,
     /// An image that nothing in the store holds.
     #[error(
         "no point, seed or image in the making has this image any more; begin from one that does"
@@ -213,6 +224,7 @@ impl StoreError {
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,
             Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoImage => ErrorKind::NotFound,
+            Self::NoKey | Self::WrongKey | Self::NotEncrypted => ErrorKind::NoKey,
             Self::Protected { .. } => ErrorKind::Protected,
             Self::ReadOnly
             | Self::NoConditions { .. }

@@ -1,17 +1,21 @@
 //! Fingerprints: what names a chunk, a leaf, an inner node and a whole image by its content.
 //!
 //! ```text
-//! chunk  SHA-256(4096 bytes); a chunk of zeroes has the fingerprint ZERO and is never stored
+//! chunk  SHA-256(4096 bytes), of an encrypted store HMAC-SHA-256; a chunk of zeroes has ZERO, and is never stored
 //! node   SHA-256(level byte, 256 fingerprints of children); ZERO if all of them are ZERO
 //! image  SHA-256("STDNROOT", size u64, fingerprint of the top node)
 //! ```
 //!
-//! Rule: same content and size, same image fingerprint, whatever the history.
+//! Rule: same content and size, same image fingerprint, whatever the history; in stores with one key, or none.
 
 use std::fmt;
 
 use block::{GRANULE, index};
 use sha2::{Digest, Sha256};
+
+pub(crate) use key::FingerprintKey;
+
+mod key;
 
 #[cfg(target_arch = "x86_64")]
 mod lanes;
@@ -20,7 +24,10 @@ mod lanes;
 mod lanes {
     pub(super) const LANES: usize = 16;
 
-    pub(super) fn digests(_: &[&[u8; super::CHUNK]; LANES]) -> Option<[[u8; 32]; LANES]> {
+    pub(super) fn digests(
+        _: &[&[u8; super::CHUNK]; LANES],
+        _: super::Start,
+    ) -> Option<[[u8; 32]; LANES]> {
         None
     }
 }
@@ -39,7 +46,33 @@ pub(crate) const FANOUT: usize = 256;
 /// A chunk of zeroes.
 pub(crate) static ZERO_CHUNK: [u8; CHUNK] = [0; CHUNK];
 
-/// A SHA-256, or [`Fingerprint::ZERO`].
+/// Where the hash of a chunk begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    /// SHA-256's state.
+    state: [u32; 8],
+    /// Bytes that went into it.
+    hashed: usize,
+}
+
+impl Start {
+    /// FIPS 180-4, section 5.3.3.
+    const UNKEYED: Self = Self {
+        state: [
+            0x6a09_e667,
+            0xbb67_ae85,
+            0x3c6e_f372,
+            0xa54f_f53a,
+            0x510e_527f,
+            0x9b05_688c,
+            0x1f83_d9ab,
+            0x5be0_cd19,
+        ],
+        hashed: 0,
+    };
+}
+
+/// A SHA-256 or HMAC-SHA-256, or [`Fingerprint::ZERO`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
@@ -47,63 +80,30 @@ impl Fingerprint {
     /// Stands for content that is all zeroes.
     pub const ZERO: Self = Self([0; 32]);
 
-    /// The fingerprint that an image has for a granule of such content.
-    ///
-    /// # Panics
-    /// If it is not one granule.
-    #[must_use]
-    pub fn of_granule(content: &[u8]) -> Self {
-        assert_eq!(content.len(), CHUNK, "a granule");
-        if *content == ZERO_CHUNK {
-            return Self::ZERO;
-        }
-        Self::of_chunk(content)
-    }
-
-    /// The fingerprint of a chunk that is not all zeroes.
-    pub(crate) fn of_chunk(chunk: &[u8]) -> Self {
-        Self(Sha256::digest(chunk).into())
-    }
-
-    /// The fingerprints of granules, as [`of_granule`](Self::of_granule) has them.
-    ///
-    /// # Panics
-    /// If it is not whole granules.
-    #[must_use]
-    pub fn of_granules(content: &[u8]) -> Vec<Self> {
-        let (chunks, rest) = content.as_chunks();
-        assert!(rest.is_empty(), "whole granules");
-        let mut found = vec![Self::ZERO; chunks.len()];
-        let data: Vec<usize> = (0..chunks.len())
-            .filter(|at| chunks[*at] != ZERO_CHUNK)
-            .collect();
-        let some: Vec<_> = data.iter().map(|at| &chunks[*at]).collect();
-        for (at, fingerprint) in data.into_iter().zip(Self::of_chunks(&some)) {
-            found[at] = fingerprint;
-        }
-        found
-    }
-
     /// The fingerprints of chunks that are not all zeroes; fastest for a multiple of [`AT_ONCE`].
-    pub(crate) fn of_chunks(chunks: &[&[u8; CHUNK]]) -> Vec<Self> {
+    pub(crate) fn of_chunks(chunks: &[&[u8; CHUNK]], key: Option<&FingerprintKey>) -> Vec<Self> {
         let mut found = Vec::with_capacity(chunks.len());
         for some in chunks.chunks(AT_ONCE) {
-            match Self::of_some(some) {
-                Some(digests) => found.extend(digests[..some.len()].iter().map(|d| Self(*d))),
-                None => found.extend(some.iter().map(|chunk| Self::of_chunk(*chunk))),
+            match (Self::of_some(some, key), key) {
+                (Some(digests), _) => found.extend(digests[..some.len()].iter().map(|d| Self(*d))),
+                (None, Some(key)) => found.extend(some.iter().map(|chunk| Self(key.of(chunk)))),
+                (None, None) => found.extend(some.iter().map(|chunk| Self::of_bytes(*chunk))),
             }
         }
         found
     }
 
     /// `None` if it is better done one by one.
-    fn of_some(some: &[&[u8; CHUNK]]) -> Option<[[u8; 32]; AT_ONCE]> {
+    fn of_some(some: &[&[u8; CHUNK]], key: Option<&FingerprintKey>) -> Option<[[u8; 32]; AT_ONCE]> {
         if some.len() < AT_ONCE_MIN {
             return None;
         }
         // Lanes that are left over hash the first one again.
         let all = std::array::from_fn(|at| *some.get(at).unwrap_or(&some[0]));
-        lanes::digests(&all)
+        match key {
+            None => lanes::digests(&all, Start::UNKEYED),
+            Some(key) => Some(lanes::digests(&all, key.start())?.map(|inner| key.finish(inner))),
+        }
     }
 
     /// The fingerprint of a node from those of its children.
@@ -128,7 +128,7 @@ impl Fingerprint {
         Self(hash.finalize().into())
     }
 
-    /// SHA-256 of any bytes (catalog objects, manifests).
+    /// SHA-256 of any bytes (chunks, catalog objects, manifests).
     pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
@@ -171,15 +171,16 @@ mod tests {
     fn many_at_once_are_as_one_by_one() {
         let mut content = vec![0; 70 * CHUNK];
         ChaCha8Rng::seed_from_u64(1).fill_bytes(&mut content);
-        content[3 * CHUNK..5 * CHUNK].fill(0);
         content[7 * CHUNK..8 * CHUNK].fill(0xff);
+        let (chunks, _) = content.as_chunks();
+        let chunks: Vec<_> = chunks.iter().collect();
+        let key = FingerprintKey::new(&[7; 32]);
         for count in 0..=70 {
-            let content = &content[..count * CHUNK];
-            let one_by_one = content.chunks_exact(CHUNK).map(Fingerprint::of_granule);
-            assert_eq!(
-                Fingerprint::of_granules(content),
-                one_by_one.collect::<Vec<_>>()
-            );
+            let some = &chunks[..count];
+            let plain: Vec<_> = some.iter().map(|c| Fingerprint::of_bytes(*c)).collect();
+            assert_eq!(Fingerprint::of_chunks(some, None), plain);
+            let keyed: Vec<_> = some.iter().map(|c| Fingerprint(key.of(c))).collect();
+            assert_eq!(Fingerprint::of_chunks(some, Some(&key)), keyed);
         }
     }
 }

@@ -7,7 +7,9 @@ use crate::bundle;
 use crate::catalog;
 use crate::codec::{Decoder, seal};
 use crate::container::{self, FOOTER_LEN, Footer, Manifest};
+use crate::keys;
 use crate::place::ObjectId;
+use crate::region::ChunkCodec;
 use crate::runs;
 use crate::tree::{ImageRef, Record};
 
@@ -17,7 +19,9 @@ const STORE: [u8; 16] = [7; 16];
 /// Arbitrary bytes as a container: header, footer, manifest, and every region that it names.
 pub fn container(bytes: &[u8]) {
     let id = ObjectId(1);
-    let _ = container::check_whole(bytes, STORE, id);
+    for codec in [Some(ChunkCodec::plain()), None] {
+        let _ = container::check_whole(bytes, STORE, id, codec.as_ref());
+    }
     // Past the checksums that such bytes rarely have.
     let at = bytes.len().saturating_sub(FOOTER_LEN);
     let Ok(footer) = Footer::decode(&bytes[at..], STORE, id, bytes.len() as u64) else {
@@ -66,6 +70,27 @@ pub fn change_list(bytes: &[u8]) {
     };
     let again = runs::decode(&mut Decoder::new(&out), disk);
     assert_eq!(again, Ok(read), "runs survive their own encoding");
+}
+
+/// Arbitrary bytes as the keys of a store, with and without a checksum that matches, and as the text of a key.
+pub fn keys(bytes: &[u8]) {
+    let sealed = seal(bytes.to_vec());
+    for bytes in [bytes, &sealed] {
+        for id in [1, u64::MAX] {
+            let owner = Owner {
+                store: STORE,
+                kind: Kind::Keys,
+                id,
+            };
+            let _ = keys::check(bytes, owner);
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(key) = keys::Secret::key(text)
+    {
+        let again = key.to_text().expect("it is a key");
+        assert!(keys::Secret::key(&again).is_ok(), "a key survives its text");
+    }
 }
 
 /// Arbitrary bytes as a commit and as a checkpoint, with and without a checksum that matches.

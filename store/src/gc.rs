@@ -33,6 +33,7 @@ use plan::{Below, Moving, Plan};
 mod compact;
 pub(crate) mod mark;
 mod plan;
+mod section;
 
 /// Objects let go of in one commit.
 const GONE_PER_COMMIT: usize = 4096;
@@ -97,6 +98,9 @@ pub struct GcReport {
     pub quarantined_bytes: u64,
     /// Bytes of garbage that stay, since too much would have to be copied to be rid of them.
     pub left_bytes: u64,
+    /// Bytes of garbage that share regions with what is needed: only who has the store's key can be rid of them.
+    #[serde(default)]
+    pub sealed_bytes: u64,
     /// Damaged containers that had to be left as they are.
     pub damaged: u64,
     /// Whether it was stopped early.
@@ -158,10 +162,12 @@ impl Collection<'_> {
         self.report.chunks = sums.chunks;
         let windows = self.windows(ends[0]);
         for (i, window) in windows.into_iter().enumerate() {
-            let marks = self.mark(Wanted {
+            let mut marks = self.mark(Wanted {
                 containers: window.clone(),
                 records: HashSet::new(),
             })?;
+            self.count_live(&window, &marks);
+            self.widen(&window, &mut marks)?;
             // First what only frees; what must be written before it frees comes after it.
             let trees = match i {
                 0 => self.let_trees_go_by(ends[1], &marks)?,
@@ -250,12 +256,48 @@ impl Collection<'_> {
         Ok(marker.finish())
     }
 
+    fn count_live(&mut self, ids: &std::ops::Range<ObjectId>, marks: &Marks) {
+        let inventory = self.writer.engine.inventory.lock();
+        let held = inventory.containers().range(ids.clone());
+        let live: u64 = held.map(|(id, _)| u64::from(marks.live(*id))).sum();
+        self.report.live_chunks += live;
+    }
+
+    /// Who has no key cannot take a region apart: all of it is needed, where any of it is.
+    fn widen(&mut self, ids: &std::ops::Range<ObjectId>, marks: &mut Marks) -> Result<()> {
+        let objects = Arc::clone(&self.writer.engine.objects);
+        if objects.opener.codec.is_some() {
+            return Ok(());
+        }
+        let held = {
+            let inventory = self.writer.engine.inventory.lock();
+            let held = inventory.containers().range(ids.clone());
+            held.map(|(id, held)| (*id, *held)).collect::<Vec<_>>()
+        };
+        for (id, held) in held {
+            let live = marks.live(id);
+            if live == 0 || live >= held.chunks {
+                continue;
+            }
+            match objects.manifest(id) {
+                Ok(manifest) => marks.widen(id, &manifest),
+                // It is left as it is when it comes to be moved.
+                Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                Err(e) => return Err(e),
+            }
+            let more = marks.live(id) - live;
+            self.report.sealed_bytes += held.bytes * u64::from(more) / u64::from(held.chunks);
+            if self.is_stopped() {
+                return Err(StoreError::Stopped);
+            }
+        }
+        Ok(())
+    }
+
     fn sweep_containers(&mut self, ids: std::ops::Range<ObjectId>, marks: &Marks) -> Result<()> {
         let plan = {
             let locations = Arc::clone(&self.inner.state.lock().locations);
             let inventory = self.writer.engine.inventory.lock();
-            let held = inventory.containers().range(ids.clone());
-            self.report.live_chunks += held.map(|(id, _)| u64::from(marks.live(*id))).sum::<u64>();
             let below = Below(self.options.compact_below);
             plan::containers(ids, &inventory, &locations, marks, below)
         };

@@ -89,6 +89,17 @@ impl Image {
         Ok(found)
     }
 
+    /// The fingerprints that granules of such content have in this image's store.
+    ///
+    /// # Errors
+    /// `NoKey`.
+    ///
+    /// # Panics
+    /// If it is not whole granules.
+    pub fn fingerprints_of(&self, content: &[u8]) -> Result<Vec<Fingerprint>> {
+        Ok(self.objects.codec()?.fingerprints(content))
+    }
+
     fn hash_node(&self, level: u8, node: u64, old: Option<NodeRef>) -> Result<Fingerprint> {
         let under = self.shape.under(level, node);
         let changes = runs::touching(&self.changes, under);

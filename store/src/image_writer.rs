@@ -26,6 +26,7 @@ use crate::runs::{self, Changes, Run};
 use crate::tree::{self, ImageRef, LISTS_MAX, ListRef, SIZE_MAX, Shape};
 use waiting::Waiting;
 
+mod received;
 mod waiting;
 
 /// What a new image starts from.
@@ -131,14 +132,15 @@ impl ImageWriter {
     /// fast; the last write of a granule wins.
     ///
     /// # Errors
-    /// `Invalid` for a call that is not as above, `Full`, `Io`, `Corrupt` (of what it builds on).
-    /// After any but the first the writer is lost.
+    /// `Invalid` for a call that is not as above, `NoKey` where the store is encrypted and was opened without its key,
+    /// `Full`, `Io`, `Corrupt` (of what it builds on). After any but the first two the writer is lost.
     pub fn put(&mut self, first_granule: u64, data: &[u8]) -> Result<()> {
         if !data.len().is_multiple_of(CHUNK) {
             return Err(StoreError::Invalid("an image is written in whole granules"));
         }
         let granules = self.checked(first_granule, (data.len() / CHUNK) as u64)?;
         self.check_tail(granules, data)?;
+        self.engine.objects.codec()?;
         let (chunks, _) = data.as_chunks();
         self.guarded(|writer| writer.put_chunks(granules, chunks))
     }
@@ -241,8 +243,11 @@ impl ImageWriter {
         let mut waiting = std::mem::take(&mut self.waiting);
         let all: Vec<_> = waiting.iter().chain(more.drain(..)).collect();
         let chunks: Vec<_> = all.iter().map(|(_, chunk)| *chunk).collect();
-        for ((granule, chunk), fingerprint) in all.into_iter().zip(Fingerprint::of_chunks(&chunks))
-        {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let fingerprints = self.engine.objects.codec()?.of_chunks(&chunks);
+        for ((granule, chunk), fingerprint) in all.into_iter().zip(fingerprints) {
             let place = self.place_of(granule, fingerprint, chunk)?;
             self.record(Run {
                 start: granule,
@@ -256,16 +261,21 @@ impl ImageWriter {
     }
 
     fn place_of(&mut self, granule: u64, fingerprint: Fingerprint, chunk: &[u8]) -> Result<Place> {
-        if let Some(place) = self.expected_hit(&fingerprint) {
-            return Ok(place);
+        match self.place_if_known(granule, &fingerprint)? {
+            Some(place) => Ok(place),
+            None => self.packer.add(fingerprint, chunk),
         }
-        if let Some(place) = self.packer.find(&fingerprint) {
-            return Ok(place);
+    }
+
+    /// Where the store, or this writer, has such a chunk.
+    fn place_if_known(&mut self, granule: u64, fingerprint: &Fingerprint) -> Result<Option<Place>> {
+        if let Some(place) = self.expected_hit(fingerprint) {
+            return Ok(Some(place));
         }
-        if let Some(place) = self.known(granule, &fingerprint)? {
-            return Ok(place);
+        if let Some(place) = self.packer.find(fingerprint) {
+            return Ok(Some(place));
         }
-        self.packer.add(fingerprint, chunk)
+        self.known(granule, fingerprint)
     }
 
     /// The chunk after the last hit.

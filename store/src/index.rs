@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn fingerprint(i: u64) -> Fingerprint {
-        Fingerprint::of_chunk(&i.to_le_bytes())
+        Fingerprint::of_bytes(&i.to_le_bytes())
     }
 
     fn place(i: u64) -> Place {

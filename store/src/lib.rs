@@ -32,6 +32,7 @@ mod image_writer;
 mod index;
 mod inventory;
 mod keeping;
+mod keys;
 mod lease;
 mod locations;
 mod objects;
@@ -43,10 +44,12 @@ mod pool;
 mod protection;
 mod records;
 mod recover;
+mod region;
 mod restore;
 mod retention;
 mod runs;
 mod scrub;
+mod seal;
 mod shelf;
 mod side_by_side;
 mod store;
@@ -68,12 +71,14 @@ pub use fingerprint::Fingerprint;
 pub use gc::{GcOptions, GcReport};
 pub use image::Image;
 pub use image_writer::{Base, FinishedImage, ImageWriter};
+pub use keys::{InvalidSecret, KeySlot, Keys, Secret};
 pub use pool::OnWorker;
 pub use protection::Protection;
 pub use records::{
     Consistency, InvalidPoint, PointDisk, PointDraft, PointId, PointRecord, PointRef, SeedDisk,
     SeedDiskRecord, SeedDraft, SeedRecord,
 };
+pub use region::{ChunkCodec, PackedRegion};
 pub use restore::RestoreSink;
 pub use retention::{Keep, Policy, Verdict};
 pub use scrub::{

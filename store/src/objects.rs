@@ -20,13 +20,14 @@ use crate::armor::Kind;
 use crate::backend::Backend;
 use crate::bundle::{self, TreeTable};
 use crate::cache::ByteCache;
-use crate::codec::Malformed;
+use crate::codec::{Decoded, Malformed};
 use crate::container::{self, Footer, Manifest};
 use crate::error::{Result, StoreError};
 use crate::fingerprint::{CHUNK, FANOUT, Fingerprint};
 use crate::locations::{Locations, Spot};
 use crate::opened::Opener;
 use crate::place::{ObjectId, Place};
+use crate::region::{ChunkCodec, PackedRegion};
 use crate::runs::Run;
 use crate::shelf::Shelf;
 use crate::tree::{self, ListRef, NodeRef, Record, RecordRef};
@@ -85,10 +86,12 @@ pub(crate) struct Opened {
 type RecordKey = (ObjectId, u32, u32, u32);
 
 impl Objects {
-    /// `next`: the first free numbers of containers and tree objects.
+    /// `codec`: none where the store is encrypted, and its key is not known. `next`: the first free numbers of containers
+    /// and tree objects.
     pub(crate) fn open(
         place: &Arc<dyn Backend>,
         store: [u8; 16],
+        codec: Option<ChunkCodec>,
         next: [u64; 3],
         locations: (u64, Arc<Locations>),
         refresh: Refresh,
@@ -99,7 +102,7 @@ impl Objects {
             Shelf::open(place, "bundles", "bun", next[2]),
         ];
         Self {
-            opener: Opener::new(store, shelves),
+            opener: Opener::new(store, codec, shelves),
             locations: RwLock::new(locations),
             refresh,
             manifests: ByteCache::new(MANIFESTS_BYTES_MAX),
@@ -111,6 +114,11 @@ impl Objects {
 
     pub(crate) fn store(&self) -> [u8; 16] {
         self.opener.store
+    }
+
+    /// What chunks are made with; `NoKey` if that is not known here.
+    pub(crate) fn codec(&self) -> Result<&ChunkCodec> {
+        self.opener.codec.as_ref().ok_or(StoreError::NoKey)
     }
 
     /// Things lie there by the commit of that number. What an older one says is not believed any more.
@@ -364,14 +372,32 @@ impl Objects {
 
     /// Reads, checks and decompresses a region, past the cache.
     pub(crate) fn load_region(&self, opened: &Opened, region: usize) -> Result<Vec<u8>> {
+        let codec = self.codec()?;
+        self.stored_region(opened, region, |stored| {
+            opened.manifest.open_region(region, &stored, codec)
+        })
+    }
+
+    /// Reads a region as it lies there.
+    pub(crate) fn packed_region(&self, opened: &Opened, region: usize) -> Result<PackedRegion> {
+        self.stored_region(opened, region, |stored| {
+            opened.manifest.packed(region, stored)
+        })
+    }
+
+    fn stored_region<T>(
+        &self,
+        opened: &Opened,
+        region: usize,
+        check: impl Fn(Vec<u8>) -> Decoded<T>,
+    ) -> Result<T> {
         let entry = &opened.manifest.regions[region];
         let at = &opened.at;
         let (holder, object) = at.object();
         self.opener.healing(holder, object, || {
             let mut stored = vec![0; entry.stored as usize];
             self.read(at, u64::from(entry.offset), &mut stored)?;
-            let chunks = opened.manifest.open_region(region, &stored);
-            chunks.map_err(|malformed| self.damaged(at, malformed))
+            check(stored).map_err(|malformed| self.damaged(at, malformed))
         })
     }
 

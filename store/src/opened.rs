@@ -19,6 +19,7 @@ use crate::codec::Decoded;
 use crate::container;
 use crate::error::{Result, StoreError};
 use crate::place::ObjectId;
+use crate::region::ChunkCodec;
 use crate::shelf::Shelf;
 use crate::tree;
 
@@ -31,6 +32,8 @@ const OBJECT_LEN_MAX: u64 = 64 << 20;
 /// The objects of a store as they lie in its place.
 pub(crate) struct Opener {
     pub(crate) store: [u8; 16],
+    /// None where the store is encrypted, and its key is not known.
+    pub(crate) codec: Option<ChunkCodec>,
     pub(crate) containers: Shelf,
     pub(crate) trees: Shelf,
     pub(crate) bundles: Shelf,
@@ -46,9 +49,14 @@ enum Opened {
 }
 
 impl Opener {
-    pub(crate) fn new(store: [u8; 16], [containers, trees, bundles]: [Shelf; 3]) -> Self {
+    pub(crate) fn new(
+        store: [u8; 16],
+        codec: Option<ChunkCodec>,
+        [containers, trees, bundles]: [Shelf; 3],
+    ) -> Self {
         Self {
             store,
+            codec,
             containers,
             trees,
             bundles,
@@ -227,11 +235,11 @@ impl Opener {
         let owner = self.owner(kind, id);
         match armor::heal(object, owner) {
             Ok(healed) => {
-                let checked = check_payload(kind, &healed.payload, self.store, id);
+                let checked = self.check_payload(kind, &healed.payload, id);
                 checked.map_err(failed)?;
                 Ok((healed.payload, healed.damaged_bytes))
             }
-            Err(no_armor) => match check_payload(kind, object, self.store, id) {
+            Err(no_armor) => match self.check_payload(kind, object, id) {
                 Ok(()) => Ok((object.to_vec(), 0)),
                 Err(_) => Err(failed(no_armor)),
             },
@@ -256,22 +264,23 @@ impl Opener {
     pub(crate) fn forget(&self, kind: Kind, id: ObjectId) {
         self.opened.forget(&(kind, id));
     }
-}
 
-/// Checks every byte of a payload.
-fn check_payload(kind: Kind, payload: &[u8], store: [u8; 16], id: ObjectId) -> Decoded<()> {
-    match kind {
-        Kind::Container => container::check_whole(payload, store, id).map(drop),
-        Kind::Tree => tree::check_object(payload, store, id),
-        _ => {
-            for section in bundle::decode(payload, store, id)? {
-                // Sections lie in the bundle: that was just checked.
-                let bytes = &payload[section.at as usize..][..section.len as usize];
-                if section.kind == Kind::Container {
-                    container::check_whole(bytes, store, section.id)?;
+    /// Checks every byte of a payload.
+    fn check_payload(&self, kind: Kind, payload: &[u8], id: ObjectId) -> Decoded<()> {
+        let (store, codec) = (self.store, self.codec.as_ref());
+        match kind {
+            Kind::Container => container::check_whole(payload, store, id, codec).map(drop),
+            Kind::Tree => tree::check_object(payload, store, id),
+            _ => {
+                for section in bundle::decode(payload, store, id)? {
+                    // Sections lie in the bundle: that was just checked.
+                    let bytes = &payload[section.at as usize..][..section.len as usize];
+                    if section.kind == Kind::Container {
+                        container::check_whole(bytes, store, section.id, codec)?;
+                    }
                 }
+                Ok(())
             }
-            Ok(())
         }
     }
 }

@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::armor::Kind;
-use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX};
+use crate::container;
 use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::{CHUNK, Fingerprint};
 use crate::index::Index;
@@ -29,6 +29,7 @@ use crate::objects::Objects;
 use crate::pins::{Holder, Pins};
 use crate::place::{ObjectId, Place, SLOTS_MAX};
 use crate::pool::Pool;
+use crate::region::{ChunkCodec, PackedRegion, REGION_CHUNKS_MAX};
 
 /// What the jobs of a writing store share.
 pub(crate) struct Engine {
@@ -104,23 +105,40 @@ impl Packer {
 
     /// Takes a chunk that the store lacks.
     pub(crate) fn add(&mut self, fingerprint: Fingerprint, chunk: &[u8]) -> Result<Place> {
-        let containers = &self.engine.objects.opener.containers;
-        let open = self.open.get_or_insert_with(|| {
-            let id = containers.allocate();
-            // It is new: nobody can have doomed it.
-            self.holder.pin_container(id);
-            Container::new(id)
-        });
-        let place = Place::new(open.id, open.chunks.push(fingerprint));
-        let place = place.ok_or(StoreError::Invalid("the store has run out of containers"))?;
+        let codec = self.engine.objects.codec()?;
+        let open = open(&mut self.open, &self.engine, &self.holder);
+        let place = open.place(fingerprint)?;
         open.raw.extend_from_slice(chunk);
         if open.raw.len() == REGION_CHUNKS_MAX * CHUNK {
-            open.submit_region(&self.pool);
-            if open.is_full(self.engine.container_bytes) {
-                self.close()?;
-            }
+            open.submit_region(&self.pool, codec);
+            self.close_if_full()?;
         }
         Ok(place)
+    }
+
+    /// Takes a region whose chunks were checked, as far as that is possible here. Returns the place of each.
+    pub(crate) fn add_region(
+        &mut self,
+        fingerprints: &[Fingerprint],
+        region: PackedRegion,
+    ) -> Result<Vec<Place>> {
+        let open = open(&mut self.open, &self.engine, &self.holder);
+        if !open.raw.is_empty() {
+            // Slots are counted through the regions.
+            open.submit_region(&self.pool, self.engine.objects.codec()?);
+        }
+        let places = fingerprints.iter().map(|f| open.place(*f));
+        let places = places.collect::<Result<_>>()?;
+        open.push_region(region);
+        self.close_if_full()?;
+        Ok(places)
+    }
+
+    fn close_if_full(&mut self) -> Result<()> {
+        match &self.open {
+            Some(open) if open.is_full(self.engine.container_bytes) => self.close(),
+            _ => Ok(()),
+        }
     }
 
     /// Puts what is left, and waits until all containers are put.
@@ -137,7 +155,7 @@ impl Packer {
             return Ok(());
         };
         if !open.raw.is_empty() {
-            open.submit_region(&self.pool);
+            open.submit_region(&self.pool, self.engine.objects.codec()?);
         }
         let (answer, result) = bounded(1);
         let engine = Arc::clone(&self.engine);
@@ -172,6 +190,20 @@ impl Packer {
     }
 }
 
+/// The container that is being filled; a new one if there is none.
+fn open<'a>(
+    open: &'a mut Option<Container>,
+    engine: &Engine,
+    holder: &Holder,
+) -> &'a mut Container {
+    open.get_or_insert_with(|| {
+        let id = engine.objects.opener.containers.allocate();
+        // It is new: nobody can have doomed it.
+        holder.pin_container(id);
+        Container::new(id)
+    })
+}
+
 impl Container {
     fn new(id: ObjectId) -> Self {
         Self {
@@ -184,13 +216,28 @@ impl Container {
         }
     }
 
-    fn submit_region(&mut self, pool: &Pool) {
+    /// The place of one chunk more.
+    fn place(&mut self, fingerprint: Fingerprint) -> Result<Place> {
+        let place = Place::new(self.id, self.chunks.push(fingerprint));
+        place.ok_or(StoreError::Invalid("the store has run out of containers"))
+    }
+
+    fn push_region(&mut self, region: PackedRegion) {
+        self.raw_submitted += (region.chunk_count() * CHUNK) as u64;
+        let len = region.stored.len() as u64;
+        self.stored.fetch_add(len, Ordering::Relaxed);
+        let (answer, result) = bounded(1);
+        answer.send(region).expect("there is room for one");
+        self.regions.push(result);
+    }
+
+    fn submit_region(&mut self, pool: &Pool, codec: &ChunkCodec) {
         let raw = std::mem::replace(&mut self.raw, Vec::with_capacity(REGION_CHUNKS_MAX * CHUNK));
         self.raw_submitted += raw.len() as u64;
         let (answer, result) = bounded(1);
-        let stored = Arc::clone(&self.stored);
+        let (stored, codec) = (Arc::clone(&self.stored), codec.clone());
         pool.submit(move || {
-            let region = PackedRegion::pack(raw);
+            let region = codec.pack(raw);
             stored.fetch_add(region.stored.len() as u64, Ordering::Relaxed);
             let _ = answer.send(region);
         });

@@ -30,6 +30,7 @@ use report::Shelf;
 pub use report::{HealedObject, Hit, LastScrub, LostObject, ScrubPosition, ScrubReport};
 use search::Search;
 
+mod keys;
 mod report;
 mod search;
 
@@ -112,6 +113,7 @@ pub(crate) fn scrub(inner: &Inner, options: &ScrubOptions<'_>) -> Result<ScrubRe
     };
     if options.after.is_none() {
         scrub.catalog()?;
+        scrub.keys()?;
     }
     if !scrub.mark()? {
         // Nothing after where it began was checked.

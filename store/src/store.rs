@@ -3,6 +3,7 @@
 //! ```text
 //! format              which store             lease/        the one writer
 //! catalog/            points and seeds        headroom/     room for a store that is full to be cleaned
+//! keys/               who opens it, if it is encrypted
 //! containers/NNNNNN/  chunks                  trees/NNNNNN/ image trees and change lists
 //! bundles/NNNNNN/     what collections have moved of both
 //! ```
@@ -12,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{ByteRange, Clock, Name, UnixNanos};
+use block::{ByteRange, Clock, Name, OsRandom, Random, UnixNanos};
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
@@ -20,11 +21,12 @@ use crate::catalog::{Catalog, Change, Held, State};
 use crate::diff;
 use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::explain::{self, ExplainedChunk, ExplainedPoint, ExplainedStore};
-use crate::format;
+use crate::format::{self, Format};
 use crate::gc::{self, GcOptions, GcReport};
 use crate::headroom::Headroom;
 use crate::image::Image;
 use crate::image_writer::{Base, FinishedImage, ImageWriter};
+use crate::keys::{self, Secret};
 use crate::lease::Lease;
 use crate::objects::{Objects, Refresh};
 use crate::packer::Engine;
@@ -32,7 +34,9 @@ use crate::pins::Holder;
 use crate::pool::{OnWorker, Pool};
 use crate::records::{PointDraft, PointId, PointRecord, PointRef, SeedDraft, SeedRecord};
 use crate::recover;
+use crate::region::ChunkCodec;
 use crate::scrub::{self, LastScrub, ScrubOptions, ScrubReport};
+use crate::seal::KeyId;
 use crate::sweep;
 use crate::tree::{ImageRef, LIST_RUNS_MAX};
 use crate::verify::{self, VerifyReport};
@@ -55,6 +59,10 @@ pub struct Around {
     pub list_runs_max: usize,
     /// How long a writer without a lock may show no sign of life until another one takes over; at most 5 min.
     pub lease_term: Duration,
+    /// What opens an encrypted store. With it one that is not encrypted is refused: somebody may have put it there.
+    pub secret: Option<Arc<Secret>>,
+    /// What keys and nonces are made of.
+    pub random: Arc<dyn Random>,
 }
 
 impl Around {
@@ -70,7 +78,13 @@ impl Around {
             headroom_bytes: Headroom::BYTES,
             list_runs_max: LIST_RUNS_MAX,
             lease_term: Lease::TERM,
+            secret: None,
+            random: Arc::new(OsRandom),
         }
+    }
+
+    fn codec(&self, place: &dyn Backend, format: &Format) -> Result<Option<ChunkCodec>> {
+        keys::codec(place, format, self.secret.as_deref(), &self.random)
     }
 }
 
@@ -147,6 +161,29 @@ impl Store {
     /// # Errors
     /// `Invalid` if there is a store or anything else; `Full`, `Io`.
     pub fn create(place: &Arc<dyn Backend>) -> Result<()> {
+        Self::create_with(place, |_| Ok(None))
+    }
+
+    /// The same for an encrypted store, which each of `secrets` (1 to 16, with what their owners call them) opens. Where a
+    /// crash in the middle leaves keys without a store in a bucket, those must be removed by hand.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_encrypted(
+        place: &Arc<dyn Backend>,
+        secrets: &[(Secret, String)],
+        around: &Around,
+    ) -> Result<()> {
+        let (random, at) = (&*around.random, around.clock.wall());
+        Self::create_with(place, |store| {
+            keys::begin(&**place, store, secrets, random, at).map(Some)
+        })
+    }
+
+    fn create_with(
+        place: &Arc<dyn Backend>,
+        keys: impl FnOnce([u8; 16]) -> Result<Option<KeyId>>,
+    ) -> Result<()> {
         let occupied = |why| StoreError::Occupied {
             dir: place.describe(),
             why,
@@ -162,22 +199,29 @@ impl Store {
         for folder in ["", "lease", "catalog", "containers", "trees"] {
             place.recover(folder).map_err(failed)?;
         }
-        format::create(&**place).map_err(failed)?;
+        let store = *uuid::Uuid::new_v4().as_bytes();
+        // Before the store: one whose keys are lost is worth nothing.
+        let key = keys(store)?;
+        format::create(&**place, &Format { store, key }).map_err(failed)?;
         place.sync("").map_err(failed)
     }
 
-    /// Opens a store to read it as it is now. Any number of readers may, beside a writer.
+    /// Opens a store to read it as it is now. Any number of readers may, beside a writer. An encrypted one opens without
+    /// its key, too: what points hold cannot be read then.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `Corrupt` naming what is damaged, `Io`.
+    /// `NotFound` if there is none, `NoKey` if it is not encrypted with the secret that was given, `Corrupt` naming what is
+    /// damaged, `Io`.
     pub fn open_reader(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
-        let store = format::read(&**place)?;
+        let format = format::read(&**place)?;
+        let store = format.store;
+        let codec = around.codec(&**place, &format)?;
         let catalog = Catalog::open(place, store);
         let state = catalog.load()?;
         catalog.sync()?;
         let refresh = refresher(Catalog::open(place, store), state.clone());
         let locations = (state.sequence, Arc::clone(&state.locations));
-        let objects = Objects::open(place, store, state.next(), locations, refresh);
+        let objects = Objects::open(place, store, codec, state.next(), locations, refresh);
         let objects = Arc::new(objects);
         Ok(Self::assemble(place, objects, catalog, state, around, None))
     }
@@ -188,7 +232,9 @@ impl Store {
     /// # Errors
     /// As [`open_reader`](Self::open_reader); `Retry` if somebody else writes.
     pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
-        let store = format::read(&**place)?;
+        let format = format::read(&**place)?;
+        let store = format.store;
+        let codec = around.codec(&**place, &format)?;
         let lease = Lease::take(place, store, &*around.clock, around.lease_term)?;
         // Who created the store may have been killed before its name was durable.
         place
@@ -199,7 +245,7 @@ impl Store {
         let state = catalog.load()?;
         let locations = (state.sequence, Arc::clone(&state.locations));
         let refresh = refresher(Catalog::open(place, store), state.clone());
-        let objects = Objects::open(place, store, state.next(), locations, refresh);
+        let objects = Objects::open(place, store, codec, state.next(), locations, refresh);
         let objects = Arc::new(objects);
         let engine = recover::engine(
             Arc::clone(&objects),
@@ -386,6 +432,21 @@ impl Store {
     pub fn must_be_opened_again(&self) -> bool {
         let writer = self.inner.writer.as_ref();
         writer.is_some_and(|writer| writer.check_latch().is_err())
+    }
+
+    /// What makes chunks and fingerprints as this store has them, for who does that elsewhere.
+    ///
+    /// # Errors
+    /// `NoKey`.
+    pub fn codec(&self) -> Result<ChunkCodec> {
+        self.inner.objects.codec().cloned()
+    }
+
+    /// Whether what it holds is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        let codec = self.inner.objects.opener.codec.as_ref();
+        codec.is_none_or(ChunkCodec::is_sealed)
     }
 
     /// The newest scrub that went over everything.

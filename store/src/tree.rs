@@ -92,6 +92,22 @@ impl ImageRef {
         self.size
     }
 
+    /// The reference as bytes, for who keeps it elsewhere: docs/formats/tree.md.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.put(&mut out);
+        out
+    }
+
+    /// The reference that was made into these bytes; `None` if they are none.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut d = Decoder::new(bytes);
+        let image = Self::decode(&mut d).ok()?;
+        d.end().ok().map(|()| image)
+    }
+
     pub(crate) fn list_runs(&self) -> usize {
         self.lists.iter().map(|list| list.runs as usize).sum()
     }

@@ -48,6 +48,7 @@ fn around() -> Around {
         workers: 0,
         headroom_bytes: 0,
         lease_term: TERM,
+        secret: common::secret().map(Arc::new),
         ..Around::new(Arc::new(SystemClock::new()))
     }
 }
@@ -219,7 +220,7 @@ impl History {
 
     fn run(&mut self, runtime: &tokio::runtime::Runtime, steps: usize) {
         let (place, _) = self.client();
-        Store::create(&place).unwrap();
+        common::create(&place).unwrap();
         for _ in 0..steps {
             self.network
                 .set_faults([0, 5, 5, 40, 40, 600][self.rng.random_range(0..6)]);
@@ -299,7 +300,7 @@ fn a_writer_that_lives_keeps_its_lease_and_one_that_ends_gives_it_back() {
     let network = Network::new(1);
     let place =
         || -> Arc<dyn Backend> { Arc::new(bucket(&network, Manners::Honest, &Arc::default())) };
-    Store::create(&place()).unwrap();
+    common::create(&place()).unwrap();
     let first = Store::open_writer(&place(), around()).unwrap();
     let second = Store::open_writer(&place(), around()).err().unwrap();
     assert_eq!(second.kind(), ErrorKind::Retry, "{second}");
@@ -323,7 +324,7 @@ fn a_writer_that_lives_keeps_its_lease_and_one_that_ends_gives_it_back() {
 fn a_server_without_conditional_puts_is_refused() {
     let careless = bucket(&Network::new(1), Manners::Careless, &Arc::default());
     let place: Arc<dyn Backend> = Arc::new(careless);
-    Store::create(&place).unwrap();
+    common::create(&place).unwrap();
     let refused = Store::open_writer(&place, around()).err().unwrap();
     assert!(
         matches!(refused, StoreError::NoConditions { .. }),

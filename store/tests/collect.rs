@@ -29,7 +29,7 @@ fn what_one_point_hides_another_may_need() {
 fn hidden_and_needed(points: &[(&str, Option<u64>)]) {
     let world = SimWorld::new(1);
     let place = Directory::backend(&world.dir());
-    Store::create(&place).unwrap();
+    common::create(&place).unwrap();
     let folding = Around {
         list_runs_max: 0,
         ..around(0)
@@ -74,7 +74,7 @@ fn bundles_are_closed_by_what_they_hold_and_not_by_what_was_expected() {
     const KEPT: u64 = 82;
     let tmp = tempfile::tempdir().unwrap();
     let dir: Arc<dyn Dir> = Arc::new(block::OsDir::open(tmp.path()).unwrap());
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let size = CONTAINERS * 4096 * GRANULE;

@@ -267,7 +267,7 @@ fn read_part(image: &Image, rng: &mut ChaCha8Rng) -> Result<(usize, Vec<u8>)> {
 fn live(dir: &Arc<dyn Dir>, seed: u64, told: &mut Told, steps: usize) -> Result<()> {
     let place = Directory::backend(dir);
     if Store::open_reader(&place, around(0)).is_err() {
-        Store::create(&place)?;
+        common::create(&place)?;
     }
     let around = Around {
         // Some of these have no trees, some fold with every image.

@@ -26,7 +26,7 @@ fn threads_write_remove_and_read_while_garbage_is_collected() {
     let rounds = count_from_env("STANDIN_ROUNDS", 60);
     let tmp = tempfile::tempdir().unwrap();
     let dir: Arc<dyn Dir> = Arc::new(block::OsDir::open(tmp.path()).unwrap());
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let listed: Mutex<BTreeMap<PointId, Vec<u8>>> = Mutex::default();
     let writing = AtomicU64::new(3);

@@ -29,7 +29,7 @@ struct Acknowledged {
 fn work(dir: &Arc<dyn Dir>, seed: u64, told: &mut Acknowledged) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     if Store::open_reader(&Directory::backend(dir), around(0)).is_err() {
-        Store::create(&Directory::backend(dir))?;
+        common::create(&Directory::backend(dir))?;
     }
     let store = Store::open_writer(&Directory::backend(dir), around(0))?;
     for _ in 0..COMMITS {
@@ -133,7 +133,7 @@ fn a_store_whose_creator_was_killed_is_made_durable_before_it_is_built_on() {
         for seed in 0..16 {
             let world = SimWorld::new(seed);
             world.crash_after(op);
-            let _ = Store::create(&Directory::backend(&world.dir()));
+            let _ = common::create(&Directory::backend(&world.dir()));
             let world = world.kill();
             let mut told = Acknowledged::default();
             work(&world.dir(), seed, &mut told).unwrap();
@@ -198,7 +198,7 @@ fn crashes_again_and_again_in_one_store() {
 fn half_written_files_are_removed_by_the_next_writer() {
     let world = SimWorld::new(3);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let debris = "000000000009.con.tmp-4";
     let shard = dir.subdir("containers").unwrap().subdir("000000").unwrap();
     shard.create(debris).unwrap();
@@ -220,7 +220,7 @@ fn chunks_that_a_killed_writer_left_are_built_on_only_once_durable() {
             }
             (writer.finish().unwrap(), store)
         };
-        Store::create(&Directory::backend(&world.dir())).unwrap();
+        common::create(&Directory::backend(&world.dir())).unwrap();
         drop(write(&world.dir()));
         let world = world.kill();
         let (image, store) = write(&world.dir());

@@ -29,7 +29,7 @@ fn point(store: &Store, group: &str, chunks: std::ops::Range<u64>) -> Arc<PointR
 fn what_each_point_and_group_needs_and_what_is_garbage() {
     let world = SimWorld::new(1);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     let first = point(&store, "web", 0..100);
     let second = point(&store, "web", 50..150);

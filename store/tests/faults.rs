@@ -14,7 +14,7 @@ use store::{Base, Directory, ErrorKind, FinishedImage, PointRef, Result, Store};
 
 fn new_store(world: &SimWorld) -> (Arc<dyn Dir>, Store) {
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     (dir, store)
 }
@@ -107,7 +107,7 @@ fn after_a_failed_sync_of_names_nothing_is_committed_until_reopened() {
 fn a_second_writer_is_refused_and_readers_are_not() {
     let tmp = tempfile::tempdir().unwrap();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::open(tmp.path()).unwrap());
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let second = Store::open_writer(&Directory::backend(&dir), around(1))
         .err()
@@ -210,14 +210,14 @@ fn wrong_calls_are_refused_and_change_nothing() {
     twice.disks.push((name("disk"), image));
     invalid(store.commit_point(twice).map(drop));
     invalid(store.image_writer(Base::Empty { size: 513 }).map(drop));
-    invalid(Store::create(&Directory::backend(&dir)));
+    invalid(common::create(&Directory::backend(&dir)));
     let nothing = SimWorld::new(2).dir();
     let missing = Store::open_reader(&Directory::backend(&nothing), around(0))
         .err()
         .unwrap();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     nothing.create("precious").unwrap();
-    invalid(Store::create(&Directory::backend(&nothing)));
+    invalid(common::create(&Directory::backend(&nothing)));
     let no_point = store.point(&"web@1".parse().unwrap()).unwrap_err();
     assert_eq!(no_point.kind(), ErrorKind::NotFound);
 }

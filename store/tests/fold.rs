@@ -39,7 +39,7 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let world = SimWorld::new(seed);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let mut model = Model::new();
     let mut base = Base::Empty {
@@ -111,7 +111,7 @@ fn more_changes_than_lists_may_hold_become_part_of_the_tree() {
 fn lists_that_grow_by_merging_are_folded_before_they_are_too_long() {
     let world = SimWorld::new(1);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let size = 70_000 * GRANULE;
     let some: Vec<u8> = (0..2000).flat_map(chunk).collect();
@@ -142,7 +142,7 @@ fn lists_that_grow_by_merging_are_folded_before_they_are_too_long() {
 fn zeroing_a_huge_disk_costs_nothing() {
     let world = SimWorld::new(1);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     let size = 1 << 50;
     let mut writer = store.image_writer(Base::Empty { size }).unwrap();

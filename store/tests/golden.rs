@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Dir, GRANULE, GranuleRange, OsDir};
-use common::{Content, around, chunk, draft, name, open_writer, read_all, seed_draft, thorough};
-use store::{Base, Directory, GcOptions, ScrubOptions, Store};
+use common::{Content, chunk, draft, name, read_all, seed_draft, thorough};
+use store::{Around, Base, Directory, GcOptions, ScrubOptions, Secret, Store};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-const VERSIONS: [u32; 2] = [1, 2];
+const VERSIONS: [u32; 3] = [1, 2, ENCRYPTED];
 const NEWEST: u32 = 2;
+/// The newest again, encrypted.
+const ENCRYPTED: u32 = 3;
 const GRANULES: u64 = 600;
 
 /// The contents of its three points, and how they were made.
@@ -40,17 +42,34 @@ fn contents(mut step: impl FnMut(usize, &[(u64, u64)], GranuleRange)) -> Vec<Vec
     points
 }
 
+fn around(version: u32) -> Around {
+    let secret = (version == ENCRYPTED).then(|| Arc::new(Secret::Key([3; 32].into())));
+    Around {
+        secret,
+        ..common::around(0)
+    }
+}
+
 fn golden(version: u32) -> String {
     format!("{FIXTURES}/store-v{version}")
 }
 
-/// Writes the fixture of the newest version; the others are what they are.
-fn write_golden() {
-    let path = golden(NEWEST);
+/// Writes a fixture of the newest version; the others are what they are.
+fn write_golden(version: u32) {
+    let path = golden(version);
     let _ = fs::remove_dir_all(&path);
     let dir: Arc<dyn Dir> = Arc::new(OsDir::create_all(&path).unwrap());
-    Store::create(&Directory::backend(&dir)).unwrap();
-    let store = open_writer(&dir, 0);
+    let place = Directory::backend(&dir);
+    let around = around(version);
+    match around.secret.clone().map(Arc::unwrap_or_clone) {
+        None => Store::create(&place).unwrap(),
+        Some(key) => {
+            let passphrase = Secret::passphrase(b"golden").unwrap();
+            let secrets = [(key, "key".into()), (passphrase, "passphrase".into())];
+            Store::create_encrypted(&place, &secrets, &around).unwrap();
+        }
+    }
+    let store = Store::open_writer(&place, around).unwrap();
     contents(|round, puts, zeroes| {
         let base = match store.newest(&name("web")) {
             Some(point) => Base::Image(point.disks[0].image.clone()),
@@ -110,7 +129,7 @@ fn copy_tree(from: &Path, to: &Path) {
 #[test]
 fn the_stores_of_all_versions_are_read_and_written_on() {
     if std::env::var_os("STANDIN_WRITE_FIXTURES").is_some() {
-        write_golden();
+        [NEWEST, ENCRYPTED].into_iter().for_each(write_golden);
     }
     VERSIONS.into_iter().for_each(is_read_and_written_on);
 }
@@ -132,7 +151,8 @@ fn is_read_and_written_on(version: u32) {
             assert_eq!(point.labels["why"], "test");
         }
     };
-    let reader = Store::open_reader(&Directory::backend(&dir), around(0)).unwrap();
+    let place = Directory::backend(&dir);
+    let reader = Store::open_reader(&place, around(version)).unwrap();
     assert_eq!(of_web(&reader).len(), 3);
     assert!(reader.seed(&name("other")).is_some());
     check(&reader);
@@ -142,8 +162,12 @@ fn is_read_and_written_on(version: u32) {
         image.root().unwrap().to_string()
     });
     let roots: Vec<_> = roots.collect();
-    // The same contents have the same roots, whatever version wrote them.
-    let path = format!("{}-roots", golden(1));
+    // The same contents have the same roots, whatever version wrote them; with one key.
+    let like = if version == ENCRYPTED { version } else { 1 };
+    let path = format!("{}-roots", golden(like));
+    if version == ENCRYPTED && std::env::var_os("STANDIN_WRITE_FIXTURES").is_some() {
+        fs::write(&path, roots.join("\n")).unwrap();
+    }
     assert_eq!(fs::read_to_string(path).unwrap(), roots.join("\n"));
     if version >= 2 {
         let figures = reader.figures();
@@ -157,7 +181,16 @@ fn is_read_and_written_on(version: u32) {
         assert!(held);
     }
 
-    let store = open_writer(&dir, 0);
+    if version == ENCRYPTED {
+        let secret = Some(Arc::new(Secret::passphrase(b"golden").unwrap()));
+        let by_passphrase = Around {
+            secret,
+            ..around(version)
+        };
+        check(&Store::open_reader(&place, by_passphrase).unwrap());
+    }
+
+    let store = Store::open_writer(&place, around(version)).unwrap();
     let newest = store.newest(&name("web")).unwrap();
     let base = Base::Image(newest.disks[0].image.clone());
     let mut writer = store.image_writer(base).unwrap();

@@ -18,7 +18,7 @@ use store::{Base, Directory, ImageRef, ImageWriter, PointRef, Store};
 /// as seeds, reopened; every point ever committed keeps its content.
 fn run(dir: &Arc<dyn Dir>, seed: u64, steps: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    Store::create(&Directory::backend(dir)).unwrap();
+    common::create(&Directory::backend(dir)).unwrap();
     let mut store = open_writer(dir, rng.random_range(0..3));
     let size = 512 * rng.random_range(1..12_000);
     let mut content = Content::new(size);
@@ -136,7 +136,7 @@ fn every_point_keeps_its_content_in_a_real_directory() {
 fn the_same_content_has_the_same_root_whatever_its_history() {
     let world = SimWorld::new(5);
     let dir = world.dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    common::create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 0);
     let size = 700 * GRANULE + 512;
     let mut content = Content::new(size);

@@ -24,7 +24,7 @@ fn open(dir: &Arc<dyn Dir>, clock: &Arc<SimClock>) -> Store {
 
 /// A store with points web@1 to web@`count`.
 fn store_with(dir: &Arc<dyn Dir>, clock: &Arc<SimClock>, count: u64) -> (Store, Vec<PointId>) {
-    Store::create(&Directory::backend(dir)).unwrap();
+    common::create(&Directory::backend(dir)).unwrap();
     let store = open(dir, clock);
     let mut ids = Vec::new();
     for i in 0..count {

@@ -5,6 +5,7 @@
 mod badinput;
 mod changes;
 mod cuts;
+mod encryption;
 mod exact;
 mod group;
 mod guest;

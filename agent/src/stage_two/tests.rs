@@ -139,7 +139,7 @@ impl Bench {
         self.recoveries += u64::from(matches!(opened.how, How::Recovered { .. }));
         let place = StateRoot::at(self.home.path()).group(&name);
         std::fs::create_dir_all(place.dir()).expect("created");
-        let target = Target::Directory("/nowhere".into());
+        let target = Target::directory("/nowhere".into());
         let record = Record {
             target: target.to_string(),
             disks: vec![],

@@ -60,7 +60,7 @@ impl Bench {
     }
 
     fn target(&self, name: &str) -> Target {
-        Target::Directory(self.path(name))
+        Target::directory(self.path(name))
     }
 
     pub(crate) fn start(&self) -> Protection {

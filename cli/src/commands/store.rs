@@ -1,4 +1,4 @@
-//! `standin store init`, `status`, `explain`, `gc`, `scrub`.
+//! `standin store init`, `key`, `status`, `explain`, `gc`, `scrub`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use block::UnixNanos;
 use serde_json::json;
 
 use crate::args::{Store, StoreCommand};
-use crate::commands::{upkeep, world};
+use crate::commands::{key, upkeep, world};
 use crate::printer::{Printer, table};
 use crate::progress::Bar;
 use crate::units;
@@ -17,12 +17,18 @@ const SHOWN_MAX: usize = 20;
 
 pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
     match args.command {
-        StoreCommand::Init { target } => {
+        StoreCommand::Init {
+            target,
+            encrypt: true,
+            no_recovery_key,
+        } => key::init_encrypted(&target, !no_recovery_key, printer),
+        StoreCommand::Init { target, .. } => {
             agent::init(&target)?;
-            let document = json!({ "target": target.to_string() });
+            let document = json!({ "target": target.to_string(), "encrypted": false });
             printer.answer(&document, || format!("{target} is an empty store"));
             Ok(())
         }
+        StoreCommand::Key(args) => key::key(args, printer),
         StoreCommand::Status { target } => status(&target, printer),
         StoreCommand::Explain {
             target,
@@ -99,6 +105,7 @@ fn status(target: &Target, printer: &Printer) -> Result<()> {
     let groups = points.groups();
     let document = json!({
         "target": target.to_string(),
+        "encrypted": points.is_encrypted(),
         "points": held.point_count,
         "removed_points": removed.len(),
         "stored_bytes": held.stored_bytes,
@@ -123,7 +130,12 @@ fn status(target: &Target, printer: &Printer) -> Result<()> {
     printer.answer(&document, || {
         let mut lines = vec![
             format!(
-                "{target}: {} points, {} stored ({} chunks in {} containers; {} of it trees)",
+                "{target}{}: {} points, {} stored ({} chunks in {} containers; {} of it trees)",
+                if points.is_encrypted() {
+                    " (encrypted)"
+                } else {
+                    ""
+                },
                 held.point_count,
                 units::bytes(held.stored_bytes),
                 held.chunk_count,
@@ -312,6 +324,12 @@ fn collected(figures: &GcFigures) -> String {
         lines.push(format!(
             "{} of garbage stay, since much would have to be copied to be rid of them (--thorough does)",
             units::bytes(report.left_bytes)
+        ));
+    }
+    if report.sealed_bytes > 0 {
+        lines.push(format!(
+            "{} of garbage stay, since they are encrypted together with what is needed (who has the key is rid of them)",
+            units::bytes(report.sealed_bytes)
         ));
     }
     if report.damaged > 0 {

@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
     }
 
     fn target(&self) -> Target {
-        Target::Directory(self.place.path("target"))
+        Target::directory(self.place.path("target"))
     }
 
     fn start_server(&self) -> Result<Server> {

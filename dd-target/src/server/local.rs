@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use block::Clock;
+use block::{Clock, OsRandom};
 
 use crate::api::{CreatedToken, NewToken, Role, Token};
+use crate::server::ServerError;
 use crate::server::audit::{Audit, Entry, Event};
 use crate::server::state_dir::StateDir;
 use crate::server::tokens::Tokens;
-use crate::server::{ServerError, random};
 
 /// The tokens of a state directory, whether a server runs on it or not.
 pub struct LocalTokens {
@@ -30,7 +30,7 @@ impl LocalTokens {
         })?;
         let dir = Arc::new(dir);
         Ok(Self {
-            tokens: Tokens::open(&dir, random())?,
+            tokens: Tokens::open(&dir, Arc::new(OsRandom))?,
             audit: Audit::new(&dir, clock),
             clock: Arc::clone(clock),
         })

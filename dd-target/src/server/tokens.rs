@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use block::{Name, UnixNanos};
+use block::{Name, Random, UnixNanos};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -25,9 +25,6 @@ const NAME_BYTES_MAX: usize = 128;
 
 const ID_BYTES: usize = 6;
 const SECRET_BYTES: usize = 32;
-
-/// Fills bytes with what nobody can guess.
-pub(crate) type Random = Arc<dyn Fn(&mut [u8]) -> io::Result<()> + Send + Sync>;
 
 /// Why a token cannot be made or found.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +67,7 @@ pub(crate) enum Unknown {
 /// All tokens of a server.
 pub(crate) struct Tokens {
     dir: Arc<StateDir>,
-    random: Random,
+    random: Arc<dyn Random>,
     read: Mutex<(Option<Stamp>, Arc<File>)>,
 }
 
@@ -88,7 +85,7 @@ struct Entry {
 }
 
 impl Tokens {
-    pub(crate) fn open(dir: &Arc<StateDir>, random: Random) -> Result<Self, TokenError> {
+    pub(crate) fn open(dir: &Arc<StateDir>, random: Arc<dyn Random>) -> Result<Self, TokenError> {
         let tokens = Self {
             dir: Arc::clone(dir),
             random,
@@ -112,8 +109,8 @@ impl Tokens {
         check(&new)?;
         let mut id = [0; ID_BYTES];
         let mut secret = [0; SECRET_BYTES];
-        let drawn = (self.random)(&mut id).and_then(|()| (self.random)(&mut secret));
-        drawn.map_err(failed("draw a secret for"))?;
+        self.random.fill(&mut id);
+        self.random.fill(&mut secret);
         let secret = HEXLOWER.encode(&secret);
         let token = Token {
             id: HEXLOWER.encode(&id),
@@ -275,15 +272,20 @@ fn failed(verb: &'static str) -> impl Fn(io::Error) -> TokenError {
 mod tests {
     use super::*;
 
+    /// Every draw is of another byte.
+    #[derive(Default)]
+    struct Counted(Mutex<u8>);
+
+    impl Random for Counted {
+        fn fill(&self, bytes: &mut [u8]) {
+            *self.0.lock() += 1;
+            bytes.fill(*self.0.lock());
+        }
+    }
+
     fn tokens(dir: &tempfile::TempDir) -> Tokens {
         let state = Arc::new(StateDir::open(&dir.path().join("state")).unwrap());
-        let next = Mutex::new(0_u8);
-        let random: Random = Arc::new(move |bytes| {
-            *next.lock() += 1;
-            bytes.fill(*next.lock());
-            Ok(())
-        });
-        Tokens::open(&state, random).unwrap()
+        Tokens::open(&state, Arc::new(Counted::default())).unwrap()
     }
 
     fn new(roles: &[Role]) -> NewToken {

@@ -17,23 +17,11 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use super::CHUNK;
+use super::{CHUNK, Start};
 
 /// Chunks that are hashed at once.
 pub(super) const LANES: usize = 16;
 const BLOCK: usize = 64;
-
-/// Initial hash value, section 5.3.3.
-const START: [u32; 8] = [
-    0x6a09_e667,
-    0xbb67_ae85,
-    0x3c6e_f372,
-    0xa54f_f53a,
-    0x510e_527f,
-    0x9b05_688c,
-    0x1f83_d9ab,
-    0x5be0_cd19,
-];
 
 /// Constants, section 4.2.2.
 const K: [u32; 64] = [
@@ -109,8 +97,8 @@ pub(super) fn are_there() -> bool {
         && std::arch::is_x86_feature_detected!("avx512bw")
 }
 
-/// The SHA-256 of each chunk; `None` where the processor cannot.
-pub(super) fn digests(chunks: &[&[u8; CHUNK]; LANES]) -> Option<[[u8; 32]; LANES]> {
+/// The SHA-256 of each chunk, after what `start` stands for; `None` where the processor cannot.
+pub(super) fn digests(chunks: &[&[u8; CHUNK]; LANES], start: Start) -> Option<[[u8; 32]; LANES]> {
     if !are_there() {
         return None;
     }
@@ -119,14 +107,14 @@ pub(super) fn digests(chunks: &[&[u8; CHUNK]; LANES]) -> Option<[[u8; 32]; LANES
         reason = "a function for a processor that has AVX-512; twice as fast as the next best, measured in benches/ingest.rs"
     )]
     // SAFETY: the processor has both features that the function is compiled for, as was just asked.
-    Some(unsafe { digests_avx512(chunks) })
+    Some(unsafe { digests_avx512(chunks, start) })
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn digests_avx512(chunks: &[&[u8; CHUNK]; LANES]) -> [[u8; 32]; LANES] {
+fn digests_avx512(chunks: &[&[u8; CHUNK]; LANES], start: Start) -> [[u8; 32]; LANES] {
     // Loops, here and below: what is passed to `map` is not compiled into a function for another processor.
     let mut state = [broadcast(0); 8];
-    for (state, start) in state.iter_mut().zip(START) {
+    for (state, start) in state.iter_mut().zip(start.state) {
         *state = broadcast(start);
     }
     for block in 0..CHUNK / BLOCK {
@@ -136,7 +124,7 @@ fn digests_avx512(chunks: &[&[u8; CHUNK]; LANES]) -> [[u8; 32]; LANES] {
         }
         compress(&mut state, transpose(rows));
     }
-    compress(&mut state, padding());
+    compress(&mut state, padding(start.hashed + CHUNK));
     let mut out = [[0; 32]; LANES];
     for (word, lanes) in state.iter().enumerate() {
         for (digest, value) in out.iter_mut().zip(store(*lanes)) {
@@ -148,10 +136,10 @@ fn digests_avx512(chunks: &[&[u8; CHUNK]; LANES]) -> [[u8; 32]; LANES] {
 
 /// What follows after whole blocks: one bit, zeroes, and the length in bits. It is the same for all.
 #[target_feature(enable = "avx512f")]
-fn padding() -> [__m512i; 16] {
+fn padding(bytes: usize) -> [__m512i; 16] {
     let mut block = [broadcast(0); 16];
     block[0] = broadcast(1 << 31);
-    block[15] = broadcast(u32::try_from(CHUNK * 8).expect("a chunk is small"));
+    block[15] = broadcast(u32::try_from(bytes * 8).expect("a chunk is small"));
     block
 }
 

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::armor::Kind;
 use crate::bundle::{Builder, tree_section};
-use crate::container::{self, PackedRegion, REGION_CHUNKS_MAX};
-use crate::error::{ErrorKind, Result, StoreError};
-use crate::fingerprint::{CHUNK, Fingerprint};
+use crate::error::{ErrorKind, Result};
+use crate::fingerprint::Fingerprint;
 use crate::inventory::{HeldBundle, HeldContainer, HeldTree, Inventory, Sums};
 use crate::locations::Spot;
 use crate::packer::Engine;
@@ -19,6 +18,7 @@ use crate::tree::RecordRef;
 use super::Collection;
 use super::mark::Marks;
 use super::plan::Moving;
+use super::section::Section;
 
 /// What one commit changes.
 #[derive(Default)]
@@ -162,15 +162,6 @@ impl Step {
     }
 }
 
-/// What is needed of a container, laid out for a bundle.
-struct Section {
-    id: ObjectId,
-    bytes: Vec<u8>,
-    chunks: u32,
-    /// What is not needed of it.
-    left_out: Vec<(Fingerprint, Place)>,
-}
-
 impl Collection<'_> {
     /// Lays what is needed of some containers into one bundle.
     pub(super) fn move_containers(&mut self, moving: &[Moving], marks: &Marks) -> Result<()> {
@@ -181,8 +172,9 @@ impl Collection<'_> {
         let mut bundle = self.new_bundle();
         let mut moved = 0;
         for id in &doomed {
-            match self.section(*id, marks) {
+            match Section::of(&engine.objects, *id, marks) {
                 Ok(section) => {
+                    (self.options.pace)(2 * section.bytes.len() as u64);
                     // How long it would be was only estimated.
                     if !bundle.has_room_for(section.bytes.len()) {
                         let full = std::mem::replace(&mut bundle, self.new_bundle());
@@ -244,46 +236,6 @@ impl Collection<'_> {
     fn new_bundle(&self) -> Builder {
         let objects = &self.writer.engine.objects;
         Builder::new(objects.store(), objects.opener.bundles.allocate())
-    }
-
-    /// A container for a bundle: as it is, or what is needed of it.
-    fn section(&self, id: ObjectId, marks: &Marks) -> Result<Section> {
-        let objects = &self.writer.engine.objects;
-        let opened = objects.container(id)?;
-        let manifest = &opened.manifest;
-        let needed = |slot| marks.is_live(id, slot);
-        let (bytes, chunks) = if manifest.chunks().all(|(slot, _)| needed(slot)) {
-            let bytes = objects.container_bytes(&opened)?;
-            let checked = container::check_whole(&bytes, objects.store(), id);
-            checked.map_err(|m| StoreError::malformed(objects.container_path(id), m))?;
-            (bytes, manifest.chunk_count())
-        } else {
-            let mut kept = Kept::default();
-            let mut open = None;
-            for (position, (slot, fingerprint)) in manifest.chunks().enumerate() {
-                if !needed(slot) {
-                    continue;
-                }
-                let region = manifest.region_of(position);
-                if open.as_ref().is_none_or(|(known, _)| *known != region) {
-                    open = Some((region, objects.load_region(&opened, region)?));
-                }
-                let (_, chunks) = open.as_ref().expect("it was just opened");
-                let at = (position - usize::from(manifest.regions[region].first)) * CHUNK;
-                kept.add(slot, *fingerprint, &chunks[at..at + CHUNK]);
-            }
-            kept.finish(objects.store(), id)
-        };
-        (self.options.pace)(2 * bytes.len() as u64);
-        let left_out = manifest.chunks().filter(|(slot, _)| !needed(*slot));
-        let place =
-            |(slot, fingerprint): (u64, &Fingerprint)| Some((*fingerprint, Place::new(id, slot)?));
-        Ok(Section {
-            id,
-            chunks: u32::try_from(chunks).expect("at most SLOTS_MAX"),
-            left_out: left_out.filter_map(place).collect(),
-            bytes,
-        })
     }
 
     /// Puts the bundle, and commits that things lie in it. Returns how many; none where there is no room for it.
@@ -352,42 +304,5 @@ impl Collection<'_> {
             self.inner.restore_some_headroom();
         }
         Ok(u64::from(sections))
-    }
-}
-
-/// Chunks that stay, packed anew.
-#[derive(Default)]
-struct Kept {
-    slots: Vec<u16>,
-    fingerprints: Vec<Fingerprint>,
-    raw: Vec<u8>,
-    regions: Vec<PackedRegion>,
-}
-
-impl Kept {
-    fn add(&mut self, slot: u64, fingerprint: Fingerprint, chunk: &[u8]) {
-        self.slots
-            .push(u16::try_from(slot).expect("below SLOTS_MAX"));
-        self.fingerprints.push(fingerprint);
-        self.raw.extend_from_slice(chunk);
-        if self.raw.len() == REGION_CHUNKS_MAX * CHUNK {
-            self.pack();
-        }
-    }
-
-    fn pack(&mut self) {
-        let raw = std::mem::take(&mut self.raw);
-        self.regions.push(PackedRegion::pack(raw));
-    }
-
-    /// The bytes of the container, and how many chunks it has.
-    fn finish(mut self, store: [u8; 16], id: ObjectId) -> (Vec<u8>, usize) {
-        if !self.raw.is_empty() {
-            self.pack();
-        }
-        let chunks = self.slots.len();
-        let slots = Some(self.slots);
-        let (bytes, _) = container::encode(store, id, self.fingerprints, slots, &self.regions);
-        (bytes, chunks)
     }
 }

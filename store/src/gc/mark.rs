@@ -15,6 +15,7 @@ use std::sync::Arc;
 use block::{GranuleRange, Name};
 
 use crate::catalog::HeldImage;
+use crate::container::Manifest;
 use crate::error::{ErrorKind, Result};
 use crate::fingerprint::FANOUT;
 use crate::image::Image;
@@ -60,6 +61,17 @@ impl Marks {
     /// The containers of which something is needed.
     pub(crate) fn containers(&self) -> impl Iterator<Item = ObjectId> {
         self.slots.keys().copied()
+    }
+
+    /// Marks all chunks of each region of a container of which one is marked.
+    pub(crate) fn widen(&mut self, id: ObjectId, manifest: &Manifest) {
+        for region in &manifest.regions {
+            let slots: Vec<u64> = manifest.chunks_of(region).map(|(slot, _)| slot).collect();
+            if slots.iter().any(|slot| self.is_live(id, *slot)) {
+                let places = slots.into_iter().filter_map(|slot| Place::new(id, slot));
+                places.for_each(|place| self.set(place, 1));
+            }
+        }
     }
 
     fn set(&mut self, place: Place, count: u64) {

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{BlockDevice, Dir, GRANULE, GranuleRange, Name, UnixNanos, index};
+use block::{BlockDevice, ByteRange, Dir, GRANULE, GranuleRange, Name, UnixNanos, index};
 use sim::SimClock;
 use store::{
-    Around, Consistency, Directory, FinishedImage, GcOptions, PointDraft, SeedDisk, SeedDraft,
-    Store,
+    Around, Backend, Consistency, Directory, FinishedImage, GcOptions, PointDraft, RestoreSink,
+    Secret, SeedDisk, SeedDraft, Store,
 };
 
 pub(crate) mod lost_sector;
@@ -19,7 +19,23 @@ pub(crate) fn around(workers: usize) -> Around {
     Around {
         workers,
         headroom_bytes: 0,
+        secret: secret().map(Arc::new),
         ..Around::new(clock)
+    }
+}
+
+/// What opens the stores of this run. They are encrypted where the seed is odd: so what holds of stores is tried of both
+/// kinds, and a seed replays its own.
+pub(crate) fn secret() -> Option<Secret> {
+    let encrypted = sim::seed_from_env(0) % 2 == 1;
+    encrypted.then(|| Secret::Key([7; 32].into()))
+}
+
+/// Makes a store.
+pub(crate) fn create(place: &Arc<dyn Backend>) -> store::Result<()> {
+    match secret() {
+        None => Store::create(place),
+        Some(secret) => Store::create_encrypted(place, &[(secret, "test".into())], &around(0)),
     }
 }
 
@@ -104,6 +120,20 @@ impl Content {
         let len = data.len().min(self.bytes.len() - from);
         data[len..].fill(0);
         self.bytes[from..from + len].copy_from_slice(&data[..len]);
+    }
+}
+
+/// Takes a restored image, and keeps nothing of it.
+pub(crate) struct Nowhere;
+
+impl RestoreSink for Nowhere {
+    fn write(&self, _: u64, data: &[u8]) -> std::io::Result<()> {
+        std::hint::black_box(data);
+        Ok(())
+    }
+
+    fn zero(&self, _: ByteRange) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
