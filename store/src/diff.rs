@@ -2,6 +2,8 @@
 //!
 //! Rule: exact. Where the same content lies in two places, fingerprints decide.
 
+use std::sync::Arc;
+
 use block::{ByteRange, GranuleRange, index};
 
 use crate::error::{Result, StoreError};
@@ -10,7 +12,8 @@ use crate::image::Image;
 use crate::runs::{self, Run};
 use crate::tree::NodeRef;
 
-/// Ranges, in whole granules and in order, that differ between images of one size.
+/// Ranges, in whole granules and in order, that differ between images of one size, of one store or of two with the same
+/// fingerprints.
 pub(crate) fn diff(a: &Image, b: &Image) -> Result<Vec<ByteRange>> {
     if a.reference.size != b.reference.size {
         return Err(StoreError::Invalid("the images have different sizes"));
@@ -56,11 +59,15 @@ impl Differ<'_> {
 
     fn leaves(&mut self, leaf: u64, [a, b]: [Option<NodeRef>; 2]) -> Result<()> {
         let [a_runs, b_runs] = [self.a.leaf_runs(leaf, a)?, self.b.leaf_runs(leaf, b)?];
-        if a_runs == b_runs {
+        // What lies in one place is the same; of two stores places say nothing.
+        if a_runs == b_runs && Arc::ptr_eq(&self.a.objects, &self.b.objects) {
             return Ok(());
         }
-        let fingerprints = |runs: &[Run]| self.a.objects.leaf_fingerprints(runs);
-        let [a, b] = [fingerprints(&a_runs)?, fingerprints(&b_runs)?];
+        let fingerprints = |image: &Image, runs: &[Run]| image.objects.leaf_fingerprints(runs);
+        let [a, b] = [
+            fingerprints(self.a, &a_runs)?,
+            fingerprints(self.b, &b_runs)?,
+        ];
         let under = self.a.shape.under(0, leaf);
         for chunk in under.start..under.end {
             let at = index(chunk - under.start);

@@ -138,6 +138,9 @@ pub enum StoreError {
     /// None of its locks opens with what was given.
     #[error("the store is encrypted, and not with this key or passphrase")]
     WrongKey,
+    /// Two stores that do not share fingerprints.
+    #[error("the stores are not encrypted with the same key; no chunk of one can be in the other")]
+    OtherKey,
     /// A key was given for a store that needs none: it may not be the store that its owner means.
     #[error("a key was given, and the store is not encrypted")]
     NotEncrypted,
@@ -229,6 +232,7 @@ impl StoreError {
             Self::ReadOnly
             | Self::NoConditions { .. }
             | Self::Occupied { .. }
+            | Self::OtherKey
             | Self::Invalid(_) => ErrorKind::Invalid,
             Self::ImageFailed { kind, .. } => *kind,
         }

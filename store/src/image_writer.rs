@@ -261,14 +261,18 @@ impl ImageWriter {
     }
 
     fn place_of(&mut self, granule: u64, fingerprint: Fingerprint, chunk: &[u8]) -> Result<Place> {
-        match self.place_if_known(granule, &fingerprint)? {
+        match self.place_if_known(Some(granule), &fingerprint)? {
             Some(place) => Ok(place),
             None => self.packer.add(fingerprint, chunk),
         }
     }
 
-    /// Where the store, or this writer, has such a chunk.
-    fn place_if_known(&mut self, granule: u64, fingerprint: &Fingerprint) -> Result<Option<Place>> {
+    /// Where the store, or this writer, has such a chunk. `granule`: where it belongs, if anywhere.
+    fn place_if_known(
+        &mut self,
+        granule: Option<u64>,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Place>> {
         if let Some(place) = self.expected_hit(fingerprint) {
             return Ok(Some(place));
         }
@@ -290,16 +294,16 @@ impl ImageWriter {
     }
 
     /// Where the store has such a chunk.
-    fn known(&mut self, granule: u64, fingerprint: &Fingerprint) -> Result<Option<Place>> {
+    fn known(&mut self, granule: Option<u64>, fingerprint: &Fingerprint) -> Result<Option<Place>> {
         let (guess, exact) = {
             let index = self.engine.index.lock();
             (index.find(fingerprint), index.is_exact())
         };
         let guess = match guess {
             None if exact => return Ok(None),
-            None => match self.neighbours.find(fingerprint) {
-                None => self.locator.place(granule)?,
-                near => near,
+            None => match (self.neighbours.find(fingerprint), granule) {
+                (None, Some(granule)) => self.locator.place(granule)?,
+                (near, _) => near,
             },
             found => found,
         };

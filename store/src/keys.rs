@@ -105,9 +105,9 @@ impl Keys {
                 "a store has at most 16 ways to open it",
             ));
         }
-        let (_, master) = self.slots.unlock(self.store, self.key, with)?;
+        let (_, master) = self.slots.unlock(self.key, with)?;
         let mut slots = self.slots.clone();
-        let number = slots.push(self.store, &master, new, label, random, at)?;
+        let number = slots.push(&master, new, label, random, at)?;
         self.replace(slots, random)?;
         Ok(number)
     }
@@ -117,7 +117,7 @@ impl Keys {
     /// # Errors
     /// As [`add`](Self::add); `Invalid` for the way that `with` is, or if there is none of that number.
     pub fn remove(&mut self, with: &Secret, number: u32, random: &dyn Random) -> Result<()> {
-        let (own, _) = self.slots.unlock(self.store, self.key, with)?;
+        let (own, _) = self.slots.unlock(self.key, with)?;
         if own == number {
             let sentence = "the way by which the store is opened just now cannot be taken away; open it by another";
             return Err(StoreError::Invalid(sentence));
@@ -159,19 +159,42 @@ pub(crate) fn begin(
         let sentence = "an encrypted store begins with 1 to 16 ways to open it";
         return Err(StoreError::Invalid(sentence));
     }
-    recover(place)?;
     let master = MasterKey::new(random);
     let mut slots = Slots {
-        // What a crash has left counts no more.
-        number: numbers(place)?.last().map_or(1, |last| last + 1),
+        number: next_number(place)?,
         next: 1,
         slots: Vec::new(),
     };
     for (secret, label) in secrets {
-        slots.push(store, &master, secret, label, random, at)?;
+        slots.push(&master, secret, label, random, at)?;
     }
     create(place, store, &slots, random)?;
     Ok(master.id())
+}
+
+/// For a new store the ways to open another one: they have the same key.
+pub(crate) fn begin_like(
+    place: &dyn Backend,
+    store: [u8; 16],
+    like: &dyn Backend,
+    random: &dyn Random,
+) -> Result<Option<KeyId>> {
+    let theirs = format::read(like)?;
+    let Some(key) = theirs.key else {
+        return Ok(None);
+    };
+    let slots = Slots {
+        number: next_number(place)?,
+        ..newest(like, theirs.store)?
+    };
+    create(place, store, &slots, random)?;
+    Ok(Some(key))
+}
+
+/// The number of the first slots of a new store: what a crash has left counts no more.
+fn next_number(place: &dyn Backend) -> Result<u64> {
+    recover(place)?;
+    Ok(numbers(place)?.last().map_or(1, |last| last + 1))
 }
 
 /// What a store makes chunks with: `None` if it is encrypted, and no secret was given.
@@ -187,7 +210,7 @@ pub(crate) fn codec(
         (Some(_), None) => Ok(None),
         (Some(key), Some(secret)) => {
             let slots = newest(place, format.store)?;
-            let (_, master) = slots.unlock(format.store, key, secret)?;
+            let (_, master) = slots.unlock(key, secret)?;
             let keys = master.content_keys(Arc::clone(random));
             Ok(Some(ChunkCodec::sealed(Arc::new(keys))))
         }
@@ -215,7 +238,6 @@ pub(crate) fn check(bytes: &[u8], owner: Owner) -> Decoded<Vec<u8>> {
 impl Slots {
     fn push(
         &mut self,
-        store: [u8; 16],
         master: &MasterKey,
         secret: &Secret,
         label: &str,
@@ -229,16 +251,16 @@ impl Slots {
         }
         let number = self.next;
         let mut slot = Slot::new(number, secret, label, random, at);
-        slot.wrap(store, master, secret)?;
+        slot.wrap(master, secret)?;
         self.next += 1;
         self.slots.push(slot);
         Ok(number)
     }
 
     /// The number of the slot that the secret opens, and what is in it.
-    fn unlock(&self, store: [u8; 16], key: KeyId, secret: &Secret) -> Result<(u32, MasterKey)> {
+    fn unlock(&self, key: KeyId, secret: &Secret) -> Result<(u32, MasterKey)> {
         for slot in &self.slots {
-            if let Some(master) = slot.unwrap(store, secret)?
+            if let Some(master) = slot.unwrap(key, secret)?
                 && master.id() == key
             {
                 return Ok((slot.number, master));

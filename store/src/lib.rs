@@ -45,6 +45,7 @@ mod protection;
 mod records;
 mod recover;
 mod region;
+mod replicate;
 mod restore;
 mod retention;
 mod runs;
@@ -79,6 +80,7 @@ pub use records::{
     SeedDiskRecord, SeedDraft, SeedRecord,
 };
 pub use region::{ChunkCodec, PackedRegion};
+pub use replicate::Replicated;
 pub use restore::RestoreSink;
 pub use retention::{Keep, Policy, Verdict};
 pub use scrub::{

@@ -333,31 +333,44 @@ impl Objects {
 
     /// Copies the chunk at `place`, from byte `from` of it, into `buf`.
     pub(crate) fn read_chunk(&self, place: Place, from: usize, buf: &mut [u8]) -> Result<()> {
-        let read = || {
-            let opened = self.container(place.container())?;
-            let Some(position) = opened.manifest.position(place.slot()) else {
-                return Err(self.no_such_slot(place));
-            };
-            let region = opened.manifest.region_of(position);
-            let first = usize::from(opened.manifest.regions[region].first);
-            let chunks = self.region(&opened, region)?;
-            Ok((chunks, (position - first) * CHUNK + from))
+        let (chunks, at) = self.following(place.container(), |opened| {
+            let (region, at) = self.chunk_in(opened, place)?;
+            let chunks = self.region(opened, region)?;
+            Ok((chunks, at * CHUNK + from))
+        })?;
+        buf.copy_from_slice(&chunks[at..at + buf.len()]);
+        Ok(())
+    }
+
+    /// The region of a place, and which of its chunks it is.
+    pub(crate) fn chunk_in(&self, opened: &Opened, place: Place) -> Result<(usize, usize)> {
+        let Some(position) = opened.manifest.position(place.slot()) else {
+            return Err(self.no_such_slot(place));
         };
-        let (chunks, at) = loop {
-            let before = self.at(Kind::Container, place.container());
-            match read() {
-                // The container was moved since its manifest was read; what is gone for good lies nowhere else.
+        let region = opened.manifest.region_of(position);
+        let first = usize::from(opened.manifest.regions[region].first);
+        Ok((region, position - first))
+    }
+
+    /// Does `read` with an open container; again where that has been moved since its manifest was read.
+    pub(crate) fn following<T>(
+        &self,
+        id: ObjectId,
+        read: impl Fn(&Opened) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let before = self.at(Kind::Container, id);
+            match self.container(id).and_then(|opened| read(&opened)) {
+                // What is gone for good lies nowhere else.
                 Err(missing @ StoreError::Missing { .. }) => {
                     self.refresh()?;
-                    if self.at(Kind::Container, place.container()) == before {
+                    if self.at(Kind::Container, id) == before {
                         return Err(missing);
                     }
                 }
-                other => break other?,
+                other => return other,
             }
-        };
-        buf.copy_from_slice(&chunks[at..at + buf.len()]);
-        Ok(())
+        }
     }
 
     fn region(&self, opened: &Opened, region: usize) -> Result<Arc<Vec<u8>>> {

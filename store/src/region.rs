@@ -115,11 +115,6 @@ impl ChunkCodec {
         Self { keys: Some(keys) }
     }
 
-    /// Whether it is that of an encrypted store.
-    pub(crate) fn is_sealed(&self) -> bool {
-        self.keys.is_some()
-    }
-
     /// The fingerprints of granules; of zeroes it is [`Fingerprint::ZERO`].
     ///
     /// # Panics

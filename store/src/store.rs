@@ -104,6 +104,8 @@ pub(crate) struct Inner {
     opened: (u64, Duration),
     workers: usize,
     headroom: Headroom,
+    /// Names the master key, if the store is encrypted.
+    pub(crate) key: Option<KeyId>,
     pub(crate) writer: Option<Writer>,
 }
 
@@ -180,6 +182,20 @@ impl Store {
         })
     }
 
+    /// The same for a store that is to have the points of another one: encrypted if that is, and opened by what opens that.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); `NotFound` if there is no other store.
+    pub fn create_replica(
+        place: &Arc<dyn Backend>,
+        of: &Arc<dyn Backend>,
+        around: &Around,
+    ) -> Result<()> {
+        Self::create_with(place, |store| {
+            keys::begin_like(&**place, store, &**of, &*around.random)
+        })
+    }
+
     fn create_with(
         place: &Arc<dyn Backend>,
         keys: impl FnOnce([u8; 16]) -> Result<Option<KeyId>>,
@@ -223,7 +239,10 @@ impl Store {
         let locations = (state.sequence, Arc::clone(&state.locations));
         let objects = Objects::open(place, store, codec, state.next(), locations, refresh);
         let objects = Arc::new(objects);
-        Ok(Self::assemble(place, objects, catalog, state, around, None))
+        let key = format.key;
+        Ok(Self::assemble(
+            place, key, objects, catalog, state, around, None,
+        ))
     }
 
     /// Opens a store to write to it: the only one who does. Removes what a crashed writer left half
@@ -273,13 +292,15 @@ impl Store {
             latch: Mutex::new(None),
             lease,
         };
-        let store = Self::assemble(place, objects, catalog, state, around, Some(writer));
+        let key = format.key;
+        let store = Self::assemble(place, key, objects, catalog, state, around, Some(writer));
         store.inner.restore_headroom();
         Ok(store)
     }
 
     fn assemble(
         place: &Arc<dyn Backend>,
+        key: Option<KeyId>,
         objects: Arc<Objects>,
         catalog: Catalog,
         state: State,
@@ -289,6 +310,7 @@ impl Store {
         let epoch = writer.as_ref().map_or(0, |writer| writer.lease.epoch);
         let inner = Inner {
             place: Arc::clone(place),
+            key,
             headroom: Headroom::new(place, around.headroom_bytes, epoch),
             objects,
             catalog,
@@ -375,6 +397,30 @@ impl Store {
         Ok(point)
     }
 
+    /// The same for a point of another store, under the number that it has there.
+    pub(crate) fn commit_replica(
+        &self,
+        draft: &PointDraft,
+        sequence: u64,
+    ) -> Result<Arc<PointRecord>> {
+        let images = draft.disks.iter().map(|(_, image)| image);
+        self.inner.check_holders(images)?;
+        let mut state = self.inner.state.lock();
+        if sequence < state.next_number(&draft.group) {
+            let sentence = "this store has given the number of the point, or a later one, already";
+            return Err(StoreError::Invalid(sentence));
+        }
+        let point = Arc::new(draft.to_record(sequence)?);
+        let change = Change::AddPoint(Arc::clone(&point));
+        self.inner.commit(&mut state, change)?;
+        Ok(point)
+    }
+
+    /// The number that a group's next point gets.
+    pub(crate) fn next_number(&self, group: &Name) -> u64 {
+        self.inner.state.lock().next_number(group)
+    }
+
     /// Saves the progress of a group's seed, in place of what was saved before. Durable when this
     /// returns.
     ///
@@ -445,8 +491,7 @@ impl Store {
     /// Whether what it holds is encrypted.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
-        let codec = self.inner.objects.opener.codec.as_ref();
-        codec.is_none_or(ChunkCodec::is_sealed)
+        self.inner.key.is_some()
     }
 
     /// The newest scrub that went over everything.

@@ -330,11 +330,11 @@ fn regions_are_taken_from_who_has_the_key_by_who_has_none() {
     assert!(!writer.put_known(501, &named[0]).unwrap());
     let region = codec.pack(new.clone());
     writer
-        .put_packed(&[501, 3], &named, region.clone())
+        .put_packed(&[Some(501), Some(3)], &named, region.clone())
         .unwrap();
     // The answer was lost: again, to no other effect.
     writer
-        .put_packed(&[501, 3], &named, region.clone())
+        .put_packed(&[Some(501), Some(3)], &named, region.clone())
         .unwrap();
     assert!(writer.put_known(502, &named[1]).unwrap());
     for (granule, mut data) in [
@@ -349,10 +349,14 @@ fn regions_are_taken_from_who_has_the_key_by_who_has_none() {
     // What is not encrypted has no place here, and shapes must fit.
     let plain = ChunkCodec::plain().pack(new);
     for refused in [
-        writer.put_packed(&[501, 3], &named, plain),
-        writer.put_packed(&[501], &named, region.clone()),
-        writer.put_packed(&[501, GRANULES], &named, region.clone()),
-        writer.put_packed(&[501, 3], &[named[0], Fingerprint::ZERO], region),
+        writer.put_packed(&[Some(501), Some(3)], &named, plain),
+        writer.put_packed(&[Some(501)], &named, region.clone()),
+        writer.put_packed(&[Some(501), Some(GRANULES)], &named, region.clone()),
+        writer.put_packed(
+            &[Some(501), Some(3)],
+            &[named[0], Fingerprint::ZERO],
+            region,
+        ),
     ] {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
     }
@@ -375,16 +379,16 @@ fn a_region_whose_chunks_are_not_what_they_are_said_to_be_is_refused() {
     let codec = ChunkCodec::plain();
     let mut writer = store.image_writer(Base::Empty { size: SIZE }).unwrap();
     let lies = codec.fingerprints(&chunk(2));
-    let refused = writer.put_packed(&[0], &lies, codec.pack(chunk(1)));
+    let refused = writer.put_packed(&[Some(0)], &lies, codec.pack(chunk(1)));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
     // It goes on.
     let truth = codec.fingerprints(&chunk(1));
     writer
-        .put_packed(&[0], &truth, codec.pack(chunk(1)))
+        .put_packed(&[Some(0)], &truth, codec.pack(chunk(1)))
         .unwrap();
     writer.put(1, &chunk(3)).unwrap();
     writer
-        .put_packed(&[2], &lies, codec.pack(chunk(2)))
+        .put_packed(&[Some(2)], &lies, codec.pack(chunk(2)))
         .unwrap();
     let image = writer.finish().unwrap();
     let read = read_all(&store.image(image.image()).unwrap());

@@ -25,7 +25,7 @@ impl ImageWriter {
         let mut known = false;
         self.guarded(|writer| {
             writer.before(granules)?;
-            let Some(place) = writer.place_if_known(granule, fingerprint)? else {
+            let Some(place) = writer.place_if_known(Some(granule), fingerprint)? else {
                 return Ok(());
             };
             known = true;
@@ -39,14 +39,14 @@ impl ImageWriter {
         Ok(known)
     }
 
-    /// Sets granules to the chunks of a region, one by one. Its chunks have these fingerprints: that is checked, but
-    /// where the store is encrypted and its key is not here.
+    /// Stores a region, and sets granules to its chunks, one by one; a chunk without a granule is only stored. Its chunks
+    /// have these fingerprints: that is checked, but where the store is encrypted and its key is not here.
     ///
     /// # Errors
     /// `Invalid` if the region is not what it is said to be: then nothing was done. Else as [`put`](Self::put).
     pub fn put_packed(
         &mut self,
-        granules: &[u64],
+        granules: &[Option<u64>],
         fingerprints: &[Fingerprint],
         region: PackedRegion,
     ) -> Result<()> {
@@ -55,24 +55,25 @@ impl ImageWriter {
             let sentence = "a region needs a granule and a fingerprint for each of its chunks";
             return Err(StoreError::Invalid(sentence));
         }
-        for granule in granules {
+        for granule in granules.iter().flatten() {
             self.checked(*granule, 1)?;
         }
         self.check_region(granules, fingerprints, &region)?;
         self.guarded(|writer| {
-            for granule in granules {
+            for granule in granules.iter().flatten() {
                 writer.before(GranuleRange {
                     start: *granule,
                     end: *granule + 1,
                 })?;
             }
-            writer.changed_granules += count as u64;
             let places = match writer.all_known(granules, fingerprints)? {
                 // It came before, and its answer was lost.
                 Some(places) => places,
                 None => writer.packer.add_region(fingerprints, region)?,
             };
             for (granule, place) in granules.iter().zip(places) {
+                let Some(granule) = granule else { continue };
+                writer.changed_granules += 1;
                 writer.record(Run {
                     start: *granule,
                     count: 1,
@@ -85,7 +86,7 @@ impl ImageWriter {
 
     fn check_region(
         &self,
-        granules: &[u64],
+        granules: &[Option<u64>],
         fingerprints: &[Fingerprint],
         region: &PackedRegion,
     ) -> Result<()> {
@@ -104,8 +105,10 @@ impl ImageWriter {
         let chunks = codec.open(region, fingerprints);
         let chunks = chunks.map_err(StoreError::Invalid)?;
         for (granule, chunk) in granules.iter().zip(chunks.chunks(CHUNK)) {
-            let granules = self.checked(*granule, 1)?;
-            self.check_tail(granules, chunk)?;
+            if let Some(granule) = granule {
+                let granules = self.checked(*granule, 1)?;
+                self.check_tail(granules, chunk)?;
+            }
         }
         Ok(())
     }
@@ -113,7 +116,7 @@ impl ImageWriter {
     /// Where chunks lie, if all of them do.
     fn all_known(
         &mut self,
-        granules: &[u64],
+        granules: &[Option<u64>],
         fingerprints: &[Fingerprint],
     ) -> Result<Option<Vec<Place>>> {
         let pairs = granules.iter().zip(fingerprints);

@@ -8,7 +8,7 @@
 //! key --HKDF-SHA-256, salt-----> key of the slot --AES-256-GCM, nonce--> master key
 //! ```
 //!
-//! GCM vouches for the store's id and for all of the slot before the nonce. Argon2id with what RFC 9106, section 4, says
+//! GCM vouches for the key id and for all of the slot before the nonce; not for the store, since a replica has the same slots. Argon2id with what RFC 9106, section 4, says
 //! for machines with little memory: 64 MiB, 3 passes, 4 lanes.
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::codec::{Decoded, Decoder, Encode};
 use crate::error::{Result, StoreError};
-use crate::seal::{self, MasterKey};
+use crate::seal::{self, KeyId, MasterKey};
 
 use super::{KeySlot, Secret};
 
@@ -115,15 +115,10 @@ impl Slot {
         }
     }
 
-    pub(super) fn wrap(
-        &mut self,
-        store: [u8; 16],
-        master: &MasterKey,
-        secret: &Secret,
-    ) -> Result<()> {
+    pub(super) fn wrap(&mut self, master: &MasterKey, secret: &Secret) -> Result<()> {
         let key = self.key(secret)?.ok_or(StoreError::WrongKey)?;
         let mut inside = Zeroizing::new(*master.0);
-        let aad = Aad::from(self.bound(store));
+        let aad = Aad::from(self.bound(master.id()));
         let tag = key.seal_in_place_separate_tag(self.nonce(), aad, &mut *inside);
         let (head, tail) = self.wrapped.split_at_mut(inside.len());
         head.copy_from_slice(&*inside);
@@ -132,12 +127,12 @@ impl Slot {
     }
 
     /// `None` if the secret is another one's.
-    pub(super) fn unwrap(&self, store: [u8; 16], secret: &Secret) -> Result<Option<MasterKey>> {
+    pub(super) fn unwrap(&self, id: KeyId, secret: &Secret) -> Result<Option<MasterKey>> {
         let Some(key) = self.key(secret)? else {
             return Ok(None);
         };
         let mut inside = Zeroizing::new(self.wrapped);
-        let opened = key.open_in_place(self.nonce(), Aad::from(self.bound(store)), &mut *inside);
+        let opened = key.open_in_place(self.nonce(), Aad::from(self.bound(id)), &mut *inside);
         let master = opened.ok().and_then(|opened| opened.first_chunk());
         Ok(master.map(|key| MasterKey(Zeroizing::new(*key))))
     }
@@ -167,8 +162,8 @@ impl Slot {
         Ok(Some(LessSafeKey::new(key)))
     }
 
-    fn bound(&self, store: [u8; 16]) -> Vec<u8> {
-        let mut out = store.to_vec();
+    fn bound(&self, id: KeyId) -> Vec<u8> {
+        let mut out = id.to_vec();
         self.put_head(&mut out);
         out
     }

@@ -32,7 +32,7 @@ fn passphrase(text: &str) -> Secret {
 }
 
 fn opens(keys: &Keys, secret: &Secret) -> bool {
-    match keys.slots.unlock(STORE, keys.key, secret) {
+    match keys.slots.unlock(keys.key, secret) {
         Ok(_) => true,
         Err(StoreError::WrongKey) => false,
         Err(other) => panic!("{other}"),
@@ -107,11 +107,11 @@ fn a_lost_or_damaged_object_is_read_from_its_copy() {
 }
 
 #[test]
-fn a_slot_of_another_store_or_that_was_changed_does_not_open() {
+fn a_slot_of_another_key_or_that_was_changed_does_not_open() {
     let key = Secret::new_key(&OsRandom);
     let (_, keys) = begun(&[(key.clone(), "a label".into())]);
     let slot = &keys.slots.slots[0];
-    assert!(slot.unwrap(STORE, &key).expect("no failure").is_some());
+    assert!(slot.unwrap(keys.key, &key).expect("no failure").is_some());
     assert!(slot.unwrap([8; 16], &key).expect("no failure").is_none());
     let mut bytes = Vec::new();
     slot.put(&mut bytes);
@@ -122,7 +122,7 @@ fn a_slot_of_another_store_or_that_was_changed_does_not_open() {
             continue;
         };
         assert!(
-            slot.unwrap(STORE, &key).expect("no failure").is_none(),
+            slot.unwrap(keys.key, &key).expect("no failure").is_none(),
             "byte {at}"
         );
     }

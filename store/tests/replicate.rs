@@ -1,0 +1,300 @@
+//! Points that are copied to another store: the same content under the same numbers, what both have is not sent, and nobody
+//! needs a key.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{Dir, GRANULE, GranuleRange, SystemClock};
+use common::{Content, chunk, draft, name, read_all, thorough};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sim::SimWorld;
+use store::{
+    Around, Backend, Base, Directory, ErrorKind, PointDraft, Replicated, Secret, Store, StoreError,
+};
+
+const GRANULES: u64 = 700;
+/// The last granule is short.
+const SIZE: u64 = GRANULES * GRANULE - 512;
+
+fn key(byte: u8) -> Secret {
+    Secret::Key([byte; 32].into())
+}
+
+fn with(secret: Option<Secret>) -> Around {
+    Around {
+        workers: 0,
+        headroom_bytes: 0,
+        secret: secret.map(Arc::new),
+        ..Around::new(Arc::new(SystemClock::new()))
+    }
+}
+
+fn place(dir: &Arc<dyn Dir>) -> Arc<dyn Backend> {
+    Directory::backend(dir)
+}
+
+/// A store with a secret or without, and an empty replica.
+fn pair(secret: Option<&Secret>) -> [Arc<dyn Backend>; 2] {
+    let [there, here] = [1, 2].map(|seed| place(&SimWorld::new(seed).dir()));
+    match secret {
+        None => Store::create(&there).unwrap(),
+        Some(key) => {
+            let secrets = [(key.clone(), "a".into())];
+            Store::create_encrypted(&there, &secrets, &with(None)).unwrap();
+        }
+    }
+    Store::create_replica(&here, &there, &with(None)).unwrap();
+    [there, here]
+}
+
+fn copy_all(here: &Store, there: &Store) -> Vec<Replicated> {
+    let points = here.points_to_copy(there, None);
+    let copy = |point: &Arc<store::PointRecord>| here.copy_point(there, &point.id, &|_, _| ());
+    points.iter().map(|point| copy(point).unwrap()).collect()
+}
+
+fn stored(store: &Store) -> u64 {
+    store.figures().container_bytes
+}
+
+/// Writes granules of that numbers over the newest point.
+fn commit(store: &Store, content: &mut Content, puts: impl IntoIterator<Item = (u64, u64)>) {
+    let base = match store.newest(&name("web")) {
+        Some(point) => Base::Image(point.disks[0].image.clone()),
+        None => Base::Empty { size: SIZE },
+    };
+    let mut writer = store.image_writer(base).unwrap();
+    for (granule, number) in puts {
+        let mut data = chunk(number);
+        content.put(granule, &mut data);
+        writer.put(granule, &data).unwrap();
+    }
+    let image = writer.finish().unwrap();
+    store.commit_point(draft("web", image)).unwrap();
+}
+
+#[test]
+fn what_both_have_is_not_sent() {
+    for secret in [None, Some(key(1))] {
+        let [there, here] = pair(secret.as_ref());
+        let theirs = Store::open_writer(&there, with(secret.clone())).unwrap();
+        let mut content = Content::new(SIZE);
+        commit(&theirs, &mut content, (0..640).map(|i| (i, i)));
+        let ours = Store::open_writer(&here, with(None)).unwrap();
+        let whole = copy_all(&ours, &theirs);
+        assert_eq!(whole.len(), 1);
+        assert!(whole[0].copied_bytes > 0 && stored(&ours) <= stored(&theirs));
+        // Eight chunks of one region, and one that lies elsewhere already.
+        let new = (96..104).map(|i| (i, 5000 + i)).chain([(650, 3)]);
+        commit(&theirs, &mut content, new);
+        let second = copy_all(&ours, &theirs);
+        let record = &theirs.points()[1];
+        assert_eq!(second[0].point.id, record.id);
+        assert!(
+            second[0].copied_bytes * 20 < whole[0].copied_bytes,
+            "{second:?}"
+        );
+        assert_eq!(second[0].point.labels, record.labels);
+        assert_eq!(
+            (second[0].point.at, second[0].point.lineage),
+            (record.at, record.lineage)
+        );
+        assert!(copy_all(&ours, &theirs).is_empty());
+        drop(ours);
+        let ours = Store::open_reader(&here, with(secret)).unwrap();
+        let image = &ours.points()[1].disks[0].image;
+        assert!(read_all(&ours.image(image).unwrap()) == content.bytes);
+        assert!(ours.verify_image(image, &|_, _| ()).unwrap().is_whole());
+    }
+}
+
+#[test]
+fn stores_without_a_common_key_share_nothing() {
+    let [there, _] = pair(Some(&key(1)));
+    let theirs = Store::open_writer(&there, with(Some(key(1)))).unwrap();
+    commit(&theirs, &mut Content::new(SIZE), [(0, 1)]);
+    let plain = place(&SimWorld::new(3).dir());
+    Store::create(&plain).unwrap();
+    let other = place(&SimWorld::new(4).dir());
+    Store::create_encrypted(&other, &[(key(1), "the same".into())], &with(None)).unwrap();
+    for (place, secret) in [(plain, None), (other, Some(key(1)))] {
+        let ours = Store::open_writer(&place, with(secret)).unwrap();
+        let id = theirs.points()[0].id.clone();
+        let refused = ours.copy_point(&theirs, &id, &|_, _| ()).unwrap_err();
+        assert!(matches!(refused, StoreError::OtherKey), "{refused}");
+    }
+}
+
+#[test]
+fn a_number_is_given_once() {
+    let [there, here] = pair(None);
+    let theirs = Store::open_writer(&there, with(None)).unwrap();
+    let mut content = Content::new(SIZE);
+    commit(&theirs, &mut content, [(0, 1)]);
+    commit(&theirs, &mut content, [(1, 2)]);
+    let ours = Store::open_writer(&here, with(None)).unwrap();
+    let points = theirs.points();
+    ours.copy_point(&theirs, &points[1].id, &|_, _| ()).unwrap();
+    // A later one is there: the earlier one would be listed after it.
+    let refused = ours
+        .copy_point(&theirs, &points[0].id, &|_, _| ())
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(ours.points_to_copy(&theirs, None).is_empty());
+    // Removed here, it stays removed.
+    ours.remove_points(&[points[1].id.clone()], Duration::ZERO)
+        .unwrap();
+    assert!(ours.points_to_copy(&theirs, None).is_empty());
+    let lost = ours
+        .copy_point(&theirs, &"web@9".parse().unwrap(), &|_, _| ())
+        .unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::NotFound);
+}
+
+/// Random points of a group of two disks, removals, collections on both sides, and copies now and then: the copies have the
+/// content that their points have there.
+#[test]
+fn histories_of_a_store_and_its_replica() {
+    let seed = sim::seed_from_env(11);
+    for history in 0..common::count_from_env("STANDIN_HISTORIES", 10) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(history));
+        let secret = rng.random_bool(0.5).then(|| key(1));
+        let [there, here] = pair(secret.as_ref());
+        let mut contents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut now = [Content::new(SIZE), Content::new(SIZE)];
+        for _ in 0..rng.random_range(2..6) {
+            let list_runs_max = if rng.random_bool(0.3) { 40 } else { 64 << 10 };
+            let around = Around {
+                list_runs_max,
+                ..with(secret.clone())
+            };
+            let theirs = Store::open_writer(&there, around).unwrap();
+            for _ in 0..rng.random_range(1..5) {
+                let newest = theirs.newest(&name("web"));
+                let disks = [0, 1].map(|disk: usize| {
+                    let base = match &newest {
+                        Some(point) => Base::Image(point.disks[disk].image.clone()),
+                        None => Base::Empty { size: SIZE },
+                    };
+                    let mut writer = theirs.image_writer(base).unwrap();
+                    for _ in 0..rng.random_range(0..150) {
+                        let granule = rng.random_range(0..GRANULES);
+                        let mut data = chunk(rng.random_range(0..2000));
+                        now[disk].put(granule, &mut data);
+                        writer.put(granule, &data).unwrap();
+                    }
+                    let start = rng.random_range(0..GRANULES);
+                    let end = GRANULES.min(start + rng.random_range(0..40));
+                    now[disk].zero(GranuleRange { start, end });
+                    writer.zero(GranuleRange { start, end }).unwrap();
+                    let image = writer.finish().unwrap();
+                    (name(["a", "b"][disk]), image)
+                });
+                let draft = PointDraft {
+                    disks: disks.into(),
+                    ..draft(
+                        "web",
+                        theirs
+                            .image_writer(Base::Empty { size: 512 })
+                            .unwrap()
+                            .finish()
+                            .unwrap(),
+                    )
+                };
+                let point = theirs.commit_point(draft).unwrap();
+                let bytes = now.iter().flat_map(|content| content.bytes.clone());
+                contents.insert(point.id.to_string(), bytes.collect());
+            }
+            let secret_here = rng.random_bool(0.5).then(|| secret.clone()).flatten();
+            let ours = Store::open_writer(&here, with(secret_here)).unwrap();
+            if rng.random_bool(0.7) {
+                copy_all(&ours, &theirs);
+                assert_eq!(
+                    ours.newest(&name("web")).unwrap().id,
+                    theirs.newest(&name("web")).unwrap().id
+                );
+            }
+            for store in [&ours, &theirs] {
+                let points = store.points();
+                for point in &points[..points.len().saturating_sub(1)] {
+                    if rng.random_bool(0.3) {
+                        store
+                            .remove_points(&[point.id.clone()], Duration::ZERO)
+                            .unwrap();
+                    }
+                }
+                store.collect_garbage(&thorough()).unwrap();
+            }
+        }
+        let ours = Store::open_reader(&here, with(secret)).unwrap();
+        for point in ours.points() {
+            let read = point.disks.iter().flat_map(|disk| {
+                assert!(
+                    ours.verify_image(&disk.image, &|_, _| ())
+                        .unwrap()
+                        .is_whole()
+                );
+                read_all(&ours.image(&disk.image).unwrap())
+            });
+            let read: Vec<u8> = read.collect();
+            assert!(
+                read == contents[&point.id.to_string()],
+                "seed {seed}, history {history}, {}",
+                point.id
+            );
+        }
+    }
+}
+
+/// A kill or a power cut at any operation of a copy: what is listed is whole, and the next copy goes on.
+#[test]
+fn a_crash_in_the_middle_of_a_copy_costs_time() {
+    let secret = key(1);
+    let there = place(&SimWorld::new(1).dir());
+    Store::create_encrypted(&there, &[(secret.clone(), "a".into())], &with(None)).unwrap();
+    let theirs = Store::open_writer(&there, with(Some(secret.clone()))).unwrap();
+    let mut content = Content::new(SIZE);
+    let mut contents = Vec::new();
+    for round in 0..3 {
+        commit(
+            &theirs,
+            &mut content,
+            (0..120).map(|i| (i * 5 + round, 1000 * round + i)),
+        );
+        contents.push(content.bytes.clone());
+    }
+    for at in 0..common::count_from_env("STANDIN_CRASHES", 70) {
+        let world = SimWorld::new(at);
+        let here = place(&world.dir());
+        Store::create_replica(&here, &there, &with(None)).unwrap();
+        world.crash_after(at);
+        if let Ok(ours) = Store::open_writer(&here, with(None)) {
+            for point in ours.points_to_copy(&theirs, None) {
+                if ours.copy_point(&theirs, &point.id, &|_, _| ()).is_err() {
+                    break;
+                }
+            }
+        }
+        let after = if at % 2 == 0 {
+            world.cut_power()
+        } else {
+            world.kill()
+        };
+        let here = place(&after.dir());
+        let ours = Store::open_writer(&here, with(Some(secret.clone()))).unwrap();
+        for turn in 0..2 {
+            for (point, wanted) in ours.points().iter().zip(&contents) {
+                let read = read_all(&ours.image(&point.disks[0].image).unwrap());
+                assert!(read == *wanted, "operation {at}, turn {turn}");
+            }
+            copy_all(&ours, &theirs);
+        }
+        assert_eq!(ours.points().len(), 3, "operation {at}");
+    }
+}
