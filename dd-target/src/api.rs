@@ -1,5 +1,6 @@
 //! What is said over the network, as JSON. Names are the API: `docs/operate/server.md` lists them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -180,6 +181,128 @@ pub struct GroupFigures {
 pub struct ObjectList {
     /// Plain names, and lengths in bytes.
     pub objects: Vec<(String, u64)>,
+}
+
+/// A draft to be begun.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DraftBase {
+    /// Zeroes: the size in bytes.
+    Empty(u64),
+    /// The content of an image that the vault holds: its reference, in base64.
+    Image(String),
+}
+
+/// A draft that was begun.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DraftId {
+    /// Names it in further calls.
+    pub draft: String,
+}
+
+/// Granules that are to be zero.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroRanges {
+    /// First granule, and the one after the last.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// An image that is complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishedDraft {
+    /// Its reference, in base64.
+    pub image: String,
+    /// Bytes of the objects that were created for it.
+    pub stored_bytes: u64,
+    /// Bytes that differ from its base.
+    pub changed_bytes: u64,
+}
+
+/// A point to be listed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPoint {
+    /// Its group.
+    pub group: String,
+    /// The tracking history it belongs to, in hexadecimal digits.
+    pub lineage: String,
+    /// The generation that the cut sealed.
+    pub generation: u64,
+    /// When it was cut, ns since 1970.
+    pub at_unix_ns: u64,
+    /// What the user wrote on it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether its guests were quiet.
+    pub application: bool,
+    /// Its disks, with their drafts.
+    pub disks: Vec<(String, String)>,
+}
+
+/// A point, as its shipper must know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Its group.
+    pub group: String,
+    /// Its number.
+    pub sequence: u64,
+    /// The tracking history it belongs to, in hexadecimal digits.
+    pub lineage: String,
+    /// The generation that the cut sealed.
+    pub generation: u64,
+    /// When it was cut, ns since 1970.
+    pub at_unix_ns: u64,
+    /// What the user wrote on it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether its guests were quiet.
+    pub application: bool,
+    /// Its disks: name, and the image's reference in base64.
+    pub disks: Vec<(String, String)>,
+    /// Bytes of the objects that were created for it.
+    pub stored_new_bytes: u64,
+    /// Bytes that were shipped for it.
+    pub changed_bytes: u64,
+}
+
+/// Points of a group, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PointList {
+    /// The points.
+    pub points: Vec<Point>,
+}
+
+/// The progress of a first copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// The tracking history it belongs to, in hexadecimal digits.
+    pub lineage: String,
+    /// Its generation as a base.
+    pub generation: u64,
+    /// Its disks.
+    pub disks: Vec<SeedDisk>,
+}
+
+/// A disk of a first copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedDisk {
+    /// Its name.
+    pub name: String,
+    /// Granules below this one are copied.
+    pub cursor_granule: u64,
+    /// The image's reference, in base64.
+    pub image: String,
+    /// The draft that the image is of, where it is newer than the last seed that was saved.
+    #[serde(default)]
+    pub draft: Option<String>,
+}
+
+/// A group's first copy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SeedFound {
+    /// `null` if there is none.
+    pub seed: Option<Seed>,
 }
 
 /// What became of something that has no other answer.

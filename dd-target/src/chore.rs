@@ -385,6 +385,7 @@ mod tests {
             "live_chunks",
             "quarantined_bytes",
             "removed_bytes",
+            "sealed_bytes",
             "stopped",
             "stored_bytes",
             "trees_gone",

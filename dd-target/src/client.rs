@@ -5,19 +5,23 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
 use block::Name;
 
 use crate::problem::{Kind, Problem};
 
+pub use image_writer::RemoteImageWriter;
 pub use keeper::Remote;
 pub use objects::Objects;
+pub use vault::{RemoteImage, RemotePoint, RemoteSeed, Vault};
 
 mod connection;
+mod image_writer;
 mod keeper;
 mod objects;
+mod vault;
 
 /// A server: `https://HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,8 +184,17 @@ pub enum RemoteError {
         /// Its status.
         status: u16,
         /// What it said.
-        problem: Problem,
+        problem: Box<Problem>,
     },
+    /// An image writer failed earlier; its image is lost.
+    #[error("this image failed earlier ({first}); begin it again")]
+    ImageFailed {
+        /// The first failure.
+        first: Arc<str>,
+    },
+    /// The call was wrong.
+    #[error("{0}")]
+    Invalid(&'static str),
     /// The server said what makes no sense.
     #[error("`{server}` gives an answer that cannot be: {what}")]
     Answer {
@@ -198,9 +211,10 @@ impl RemoteError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NoToken { .. } => Kind::Usage,
-            Self::Unreachable { .. } => Kind::Retry,
+            // A draft that is gone is begun again.
+            Self::Unreachable { .. } | Self::ImageFailed { .. } => Kind::Retry,
             Self::Refused { problem, .. } => problem.kind,
-            Self::File { .. } | Self::Answer { .. } => Kind::Failed,
+            Self::File { .. } | Self::Answer { .. } | Self::Invalid(_) => Kind::Failed,
         }
     }
 
@@ -216,7 +230,7 @@ impl RemoteError {
                 "is the server running? if it has a certificate of its own, name its file: --ca FILE, or STANDIN_CA"
             }
             Self::Refused { problem, .. } => return problem.hint.clone(),
-            Self::Answer { .. } => return None,
+            Self::Answer { .. } | Self::ImageFailed { .. } | Self::Invalid(_) => return None,
         };
         Some(text.to_owned())
     }
@@ -234,7 +248,7 @@ impl RemoteError {
     }
 
     /// As the backend of a store says it.
-    pub(crate) fn to_io(self) -> io::Error {
+    pub(crate) fn into_io(self) -> io::Error {
         /// What a disk says of a lost sector.
         const EIO: i32 = 5;
         let kind = match &self {

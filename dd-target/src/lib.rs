@@ -15,8 +15,18 @@ mod keeper;
 mod place;
 mod problem;
 mod rate;
+mod record;
 pub mod server;
 mod wire;
+
+/// Parsers of what strangers send, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Reads arbitrary bytes as the bodies of the write plane.
+    pub fn wire(bytes: &[u8]) {
+        crate::wire::fuzz(bytes);
+    }
+}
 
 pub use chore::{
     Chore, Context, Done, GcFigures, Hit, Pace, Progress, ProtectionFigures, ScrubFigures, perform,

@@ -29,6 +29,7 @@ use crate::place::Place;
 use crate::problem::chain;
 use crate::server::audit::{Audit, Entry, Event};
 use crate::server::certificate::Identity;
+use crate::server::drafts::Drafts;
 use crate::server::ending::Ending;
 use crate::server::figures::Figures;
 use crate::server::guard::UnderWay;
@@ -47,6 +48,7 @@ pub use vaults::VaultError;
 mod admin;
 mod audit;
 mod certificate;
+mod drafts;
 mod ending;
 mod figures;
 mod guard;
@@ -62,6 +64,7 @@ mod roles;
 mod state_dir;
 mod tokens;
 mod vaults;
+mod write;
 
 /// What a server is made of.
 pub struct ServerOptions {
@@ -120,6 +123,7 @@ pub(crate) struct Inner {
     tokens: Tokens,
     audit: Audit,
     vaults: Vaults,
+    drafts: Drafts,
     keep: KeepOptions,
     under_way: UnderWay,
     /// One permit a byte.
@@ -159,6 +163,7 @@ impl Server {
             tokens: Tokens::open(&dir, Arc::new(OsRandom))?,
             audit: Audit::new(&dir, &options.clock),
             vaults: Vaults::open(options.place, &dir, &options.clock)?,
+            drafts: Drafts::new(&options.clock, Arc::new(OsRandom)),
             keep: options.keep,
             under_way: UnderWay::default(),
             bodies: Arc::new(Semaphore::new(BODY_BYTES_AT_ONCE)),
@@ -236,6 +241,7 @@ impl Server {
             let _ = keeper.join();
         }
         self.runtime.shutdown_timeout(limits::CLOSE_MAX);
+        self.shared.drafts.drop_all();
         for vault in self.shared.vaults.all() {
             vault.give_up();
         }

@@ -1,5 +1,7 @@
 //! The read plane: a vault's objects as a store's, over a real socket.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use block::{Dir, OsDir, UnixNanos};
@@ -12,7 +14,7 @@ mod common;
 
 /// A store with one point of 8 MiB that no two chunks of are the same.
 fn make_store(bench: &Bench) {
-    let dir = OsDir::create_all(&bench.path("place/vaults/v")).unwrap();
+    let dir = OsDir::create_all(bench.path("place/vaults/v")).unwrap();
     let place = Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>));
     Store::create(&place).unwrap();
     let store = Store::open_writer(&place, Around::new(Arc::clone(&bench.clock))).unwrap();

@@ -1,5 +1,7 @@
 //! Who may do what, over a real socket: every call with every role, and credentials that do not hold.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 
 use common::Bench;
@@ -8,7 +10,7 @@ use dd_target::server::AuditEvent;
 
 mod common;
 
-use Role::{Admin, Restore, Retention};
+use Role::{Admin, Restore, Retention, Ship};
 
 /// Every call, and who may; nobody needs to be known for those without a role.
 const CALLS: &[(&str, &str, &[Role])] = &[
@@ -35,6 +37,16 @@ const CALLS: &[(&str, &str, &[Role])] = &[
         &[Restore, Retention],
     ),
     ("GET", "/v1/vaults/{vault}/objects/{name}", &[Restore]),
+    ("GET", "/metrics", &[Admin]),
+    ("POST", "/v1/vaults/{vault}/drafts", &[Ship]),
+    ("POST", "/v1/vaults/{vault}/drafts/{draft}/ask", &[Ship]),
+    ("POST", "/v1/vaults/{vault}/drafts/{draft}/regions", &[Ship]),
+    ("POST", "/v1/vaults/{vault}/drafts/{draft}/zero", &[Ship]),
+    ("POST", "/v1/vaults/{vault}/drafts/{draft}/finish", &[Ship]),
+    ("POST", "/v1/vaults/{vault}/points", &[Ship]),
+    ("GET", "/v1/vaults/{vault}/groups/{group}/points", &[Ship]),
+    ("GET", "/v1/vaults/{vault}/seeds/{group}", &[Ship]),
+    ("PUT", "/v1/vaults/{vault}/seeds/{group}", &[Ship]),
 ];
 
 /// With names of things that are there, or could be.
@@ -45,6 +57,8 @@ fn concrete(path: &str) -> String {
             "objects/containers/000000/000000000001.con",
         )
         .replace("{name}", "commit-0000000000000001")
+        .replace("{draft}", "00")
+        .replace("{group}", "g")
         .replace("{token}", "0123456789ab")
         .replace("/list", "/list?folder=catalog")
 }

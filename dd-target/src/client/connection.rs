@@ -26,6 +26,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long an answer may take that needs no long work.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// The slowest line on which bytes are waited for, in bytes a second.
+const SLOWEST: u64 = 16 << 10;
 /// Attempts at what may be asked twice, and what lies between the first two; twice as much each further time.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -68,6 +70,15 @@ impl Ask {
             patience: Some(PATIENCE),
             again: true,
         }
+    }
+
+    /// Bytes to be taken; a second time, too, if the line breaks.
+    pub(crate) fn bytes(path: String, body: Vec<u8>) -> Self {
+        let mut ask = Self::get(path);
+        ask.method = Method::POST;
+        ask.patience = Some(PATIENCE + Duration::from_secs(body.len() as u64 / SLOWEST));
+        ask.body = Some(body);
+        ask
     }
 
     /// Something to be done, once.
@@ -132,6 +143,15 @@ impl Connection {
         RemoteError::Answer { server, what }
     }
 
+    /// Begins what nobody waits for here.
+    pub(crate) fn begin<F>(&self, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = self.runtime.as_ref().expect("it is there until the drop");
+        runtime.spawn(work);
+    }
+
     /// Waits for what the runtime does. Not to be called from one of its threads.
     pub(crate) fn wait<T, F>(&self, work: F) -> Result<T, RemoteError>
     where
@@ -181,11 +201,11 @@ impl Connection {
             return Err(RemoteError::Refused {
                 server: self.server(),
                 status: status.as_u16(),
-                problem: problem.unwrap_or_else(|| Problem {
+                problem: Box::new(problem.unwrap_or_else(|| Problem {
                     error: status.to_string(),
                     kind: Kind::Failed,
                     hint: None,
-                }),
+                })),
             });
         }
         let headers = response.headers().clone();

@@ -83,10 +83,10 @@ impl Objects {
         let (head, len) = match self.get(name, &(0..HEAD)) {
             // An empty object has no range.
             Err(RemoteError::Refused { status: 416, .. }) => {
-                let len = self.head(name).map_err(RemoteError::to_io)?;
+                let len = self.head(name).map_err(RemoteError::into_io)?;
                 (Vec::new(), len)
             }
-            got => got.map_err(RemoteError::to_io)?,
+            got => got.map_err(RemoteError::into_io)?,
         };
         let known = self.blocks.learn(name, len);
         self.blocks.begin(&known, &head);
@@ -101,7 +101,7 @@ impl Objects {
         }
         self.blocks.read(&known, offset, buf, |range| {
             let got = self.get(name, &range);
-            Ok(got.map_err(RemoteError::to_io)?.0)
+            Ok(got.map_err(RemoteError::into_io)?.0)
         })
     }
 }
@@ -155,7 +155,7 @@ impl Backend for Objects {
         };
         let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX)) {
             Err(RemoteError::Refused { status: 416, .. }) => (Vec::new(), 0),
-            got => got.map_err(RemoteError::to_io)?,
+            got => got.map_err(RemoteError::into_io)?,
         };
         if len > len_max {
             return Err(too_long());
@@ -163,7 +163,7 @@ impl Backend for Objects {
         while (bytes.len() as u64) < len {
             let at = bytes.len() as u64;
             let got = self.get(name, &(at..(at + RANGE_MAX).min(len)));
-            bytes.extend(got.map_err(RemoteError::to_io)?.0);
+            bytes.extend(got.map_err(RemoteError::into_io)?.0);
         }
         Ok(bytes)
     }
@@ -175,7 +175,7 @@ impl Backend for Objects {
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
         let path = format!("/v1/vaults/{}/list?folder={folder}", self.url.vault);
         let listed: Result<ObjectList, _> = self.connection.json(Ask::get(path));
-        Ok(listed.map_err(RemoteError::to_io)?.objects)
+        Ok(listed.map_err(RemoteError::into_io)?.objects)
     }
 
     fn recover(&self, _folder: &str) -> io::Result<()> {

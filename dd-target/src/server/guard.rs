@@ -54,6 +54,12 @@ impl Caller {
         vaults.is_empty() || vaults.iter().any(|name| name == vault)
     }
 
+    /// Whether its token is for this group.
+    pub(crate) fn may_ship(&self, group: &Name) -> bool {
+        let groups = &self.token.groups;
+        groups.is_empty() || groups.iter().any(|name| name == group.as_str())
+    }
+
     /// A line of the log about it.
     pub(crate) fn entry(&self, event: Event, vault: Option<&Name>, what: String) -> Entry {
         Entry {

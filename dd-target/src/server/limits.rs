@@ -31,3 +31,14 @@ pub(crate) const JSON_BYTES_MAX: usize = 1 << 20;
 pub(crate) const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 /// How long threads that wait for disks may take to end after that.
 pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// Drafts that a token has, at most: two for each disk of the largest group.
+pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
+/// A draft that nobody touches for so long is dropped.
+pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
+/// Ranges of zeroes in one request.
+pub(crate) const ZERO_RANGES_MAX: usize = 4096;
+/// Points that are told of a group at once.
+pub(crate) const POINTS_MAX: usize = 100;
+/// How far ahead of the server's clock a point may be.
+pub(crate) const AHEAD_MAX: Duration = Duration::from_mins(5);

@@ -59,9 +59,9 @@ pub(crate) enum Unknown {
     /// There is none, or it is not the right one.
     Wrong,
     /// It was right, until then.
-    Expired(Token),
+    Expired(Box<Token>),
     /// It was taken back.
-    Revoked(Token),
+    Revoked(Box<Token>),
 }
 
 /// All tokens of a server.
@@ -166,8 +166,10 @@ impl Tokens {
         };
         Ok(match found {
             None => Err(Unknown::Wrong),
-            Some(token) if token.revoked_unix_ns.is_some() => Err(Unknown::Revoked(token)),
-            Some(token) if has_expired(&token, now) => Err(Unknown::Expired(token)),
+            Some(token) if token.revoked_unix_ns.is_some() => {
+                Err(Unknown::Revoked(Box::new(token)))
+            }
+            Some(token) if has_expired(&token, now) => Err(Unknown::Expired(Box::new(token))),
             Some(token) => Ok(token),
         })
     }
@@ -312,14 +314,17 @@ mod tests {
         let made = tokens.create(asked, UnixNanos(1)).unwrap();
         let text = made.text.unwrap();
         assert_eq!(show(&tokens, &text, 50), Ok(made.token.clone()));
-        let expired = Err(Unknown::Expired(made.token.clone()));
+        let expired = Err(Unknown::Expired(Box::new(made.token.clone())));
         assert_eq!(show(&tokens, &text, 100), expired);
         let (shorter, forged) = (&text[..text.len() - 1], text.replace("0202", "0203"));
         for wrong in ["", "standin-", "standin-x-y", "standin--", shorter, &forged] {
             assert_eq!(show(&tokens, wrong, 50), Err(Unknown::Wrong), "{wrong}");
         }
         let revoked = tokens.revoke(&made.token.id, UnixNanos(60)).unwrap();
-        assert_eq!(show(&tokens, &text, 70), Err(Unknown::Revoked(revoked)));
+        assert_eq!(
+            show(&tokens, &text, 70),
+            Err(Unknown::Revoked(Box::new(revoked)))
+        );
         assert!(matches!(
             tokens.revoke("nobody", UnixNanos(60)),
             Err(TokenError::Unknown(_))

@@ -67,6 +67,8 @@ pub(crate) struct Vault {
     store: Mutex<Option<Store>>,
     /// Counts how often the store was opened or given up.
     turn: AtomicU64,
+    /// Held while a point is listed: one that is asked for twice is listed once.
+    pub(crate) committing: Mutex<()>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -114,6 +116,7 @@ impl Vaults {
             objects: Mutex::default(),
             store: Mutex::default(),
             turn: AtomicU64::new(0),
+            committing: Mutex::default(),
         })
     }
 
@@ -207,6 +210,14 @@ impl Vault {
     pub(crate) fn give_up(&self) {
         self.turn.fetch_add(1, Ordering::Relaxed);
         *self.store.lock() = None;
+    }
+
+    /// Whether `more` bytes would be beyond its quota.
+    pub(crate) fn is_full(&self, store: &Store, more: u64) -> bool {
+        let held = store.figures();
+        let bytes = held.stored_bytes + held.quarantined_bytes;
+        let quota = self.settings.quota_bytes;
+        quota.is_some_and(|quota| bytes.saturating_add(more) > quota)
     }
 
     fn open(&self) -> Result<Store, StoreError> {

@@ -1,5 +1,6 @@
 //! A server over a real socket, with TLS, on a place of its own.
-#![expect(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Write;
