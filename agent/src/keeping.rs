@@ -3,10 +3,17 @@
 use std::time::Duration;
 
 use block::{Clock, Name};
-use dd_target::{Chore, Done, KeepError, KeepOptions, Kept, Used, do_chore};
+use dd_target::{Chore, Done, KeepError, KeepOptions, Kept, Used, do_chore, keep};
 
 use crate::engine::{Engine, Stop};
 use crate::{Error, Result};
+
+/// Looks after the target until the exports close; a vault's server does that itself.
+pub(crate) fn run(engine: &Engine) {
+    if engine.target.vault().is_none() {
+        keep(engine);
+    }
+}
 
 impl Kept for Engine {
     fn clock(&self) -> &dyn Clock {

@@ -50,6 +50,7 @@ mod ship;
 mod stage_two;
 mod status;
 mod target;
+mod target_writer;
 mod tender;
 mod trouble;
 mod upkeep;

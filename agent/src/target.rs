@@ -6,10 +6,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::Clock;
-use dd_target::client::{RemoteError, VaultUrl};
+use dd_target::client::{Access, RemoteError, Vault, VaultUrl};
 use store::{Around, Backend, Secret, Store, StoreError};
 
 use crate::secret_file::SecretFile;
+use crate::target_writer::{TargetWriter, WriteError};
 use crate::{Error, Result};
 use place::Place;
 
@@ -107,11 +108,28 @@ impl Target {
         created.map_err(self.failed("create the store"))
     }
 
-    /// Opens the store as its only writer.
+    /// Opens it to add points: a store as its only writer, a vault beside others.
     ///
     /// # Errors
-    /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
-    pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
+    /// `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that. Whether a vault can be
+    /// reached shows at the first request.
+    pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<TargetWriter> {
+        let Some(url) = self.vault() else {
+            return self.store(around, missing).map(TargetWriter::Store);
+        };
+        if self.secret.is_some() {
+            return Err(Error::usage(
+                format!("points of the vault `{url}` cannot be encrypted by this machine yet"),
+                "leave out the key or passphrase, or ship to a directory or a bucket",
+            ));
+        }
+        let vault = Vault::open(url, &Access::of_this_process());
+        vault
+            .map(TargetWriter::Vault)
+            .map_err(self.refused("open the vault"))
+    }
+
+    fn store(&self, around: &Around, missing: Missing) -> Result<Store> {
         let around = self.with_secret(around.clone())?;
         match self.try_writer(&around, missing) {
             Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
@@ -214,6 +232,15 @@ impl Target {
             doing,
             target: target.clone(),
             source,
+        }
+    }
+
+    /// The same of whoever adds points.
+    pub(crate) fn unwritten(&self, doing: &'static str) -> impl Fn(WriteError) -> Error {
+        let (of_store, of_vault) = (self.failed(doing), self.refused(doing));
+        move |error| match error {
+            WriteError::Store(error) => of_store(error),
+            WriteError::Vault(error) => of_vault(error),
         }
     }
 
