@@ -20,3 +20,4 @@ mod seed;
 mod soak;
 mod trouble;
 mod upkeep;
+mod wire;
