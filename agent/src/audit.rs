@@ -27,9 +27,8 @@ use tracing::{error, warn};
 
 use crate::api::{AuditMiss, AuditStatus};
 use crate::engine::{Engine, Stop};
-use crate::rate::{Bucket, Rate};
-use crate::stage_two::target_error;
 use crate::{Error, Result};
+use dd_target::{Bucket, Rate};
 
 /// Granules that are compared at once: what a leaf of an image covers.
 const PIECE_GRANULES: u64 = 256;
@@ -230,7 +229,10 @@ impl<'a> Auditor<'a> {
         let engine = self.engine;
         // Nothing in here needs the group.
         let _stepped_back = engine.crew.step_back();
-        let failed = target_error(self.engine, "read the newest point for the audit");
+        let failed = self
+            .engine
+            .target
+            .failed("read the newest point for the audit");
         let current = self
             .image
             .as_ref()

@@ -1,11 +1,9 @@
 //! Checking a target: everything is read, nothing is changed, and nobody who writes there is disturbed.
 
+use dd_target::{Context, Pace, Progress, Rate};
 use serde::Serialize;
 use store::{CheckOptions, CheckReport, HealedObject, LostObject, PointId};
 
-use crate::points::Progress;
-use crate::rate::Rate;
-use crate::upkeep::{Context, Pace};
 use crate::world::World;
 use crate::{Error, Result, Target};
 

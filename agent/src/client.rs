@@ -9,9 +9,9 @@ use tokio::runtime;
 
 use crate::api::{CutReply, CutRequest, Gaps, GroupStatus, Status};
 use crate::places::{GroupPlace, ShortPath};
-use crate::upkeep::{Chore, Done};
 use crate::world::World;
 use crate::{Error, Problem, Result, StateRoot, gap_file, status};
+use dd_target::{Chore, Done};
 
 /// How long a process that listens may take to accept.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `POST /v1/groups/{name}/cut` with [`CutRequest`] | [`CutReply`](crate::api::CutReply) |
-//! | `POST /v1/target` with [`Chore`] | [`Done`](crate::upkeep::Done): done on the target that this protection writes to |
+//! | `POST /v1/target` with [`Chore`] | [`Done`](dd_target::Done): done on the target that this protection writes to |
 //! | anything that fails | [`Problem`](crate::Problem), with a status to match |
 //!
 //! Rule: a request that waits does so on its own thread, and ends when the protection does.
@@ -31,8 +31,8 @@ use tracing::warn;
 use crate::api::{CutRequest, Status};
 use crate::engine::{Engine, Stop};
 use crate::places::ShortPath;
-use crate::upkeep::Chore;
 use crate::{Error, Kind, Result, status};
+use dd_target::Chore;
 
 /// How long the end waits for answers that are on their way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -170,7 +170,7 @@ async fn post_cut(
 }
 
 async fn post_target(State(inner): Shared, Json(chore): Json<Chore>) -> Response {
-    blocking(move || inner.engine.do_chore(&chore)).await
+    blocking(move || inner.engine.chore(&chore)).await
 }
 
 async fn blocking<T>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Response

@@ -15,7 +15,7 @@ use std::time::Duration;
 use block::{Name, UnixNanos};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use splitter::{CutError, Generation, Group, Lineage, SealedGeneration};
-use store::{PointRecord, Store};
+use store::PointRecord;
 use tracing::{info, warn};
 
 use crate::api::{Cause, CutFigures, ShipFigures};
@@ -24,19 +24,20 @@ use crate::base::{self, Held};
 use crate::crew::{Crew, Standing};
 use crate::gaps::GapLedger;
 use crate::hooks::{HookOptions, Hooks};
-use crate::keeper::KeepOptions;
 use crate::ladder::{self, Ladder};
 use crate::limits::Limits;
 use crate::open_target::OpenTarget;
 use crate::places::{GroupPlace, Record};
-use crate::rate::{Bucket, Rate};
 use crate::recent::Recent;
 use crate::schedule::Every;
 use crate::seed::SeedProgress;
 use crate::target::Target;
+use crate::target_writer::TargetWriter;
 use crate::trouble::{Step, Troubles};
 use crate::world::World;
 use crate::{Error, Result};
+use dd_target::KeepOptions;
+use dd_target::{Bucket, Rate};
 
 mod cuts;
 pub(crate) mod gaps;
@@ -286,11 +287,13 @@ impl Engine {
     /// A point is durable and listed.
     pub(crate) fn committed(
         &self,
-        store: &Store,
+        target: &TargetWriter,
         point: &Arc<PointRecord>,
         figures: Option<ShipFigures>,
     ) {
-        self.audit.follow(Arc::clone(point), store.images());
+        if let Some(store) = target.store() {
+            self.audit.follow(Arc::clone(point), store.images());
+        }
         self.noted(
             self.gaps
                 .point(gaps::moment_of(point), &point.id.to_string()),
@@ -329,12 +332,14 @@ impl Engine {
     }
 
     /// The newest point of the group on the target, whatever its history.
-    pub(crate) fn note_target(&self, store: &Store) {
-        let newest = store.newest(&self.name);
-        if let Some(point) = self.held(store).point {
+    pub(crate) fn note_target(&self, target: &TargetWriter) -> Result<()> {
+        let failed = self.target.unwritten("see what the target has");
+        let found = target.newest(&self.name).map_err(failed)?;
+        if let (Some(point), Some(store)) = (self.held(target)?.point, target.store()) {
             self.audit.follow(point, store.images());
         }
-        self.note_found(store);
+        self.note_found(&found);
+        let newest = found.into_iter().next();
         let mut shared = self.shared.lock();
         shared.newest = newest.map(|point| Newest {
             id: point.id.to_string(),
@@ -343,6 +348,7 @@ impl Engine {
         shared.target_seen = true;
         drop(shared);
         self.changed.notify_all();
+        Ok(())
     }
 
     /// A damaged diff: its cut, and those after it, will not be points. The next one is exact.
@@ -449,18 +455,9 @@ impl Engine {
     }
 
     /// What the target has that concerns the history that counts.
-    pub(crate) fn held(&self, store: &Store) -> Held {
-        let lineage = self.group.lineage();
-        let own = |point: &Arc<PointRecord>| point.lineage == lineage.0;
-        // Nearly always the newest point of the group; another one if somebody else shipped to it.
-        let newest = store.newest(&self.name).filter(own);
-        let point = newest.or_else(|| {
-            let points = store.points();
-            let mut of_group = points.iter().rev().filter(|p| *p.group() == self.name);
-            of_group.find(|point| own(point)).cloned()
-        });
-        let seed = store.seed(&self.name);
-        Held { point, seed }
+    pub(crate) fn held(&self, target: &TargetWriter) -> Result<Held> {
+        let held = target.held(&self.name, &self.group.lineage().0);
+        held.map_err(self.target.unwritten("see what the target has"))
     }
 
     /// Whether the next cut, or the oldest that is sealed, can be laid on what the target has. The

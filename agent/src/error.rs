@@ -3,33 +3,17 @@
 //! Rule: an error says what failed; [`Error::kind`] says what a caller can do, [`Error::hint`] what
 //! a person can do.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use block::Name;
-use serde::{Deserialize, Serialize};
+use dd_target::client::RemoteError;
+use dd_target::{Kind, Problem, chain};
 use splitter::Generation;
 use store::StoreError;
 
 /// Result of what the agent does.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// What a caller can do about a failure. `standin` exits with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// It failed; the message says why.
-    Failed,
-    /// What was asked for makes no sense: ask differently.
-    Usage,
-    /// Somebody else has taken over: stop.
-    Fenced,
-    /// Not now: try again.
-    Retry,
-    /// Stored data is damaged.
-    Damaged,
-}
 
 /// A failure.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +53,16 @@ pub enum Error {
         target: String,
         /// Why not.
         source: StoreError,
+    },
+    /// A vault behind a server could not.
+    #[error("cannot {doing} (target `{target}`)")]
+    Vault {
+        /// What was being done.
+        doing: &'static str,
+        /// Where.
+        target: String,
+        /// Why not.
+        source: RemoteError,
     },
     /// A disk that somebody else serves cannot be had.
     #[error(transparent)]
@@ -219,17 +213,6 @@ pub enum Error {
     },
 }
 
-/// A failure as the control API tells it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Problem {
-    /// What failed, with its causes.
-    pub error: String,
-    /// What a caller can do.
-    pub kind: Kind,
-    /// What a person can do.
-    pub hint: Option<String>,
-}
-
 impl Error {
     pub(crate) fn usage(what: impl Into<String>, hint: &'static str) -> Self {
         let what = what.into();
@@ -253,7 +236,8 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Target { .. } | Self::Usage { .. } | Self::Secret { .. } => Kind::Usage,
-            Self::Store { source, .. } => store_kind(source),
+            Self::Store { source, .. } => Kind::of_store(source),
+            Self::Vault { source, .. } => source.kind(),
             Self::Device { source, .. } if source.kind() == block::ErrorKind::Corrupt => {
                 Kind::Damaged
             }
@@ -284,7 +268,11 @@ impl Error {
 
     /// Whether the target has no room.
     pub(crate) fn is_full(&self) -> bool {
-        matches!(self, Self::Store { source, .. } if source.kind() == store::ErrorKind::Full)
+        match self {
+            Self::Store { source, .. } => source.kind() == store::ErrorKind::Full,
+            Self::Vault { source, .. } => source.is_full(),
+            _ => false,
+        }
     }
 
     /// What a person can do about it.
@@ -292,7 +280,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Target { .. } => {
-                "give a directory or a bucket, for example --target dir:/backup or --target s3://backups/vms"
+                "give a directory, a bucket or a vault, for example --target dir:/backup, --target s3://backups/vms or --target https://backup:7443/vms"
             }
             Self::Usage { hint, .. } => hint,
             Self::Disk(block::OpenError::InUse { .. }) => {
@@ -308,8 +296,10 @@ impl Error {
                     "this one was silent for longer than its lease; it goes on by itself when the other one has ended"
                 }
                 None if target.starts_with("s3:") => BUCKET_HINT,
+                None if target.starts_with("https:") => VAULT_HINT,
                 hint => return hint.map(str::to_owned),
             },
+            Self::Vault { source, .. } => return source.hint(),
             Self::Seeding { .. } => {
                 "try again, or add --wait; `standin status` shows how far it is"
             }
@@ -380,32 +370,9 @@ impl Error {
     }
 }
 
-/// An error with its causes, in one line; causes that the text names already are left out.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn store_kind(error: &StoreError) -> Kind {
-    match error.kind() {
-        store::ErrorKind::Retry => Kind::Retry,
-        store::ErrorKind::Fenced => Kind::Fenced,
-        store::ErrorKind::Corrupt => Kind::Damaged,
-        _ => Kind::Failed,
-    }
-}
-
 const BUCKET_HINT: &str = "how to reach the bucket is said by AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of this command; a server without TLS needs AWS_ALLOW_HTTP=true";
+
+const VAULT_HINT: &str = "the token is read from the file that --token-file or STANDIN_TOKEN_FILE names, and needs the role restore for this vault";
 
 fn store_hint(error: &StoreError) -> Option<&'static str> {
     Some(match error.kind() {
@@ -436,18 +403,6 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         }
         _ => return None,
     })
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failed => "failed",
-            Self::Usage => "usage",
-            Self::Fenced => "fenced",
-            Self::Retry => "retry",
-            Self::Damaged => "damaged",
-        })
-    }
 }
 
 #[cfg(test)]

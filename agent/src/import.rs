@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use block::{Access, BlockDevice, ByteRange, Caching, Clock, GRANULE, GranuleRange, Name, index};
 use export::{NbdDisk, NbdUrl};
-use store::{Base, Consistency, FinishedImage, PointDraft, PointRecord, Store};
+use store::{Base, Consistency, PointRecord};
 
-use crate::points::Progress;
 use crate::protect::disk_name;
 use crate::target::Missing;
+use crate::target_writer::{NewPoint, TargetImage, TargetWriter};
 use crate::{Error, Result, Target};
+use dd_target::Progress;
 
 /// Bytes read at once.
 const PIECE: u64 = 1 << 20;
@@ -100,6 +101,8 @@ pub fn import(
     let around = store::Around::new(Arc::clone(clock));
     let store = options.target.writer(&around, Missing::Create)?;
     let newest = store.newest(&group);
+    let newest = newest.map_err(options.target.unwritten("see what the target has"))?;
+    let newest = newest.into_iter().next();
     if newest
         .as_ref()
         .is_some_and(|point| point.lineage != IMPORTED)
@@ -109,7 +112,8 @@ pub fn import(
             "give another name with --group",
         ));
     }
-    let before = store.figures().stored_bytes;
+    let stored = || store.store().map(|store| store.figures().stored_bytes);
+    let before = stored();
     let size = sources.iter().map(|source| source.device.size()).sum();
     let mut done = 0;
     let mut disks = Vec::new();
@@ -135,7 +139,7 @@ pub fn import(
         disks.push((source.name.clone(), image));
         done += source.device.size();
     }
-    let draft = PointDraft {
+    let draft = NewPoint {
         group,
         disks,
         at: clock.wall(),
@@ -145,12 +149,16 @@ pub fn import(
         consistency: Consistency::Crash,
     };
     let point = store.commit_point(draft);
-    let point = point.map_err(options.target.failed("list the point"))?;
+    let point = point.map_err(options.target.unwritten("list the point"))?;
+    // A vault may grow by what others ship, too.
+    let grown = stored()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
     Ok(Imported {
-        point,
         base,
         size,
-        stored_bytes: store.figures().stored_bytes.saturating_sub(before),
+        stored_bytes: grown.unwrap_or(point.stored_new_bytes),
+        point,
         took: clock.monotonic().saturating_sub(began),
     })
 }
@@ -204,13 +212,13 @@ fn open_one(image: &ImageSource) -> Result<Source> {
 
 /// Reads the whole of a disk into an image. `tell` is told how far it is, in bytes.
 fn copy(
-    store: &Store,
+    store: &TargetWriter,
     target: &Target,
     base: Base,
     disk: &dyn BlockDevice,
     tell: &dyn Fn(u64),
-) -> Result<FinishedImage> {
-    let failed = target.failed("write the image");
+) -> Result<TargetImage> {
+    let failed = target.unwritten("write the image");
     let read_failed = |source| Error::Device {
         doing: "read the image",
         source,

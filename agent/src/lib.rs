@@ -28,7 +28,7 @@ mod gaps;
 mod hook_process;
 mod hooks;
 mod import;
-mod keeper;
+mod keeping;
 mod keys;
 mod ladder;
 mod limits;
@@ -41,7 +41,6 @@ mod points;
 mod pressure;
 mod protect;
 mod pulse;
-mod rate;
 mod recent;
 mod repair;
 mod replicate;
@@ -54,6 +53,7 @@ mod ship;
 mod stage_two;
 mod status;
 mod target;
+mod target_writer;
 mod tender;
 mod trouble;
 mod upkeep;
@@ -73,19 +73,21 @@ pub use check::{
     CatalogFigures, CheckFigures, CheckedPointFigures, HalfFigures, LostEntryFigures, LostRanges,
     PileFigures, check,
 };
-pub use error::{Error, Kind, Problem, Result, chain};
+pub use dd_target::{
+    Chore, Done, GcFigures, Hit, InvalidRate, KeepOptions, Kind, Problem, Progress,
+    ProtectionFigures, Rate, RateLimit, ScrubFigures, chain, whole_seconds,
+};
+pub use error::{Error, Result};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
 pub use import::{ImageSource, ImportOptions, Imported, import};
-pub use keeper::KeepOptions;
 pub use keys::{NewKey, RecoveryKey, add_key, init_encrypted, list_keys, remove_key};
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,
 };
 pub use places::{GroupPlace, Record, RecordedDisk, StateRoot};
-pub use points::{Points, Progress, Verified, VerifiedDisk, find_disk};
+pub use points::{Points, Verified, VerifiedDisk, find_disk};
 pub use protect::{Abandon, ProtectOptions, Protection, disk_name};
-pub use rate::{InvalidRate, Rate, RateLimit};
 pub use repair::{IndexFigures, RepairFigures, StepFigures, rebuild_index, repair};
 pub use replicate::{ReplicateOptions, ReplicatedPoints, points_to_replicate, replicate};
 pub use restore::{Format, RestoreOptions, Restored, restore};
@@ -93,8 +95,5 @@ pub use schedule::{Every, InvalidEvery, parse_duration};
 pub use secret_file::{SecretError, SecretFile};
 pub use serve::{ServeOptions, Served};
 pub use target::Target;
-pub use upkeep::{
-    Chore, Done, GcFigures, Hit, Judged, ProtectionFigures, ScrubFigures, init, preview, upkeep,
-    whole_seconds,
-};
+pub use upkeep::{Judged, init, preview, upkeep};
 pub use world::World;

@@ -6,6 +6,8 @@
 use parking_lot::Mutex;
 use store::Store;
 
+use crate::target_writer::TargetWriter;
+
 /// The store, while it is open.
 #[derive(Default)]
 pub(crate) struct OpenTarget {
@@ -27,8 +29,9 @@ pub(crate) struct Use<'a> {
 }
 
 impl OpenTarget {
-    pub(crate) fn opened(&self, store: &Store) {
-        self.turn(Some(store.clone()));
+    /// A vault is used by its server alone.
+    pub(crate) fn opened(&self, target: &TargetWriter) {
+        self.turn(target.store().cloned());
     }
 
     pub(crate) fn given_up(&self) {

@@ -8,11 +8,8 @@ use store::{
     Image, LastScrub, PointDisk, PointRecord, PointRef, Store, StoreFigures, VerifyReport,
 };
 
-use crate::upkeep::{ProtectionFigures, protection_of};
 use crate::{Error, Result, Target};
-
-/// Told how far something is: bytes done, bytes in all. From several threads.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+use dd_target::{Progress, ProtectionFigures, protection_of};
 
 /// The points of a target, as they were when it was opened.
 pub struct Points {

@@ -28,16 +28,17 @@ use crate::control::Control;
 use crate::diff_place::{DiffPlace, open_dir};
 use crate::engine::{Engine, Policy, SCHEDULED_TRIES, Stop};
 use crate::hooks::HookOptions;
-use crate::keeper::KeepOptions;
 use crate::limits::Limits;
 use crate::places::{GroupPlace, Record, RecordedDisk};
-use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::serve::{is_required, uris};
 use crate::world::World;
 use crate::{
-    Error, Result, StateRoot, Target, audit, cutter, frame_writer, keeper, stage_two, tender, watch,
+    Error, Result, StateRoot, Target, audit, cutter, frame_writer, keeping, stage_two, tender,
+    watch,
 };
+use dd_target::KeepOptions;
+use dd_target::Rate;
 
 /// How long requests in flight may take when the exports are closed.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -134,6 +135,12 @@ impl Protection {
         let group_dirs = [state?, maps?, diffs.dir];
         let (group, opened) = open_group(&options.group, &disks, group_dirs, &world)?;
         let target = options.target.absolute();
+        if target.vault().is_some() && !options.keep.rules.is_empty() {
+            return Err(Error::usage(
+                "who adds points to a vault does not remove any",
+                "leave out --keep-...; `standin retention apply` does it, with a token of the role retention",
+            ));
+        }
         let known = place
             .record()
             .filter(|known| known.target == target.to_string());
@@ -181,7 +188,7 @@ impl Protection {
         };
         Ok(Self(Some(Running {
             stage_two: thread("stage-two", Box::new(move |e| stage_two::run(e, store)))?,
-            keeper: thread("keeper", Box::new(keeper::run))?,
+            keeper: thread("keeper", Box::new(keeping::run))?,
             cutter: thread("cutter", Box::new(cutter::run))?,
             watch: thread("watch", Box::new(watch::run))?,
             tender: thread("tender", Box::new(tender::run))?,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::Clock;
+use dd_target::Progress;
 use serde::Serialize;
 use store::{HealedObject, LostObject, PointId, RepairOptions, RepairPlan, RepairStep};
 
-use crate::points::Progress;
 use crate::world::World;
 use crate::{Error, Result, Target};
 

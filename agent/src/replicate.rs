@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Clock, Name};
+use dd_target::Progress;
 use store::PointId;
 
-use crate::points::Progress;
 use crate::{Result, Target};
 
 /// What to copy, and where to.

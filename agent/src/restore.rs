@@ -10,8 +10,9 @@ use block::{Clock, Name};
 use store::PointRef;
 
 use crate::output::Output;
-use crate::points::{Points, Progress, find_disk};
+use crate::points::{Points, find_disk};
 use crate::{Result, Target};
+use dd_target::Progress;
 
 /// What a disk is restored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

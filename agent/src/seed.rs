@@ -21,11 +21,12 @@ use std::time::Duration;
 
 use block::{BlockDevice, ByteRange, DirtyBitmap, GRANULE, GranuleRange, index};
 use splitter::{Generation, Lineage, TrackedDisk};
-use store::{Base, FinishedImage, ImageWriter, SeedDisk, SeedDraft, SeedRecord, Store};
+use store::{Base, SeedRecord};
 use tracing::info;
 
 use crate::engine::{Engine, Stop};
 use crate::stage_two::target_error;
+use crate::target_writer::{NewSeed, NewSeedDisk, TargetImage, TargetImageWriter, TargetWriter};
 use crate::{Error, Result};
 
 /// Bytes read between two saves of progress: the most that an interruption costs.
@@ -92,21 +93,22 @@ impl SeedProgress {
 /// A seed at work.
 struct Seeder<'a> {
     engine: &'a Engine,
-    store: &'a Store,
+    store: &'a TargetWriter,
     lineage: Lineage,
     generation: Generation,
-    disks: Vec<SeedDisk>,
+    disks: Vec<NewSeedDisk>,
     unsaved_bytes: u64,
     saved_at: Duration,
 }
 
 /// Copies the disks, or what an earlier seed of the same history left of them.
-pub(crate) fn seed(engine: &Engine, store: &Store) -> Result<Seeded> {
+pub(crate) fn seed(engine: &Engine, store: &TargetWriter) -> Result<Seeded> {
     let lineage = engine.group.lineage();
     let since = engine.group.since();
     let newest = engine.group.open_generation().previous();
-    let found = store
-        .seed(&engine.name)
+    let found = store.seed(&engine.name);
+    let found = found
+        .map_err(target_error(engine, "see how far the first copy is"))?
         .filter(|seed| goes_on(seed, lineage, since..=newest, &engine.disk_sizes()));
     let began = found.as_ref().map(|seed| Generation(seed.generation));
     let generation = began.unwrap_or(newest);
@@ -153,9 +155,9 @@ fn goes_on(
             .all(|(saved, (name, size))| saved.name == *name && saved.size == *size)
 }
 
-fn begin(engine: &Engine, store: &Store) -> Result<Vec<SeedDisk>> {
+fn begin(engine: &Engine, store: &TargetWriter) -> Result<Vec<NewSeedDisk>> {
     let disk = |(name, size): (block::Name, u64)| {
-        Ok(SeedDisk {
+        Ok(NewSeedDisk {
             name,
             cursor_granule: 0,
             image: finish_at_once(engine, store, Base::Empty { size })?,
@@ -164,9 +166,9 @@ fn begin(engine: &Engine, store: &Store) -> Result<Vec<SeedDisk>> {
     engine.disk_sizes().into_iter().map(disk).collect()
 }
 
-fn resume(engine: &Engine, store: &Store, found: &SeedRecord) -> Result<Vec<SeedDisk>> {
+fn resume(engine: &Engine, store: &TargetWriter, found: &SeedRecord) -> Result<Vec<NewSeedDisk>> {
     let disk = |saved: &store::SeedDiskRecord| {
-        Ok(SeedDisk {
+        Ok(NewSeedDisk {
             name: saved.name.clone(),
             cursor_granule: saved.cursor_granule,
             image: finish_at_once(engine, store, Base::Image(saved.image.clone()))?,
@@ -175,10 +177,10 @@ fn resume(engine: &Engine, store: &Store, found: &SeedRecord) -> Result<Vec<Seed
     found.disks.iter().map(disk).collect()
 }
 
-fn finish_at_once(engine: &Engine, store: &Store, base: Base) -> Result<FinishedImage> {
+fn finish_at_once(engine: &Engine, store: &TargetWriter, base: Base) -> Result<TargetImage> {
     let writer = store.image_writer(base);
     writer
-        .and_then(ImageWriter::finish)
+        .and_then(TargetImageWriter::finish)
         .map_err(target_error(engine, "begin the first copy"))
 }
 
@@ -221,7 +223,12 @@ impl Seeder<'_> {
     }
 
     /// Copies the data of the next extents, one piece at most; where it came to, in bytes.
-    fn advance(&mut self, disk: &TrackedDisk, at: u64, writer: &mut ImageWriter) -> Result<u64> {
+    fn advance(
+        &mut self,
+        disk: &TrackedDisk,
+        at: u64,
+        writer: &mut TargetImageWriter,
+    ) -> Result<u64> {
         let rest = ByteRange::new(at, disk.size()).expect("the caller checked");
         let read_failed = |source| Error::Device {
             doing: "read production for the first copy",
@@ -254,7 +261,7 @@ impl Seeder<'_> {
         &mut self,
         disk: &TrackedDisk,
         range: ByteRange,
-        writer: &mut ImageWriter,
+        writer: &mut TargetImageWriter,
     ) -> Result<()> {
         let granules = range.granules_touched();
         // Zero past the end of a disk whose last granule is short.
@@ -290,14 +297,14 @@ impl Seeder<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        let draft = SeedDraft {
-            group: self.engine.name.clone(),
+        let seed = NewSeed {
+            group: &self.engine.name,
             lineage: self.lineage.0,
             generation: self.generation.0,
-            disks: self.disks.clone(),
+            disks: &self.disks,
         };
         let failed = target_error(self.engine, "save the progress of the first copy");
-        self.store.save_seed(draft).map_err(failed)?;
+        self.store.save_seed(&seed).map_err(failed)?;
         self.unsaved_bytes = 0;
         self.saved_at = self.engine.now();
         Ok(())

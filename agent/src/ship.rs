@@ -10,13 +10,14 @@
 
 use block::{GRANULE, Name, index};
 use splitter::{DiffReader, Lineage, Run, RunContent, SealedDiff, SealedGeneration};
-use store::{Base, Consistency, FinishedImage, ImageRef, ImageWriter, PointDraft, Store};
+use store::{Base, Consistency, ImageRef};
 use tracing::info;
 
 use crate::api::ShipFigures;
 use crate::base::{self, Plan};
 use crate::engine::{Engine, micros};
 use crate::stage_two::target_error;
+use crate::target_writer::{NewPoint, TargetImage, TargetImageWriter, TargetWriter, WriteError};
 use crate::{Error, Result};
 
 /// How a ship ended.
@@ -35,7 +36,11 @@ pub(crate) enum Shipped {
 }
 
 /// Ships the oldest sealed generation.
-pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) -> Result<Shipped> {
+pub(crate) fn ship(
+    engine: &Engine,
+    store: &TargetWriter,
+    sealed: &SealedGeneration,
+) -> Result<Shipped> {
     let lineage = sealed.lineage;
     if let Err(error) = engine.group.finish_merge(sealed) {
         // What moved half way is read from production again.
@@ -59,7 +64,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
         generation: sealed.generation,
         disks: &disks,
     };
-    let images = match base::plan(&engine.held(store), &planned) {
+    let images = match base::plan(&engine.held(store)?, &planned) {
         Plan::Over(images) => images,
         Plan::Missing(why) => return Ok(Shipped::NoBase { lineage, why }),
         Plan::AlreadyThere(point) => {
@@ -68,7 +73,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
             return Ok(Shipped::Point);
         }
     };
-    let mut finished: Vec<(Name, FinishedImage)> = Vec::new();
+    let mut finished: Vec<(Name, TargetImage)> = Vec::new();
     for (diff, image) in sealed.disks.iter().zip(images) {
         match ship_disk(engine, store, diff, image, lineage) {
             Ok(Some(image)) => finished.push((diff.name().clone(), image)),
@@ -87,7 +92,7 @@ pub(crate) fn ship(engine: &Engine, store: &Store, sealed: &SealedGeneration) ->
         return Ok(Shipped::Interrupted);
     }
     let point = store
-        .commit_point(PointDraft {
+        .commit_point(NewPoint {
             group: engine.name.clone(),
             disks: finished,
             at: sealed.at,
@@ -131,11 +136,11 @@ enum Failed {
 /// `None` if the end has come.
 fn ship_disk(
     engine: &Engine,
-    store: &Store,
+    store: &TargetWriter,
     diff: &SealedDiff,
     base: ImageRef,
     lineage: Lineage,
-) -> std::result::Result<Option<FinishedImage>, Failed> {
+) -> std::result::Result<Option<TargetImage>, Failed> {
     let failed = |e| Failed::Target(target_error(engine, "ship the diff")(e));
     let reader = diff
         .reader()
@@ -149,7 +154,7 @@ fn ship_disk(
             return Ok(None);
         }
         put_run(&mut writer, &reader, diff, run, &mut bytes).map_err(|failure| match failure {
-            RunFailed::Store(error) => failed(error),
+            RunFailed::Target(error) => failed(error),
             RunFailed::Diff(why) => Failed::Diff(why),
         })?;
         engine.slow_ship(bytes_of(run));
@@ -172,19 +177,19 @@ fn bytes_of(run: Run) -> u64 {
 }
 
 enum RunFailed {
-    Store(store::StoreError),
+    Target(WriteError),
     Diff(String),
 }
 
 fn put_run(
-    writer: &mut ImageWriter,
+    writer: &mut TargetImageWriter,
     reader: &DiffReader,
     diff: &SealedDiff,
     run: Run,
     bytes: &mut Vec<u8>,
 ) -> std::result::Result<(), RunFailed> {
     match run.content {
-        RunContent::Zero => writer.zero(run.granules).map_err(RunFailed::Store),
+        RunContent::Zero => writer.zero(run.granules).map_err(RunFailed::Target),
         RunContent::Data => {
             bytes.resize(index(run.granules.count() * GRANULE), 0);
             reader.read(run.granules, bytes).map_err(|error| {
@@ -195,7 +200,7 @@ fn put_run(
             })?;
             writer
                 .put(run.granules.start, bytes)
-                .map_err(RunFailed::Store)
+                .map_err(RunFailed::Target)
         }
     }
 }

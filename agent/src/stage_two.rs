@@ -13,13 +13,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Around, Store};
+use store::Around;
 use tracing::{debug, info, warn};
 
 use crate::engine::{Engine, Shared, Stop};
 use crate::seed::Seeded;
 use crate::ship::Shipped;
 use crate::target::Missing;
+use crate::target_writer::{TargetWriter, WriteError};
 use crate::trouble::Step;
 use crate::{Error, Kind, Result, seed, ship};
 
@@ -37,12 +38,12 @@ enum Round {
 }
 
 /// Works until the end.
-pub(crate) fn run(engine: &Engine, opened: Option<Store>) {
+pub(crate) fn run(engine: &Engine, opened: Option<TargetWriter>) {
     work(engine, opened);
     engine.open_target.given_up();
 }
 
-fn work(engine: &Engine, opened: Option<Store>) {
+fn work(engine: &Engine, opened: Option<TargetWriter>) {
     let mut store = opened;
     if let Some(store) = &store {
         engine.open_target.opened(store);
@@ -93,18 +94,18 @@ fn work(engine: &Engine, opened: Option<Store>) {
 }
 
 /// Whether the store must be opened again before it is of use.
-fn needs_opening(engine: &Engine, store: Option<&Store>, error: &Error) -> bool {
+fn needs_opening(engine: &Engine, store: Option<&TargetWriter>, error: &Error) -> bool {
     if engine.target.has_locks() {
         // What a failed sync left is known only to who opens the store again. That there is no room is known;
         // and opening it takes some.
         return !error.is_full();
     }
     // A request that failed leaves nothing open; and opening a bucket reads much.
-    let latched = store.is_some_and(Store::must_be_opened_again);
+    let latched = store.is_some_and(TargetWriter::must_be_opened_again);
     latched || error.kind() == Kind::Fenced
 }
 
-fn round(engine: &Engine, store: &mut Option<Store>) -> Result<Round> {
+fn round(engine: &Engine, store: &mut Option<TargetWriter>) -> Result<Round> {
     let store = match store {
         Some(open) => open,
         None => {
@@ -139,12 +140,12 @@ fn round(engine: &Engine, store: &mut Option<Store>) -> Result<Round> {
 }
 
 /// Opens the target to write, and notes what is there.
-fn open(engine: &Engine) -> Result<Store> {
+fn open(engine: &Engine) -> Result<TargetWriter> {
     open_first(engine).inspect_err(|error| engine.fails(Step::OpenTarget, error))
 }
 
 /// The same, where whoever starts the protection is told of a failure.
-pub(crate) fn open_first(engine: &Engine) -> Result<Store> {
+pub(crate) fn open_first(engine: &Engine) -> Result<TargetWriter> {
     let missing = match engine.had_point() {
         true => Missing::Refuse,
         false => Missing::Create,
@@ -154,16 +155,16 @@ pub(crate) fn open_first(engine: &Engine) -> Result<Store> {
         ..Around::new(Arc::clone(&engine.world.clock))
     };
     let store = engine.target.writer(&around, missing)?;
+    engine.note_target(&store)?;
     engine.works(Step::OpenTarget);
-    engine.note_target(&store);
     debug!(group = %engine.name, target = %engine.target, "target opened");
     Ok(store)
 }
 
 /// Nothing was cut yet that could be shipped: go on from what the target has, or copy the disks.
-fn find_base(engine: &Engine, store: &Store) -> Result<Round> {
+fn find_base(engine: &Engine, store: &TargetWriter) -> Result<Round> {
     let lineage = engine.group.lineage();
-    let held = engine.held(store);
+    let held = engine.held(store)?;
     if engine.has_base(&held) {
         // A seed that is complete, without a point: its first cut is still to come.
         let first_cut = held.point.is_none() && engine.group.sealed().is_empty();
@@ -191,11 +192,8 @@ fn find_base(engine: &Engine, store: &Store) -> Result<Round> {
 }
 
 /// Wraps a failure of the target.
-pub(crate) fn target_error(
-    engine: &Engine,
-    doing: &'static str,
-) -> impl Fn(store::StoreError) -> Error {
-    engine.target.failed(doing)
+pub(crate) fn target_error(engine: &Engine, doing: &'static str) -> impl Fn(WriteError) -> Error {
+    engine.target.unwritten(doing)
 }
 
 #[cfg(test)]

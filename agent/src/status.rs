@@ -7,9 +7,9 @@ use crate::api::{DiskStatus, GroupStatus, LadderStatus, Priority, Rung, SeedStat
 use crate::engine::gaps::gap_of_stopped;
 use crate::engine::{Engine, Stop};
 use crate::places::GroupPlace;
-use crate::rate::Rate;
 use crate::trouble::Step;
 use crate::world::World;
+use dd_target::Rate;
 
 /// Cuts that may wait for the target before the state says so: one that was just made is not late.
 const SEALED_USUAL: usize = 2;

@@ -6,12 +6,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use block::Clock;
+use dd_target::client::{Access, RemoteError, Vault, VaultUrl};
 use store::{
     Around, Backend, CheckOptions, CheckReport, RepairOptions, RepairPlan, Secret, Store,
     StoreError,
 };
 
 use crate::secret_file::SecretFile;
+use crate::target_writer::{TargetWriter, WriteError};
 use crate::{Error, Result};
 use place::Place;
 
@@ -54,7 +56,7 @@ impl Target {
     /// A directory of this machine, not encrypted.
     #[must_use]
     pub fn directory(path: PathBuf) -> Self {
-        let place = Place::Directory(path);
+        let place = Place::directory(path);
         let secret = None;
         Self { place, secret }
     }
@@ -100,6 +102,7 @@ impl Target {
 
     /// Opens a store that has the points of another target as its only writer; makes it if there is none.
     pub(crate) fn replica(&self, of: &Self, clock: &Arc<dyn Clock>) -> Result<Store> {
+        self.check_near()?;
         let around = self.around(clock)?;
         let other = of.backend()?;
         let open = || {
@@ -160,6 +163,7 @@ impl Target {
 
     /// Makes a store that is not encrypted.
     pub(crate) fn create(&self) -> Result<()> {
+        self.check_near()?;
         let created = self.place.make().and_then(|place| Store::create(&place));
         created.map_err(self.failed("create the store"))
     }
@@ -170,6 +174,7 @@ impl Target {
         secrets: &[(Secret, String)],
         clock: &Arc<dyn Clock>,
     ) -> Result<()> {
+        self.check_near()?;
         let around = Around::new(Arc::clone(clock));
         let created = self
             .place
@@ -178,11 +183,28 @@ impl Target {
         created.map_err(self.failed("create the store"))
     }
 
-    /// Opens the store as its only writer, for who brings it what guests wrote.
+    /// Opens it to add points: a store as its only writer, a vault beside others.
     ///
     /// # Errors
-    /// If it is encrypted and nothing opens it; `Retry` if another process writes to it; `Gone` if there is none and `missing` refuses that.
-    pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<Store> {
+    /// If it is encrypted and nothing opens it; `Retry` if another process writes to it; `Gone` if there is none and
+    /// `missing` refuses that. Whether a vault can be reached shows at the first request.
+    pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<TargetWriter> {
+        let Some(url) = self.vault() else {
+            return self.store(around, missing).map(TargetWriter::Store);
+        };
+        if self.secret.is_some() {
+            return Err(Error::usage(
+                format!("points of the vault `{url}` cannot be encrypted by this machine yet"),
+                "leave out the key or passphrase, or ship to a directory or a bucket",
+            ));
+        }
+        let vault = Vault::open(url, &Access::of_this_process());
+        vault
+            .map(TargetWriter::Vault)
+            .map_err(self.refused("open the vault"))
+    }
+
+    fn store(&self, around: &Around, missing: Missing) -> Result<Store> {
         let around = self.with_secret(around.clone())?;
         match self.try_writer(&around, missing) {
             Err(StoreError::NotAStore { .. }) if missing == Missing::Refuse => Err(Error::Gone {
@@ -220,12 +242,31 @@ impl Target {
 
     /// Whether whoever writes there holds a lock that goes with its process.
     pub(crate) fn has_locks(&self) -> bool {
-        matches!(self.place, Place::Directory(_))
+        self.place.has_locks()
     }
 
     /// Whether both are the same place, however it is written.
     pub(crate) fn is_same_place(&self, other: &Self) -> bool {
         self.place.is_same(&other.place)
+    }
+
+    /// The vault behind a server that it is, if it is one.
+    pub(crate) fn vault(&self) -> Option<&VaultUrl> {
+        match &self.place {
+            Place::Vault(url) => Some(url),
+            Place::Near(_) => None,
+        }
+    }
+
+    /// A vault's store is made by its server.
+    fn check_near(&self) -> Result<()> {
+        match self.vault() {
+            None => Ok(()),
+            Some(url) => Err(Error::usage(
+                format!("the store of the vault `{url}` is its server's"),
+                "vaults are made with `standin vault create`",
+            )),
+        }
     }
 
     fn try_writer(
@@ -270,6 +311,25 @@ impl Target {
             source,
         }
     }
+
+    /// The same of whoever adds points.
+    pub(crate) fn unwritten(&self, doing: &'static str) -> impl Fn(WriteError) -> Error {
+        let (of_store, of_vault) = (self.failed(doing), self.refused(doing));
+        move |error| match error {
+            WriteError::Store(error) => of_store(error),
+            WriteError::Vault(error) => of_vault(error),
+        }
+    }
+
+    /// The same of a server.
+    pub(crate) fn refused(&self, doing: &'static str) -> impl Fn(RemoteError) -> Error {
+        let target = self.to_string();
+        move |source| Error::Vault {
+            doing,
+            target: target.clone(),
+            source,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -286,8 +346,11 @@ mod tests {
             let bucket: Target = url.parse().expect("a bucket");
             assert_eq!(bucket.to_string(), "s3://bucket/x");
         }
+        let vault: Target = "https://host:7443/web".parse().expect("a vault");
+        assert_eq!(vault.to_string(), "https://host:7443/web");
         for (url, word) in [
-            ("https://host:1/vault", "not supported yet"),
+            ("https://host/vault", "PORT"),
+            ("http://host:1/vault", "TLS"),
             ("s3:///x", "no bucket"),
             ("s3:bucket", "no bucket"),
             ("gs://bucket/x", "yet"),

@@ -13,6 +13,12 @@ use store::{PointId, PointRef, Policy};
 
 use crate::commands::{Since, Span, Until};
 
+pub(crate) use network::{
+    Shown, TargetArgs, TargetCommand, TargetServe, TokenArgs, TokenCommand, TokensOf, VaultArgs,
+    VaultCommand,
+};
+
+mod network;
 mod targets;
 
 /// Keeps a stand-in for every virtual disk: a second copy, seconds old, that can be verified,
@@ -26,6 +32,8 @@ pub(crate) struct Args {
     /// Say more on standard error; twice: every request. RUST_LOG overrides it.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
     #[command(flatten)]
     pub(crate) secret: Secret,
     #[command(subcommand)]
@@ -105,6 +113,12 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Serve a point as NBD disks, at once.
     Serve(Serve),
+    /// Serve vaults to other machines.
+    Target(TargetArgs),
+    /// Make and see the vaults of a server.
+    Vault(VaultArgs),
+    /// Make, see and take back the tokens of a server.
+    Token(TokenArgs),
     /// See the whole story on this machine, in about a minute.
     Demo(Demo),
 }
@@ -120,7 +134,7 @@ pub(crate) struct Protect {
     /// Read and write the DISKs past this machine's page cache (O_DIRECT): guests have one of their own.
     #[arg(long)]
     pub(crate) direct: bool,
-    /// Where points go: dir:PATH or s3://BUCKET/PREFIX.
+    /// Where points go: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Name of the group; the stem of the first DISK if left out.
@@ -233,7 +247,7 @@ pub(crate) struct Store {
 pub(crate) enum StoreCommand {
     /// Make a store of an empty directory. `standin protect` does that by itself.
     Init {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         target: Target,
         /// Encrypt what it will hold: AES-256-GCM, before it leaves this machine. --key-file or --passphrase-file opens it;
         /// a key file that is not there is made.
@@ -247,12 +261,12 @@ pub(crate) enum StoreCommand {
     Key(Key),
     /// What a store holds.
     Status {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         target: Target,
     },
     /// What holds the space of a store, of a point or of a chunk, and when it can be free.
     Explain {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         target: Target,
         /// This point: GROUP@NUMBER or GROUP@latest.
         #[arg(long, value_name = "POINT")]
@@ -266,7 +280,7 @@ pub(crate) enum StoreCommand {
     },
     /// Collect garbage: what no point needs any more. `standin protect` does that by itself.
     Gc {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         target: Target,
         /// Only say what would be done.
         #[arg(long)]
@@ -309,7 +323,7 @@ pub(crate) enum StoreCommand {
     },
     /// Read and check every object, heal what bit rot has damaged, and name what is lost.
     Scrub {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         target: Target,
         /// Trust the checksums that were made with the objects; do not decompress and hash every chunk.
         #[arg(long)]
@@ -405,7 +419,7 @@ pub(crate) enum RetentionCommand {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Asked {
-    /// The target: dir:PATH or s3://BUCKET/PREFIX.
+    /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Only points of this group.
@@ -523,7 +537,7 @@ pub(crate) struct Point {
 pub(crate) enum PointCommand {
     /// The points on a target, oldest first.
     List {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// Only those of this group.
@@ -534,7 +548,7 @@ pub(crate) enum PointCommand {
     Show {
         /// GROUP@NUMBER or GROUP@latest.
         point: PointRef,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
     },
@@ -546,7 +560,7 @@ pub(crate) enum PointCommand {
         /// Every point on the target.
         #[arg(long)]
         all: bool,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
     },
@@ -556,7 +570,7 @@ pub(crate) enum PointCommand {
         /// GROUP@NUMBER.
         #[arg(required = true)]
         points: Vec<PointId>,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// How long they can be brought back.
@@ -575,7 +589,7 @@ pub(crate) enum PointCommand {
     Undelete {
         /// GROUP@NUMBER.
         point: PointId,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
         #[command(flatten)]
@@ -585,7 +599,7 @@ pub(crate) enum PointCommand {
     Hold {
         /// GROUP@NUMBER or GROUP@latest.
         point: PointRef,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// Why.
@@ -601,7 +615,7 @@ pub(crate) enum PointCommand {
     Lock {
         /// GROUP@NUMBER or GROUP@latest.
         point: PointRef,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
         /// Until when: a time as in 2027-01-31T00:00:00Z, or for how long from now, as in 30d.
@@ -616,7 +630,7 @@ pub(crate) enum PointCommand {
         a: PointRef,
         /// GROUP@NUMBER or GROUP@latest.
         b: PointRef,
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
         #[arg(long, value_name = "URL")]
         target: Target,
     },
@@ -630,7 +644,7 @@ pub(crate) struct Import {
     /// read (qemu-nbd: qcow2, VHDX).
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<ImageSource>,
-    /// The target: dir:PATH or s3://BUCKET/PREFIX. A store is made there if there is none.
+    /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT. A store is made there if there is none.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Name of the group; the stem of the first IMAGE if left out. No group of a protection.
@@ -661,7 +675,7 @@ pub(crate) struct Replicate {
 pub(crate) struct Restore {
     /// GROUP@NUMBER or GROUP@latest.
     pub(crate) point: PointRef,
-    /// The target: dir:PATH or s3://BUCKET/PREFIX.
+    /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// A file that does not exist yet, or a block device (with --force).
@@ -685,7 +699,7 @@ pub(crate) struct Restore {
 pub(crate) struct Serve {
     /// GROUP@NUMBER or GROUP@latest.
     pub(crate) point: PointRef,
-    /// The target: dir:PATH or s3://BUCKET/PREFIX.
+    /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// Where to serve: unix:PATH, tcp:HOST:PORT or activation; may be repeated.

@@ -14,6 +14,9 @@ mod retention;
 mod serve;
 mod status;
 mod store;
+mod target;
+mod token;
+mod vault;
 
 use agent::{Chore, Done, Progress, Result, Target, World};
 
@@ -32,6 +35,9 @@ pub(crate) use retention::retention;
 pub(crate) use serve::{scratch_dir, serve};
 pub(crate) use status::status;
 pub(crate) use store::{Span, store};
+pub(crate) use target::target;
+pub(crate) use token::token;
+pub(crate) use vault::vault;
 
 /// The world that commands run in.
 fn world() -> Result<World> {

@@ -12,6 +12,7 @@
 use std::process::ExitCode;
 
 use agent::{Kind, Problem};
+use dd_target::client::RemoteError;
 
 use crate::printer::Printer;
 
@@ -26,12 +27,13 @@ pub(crate) fn code(done: anyhow::Result<()>, printer: &Printer) -> ExitCode {
 }
 
 fn problem(error: &anyhow::Error) -> Problem {
-    let known = error.downcast_ref::<agent::Error>();
-    Problem {
-        error: agent::chain(error.as_ref()),
-        kind: known.map_or(Kind::Failed, agent::Error::kind),
-        hint: known.and_then(agent::Error::hint),
-    }
+    let (kind, hint) = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(known), _) => (agent::Error::kind(known), agent::Error::hint(known)),
+        (_, Some(known)) => (RemoteError::kind(known), RemoteError::hint(known)),
+        _ => (Kind::Failed, None),
+    };
+    let error = agent::chain(error.as_ref());
+    Problem { error, kind, hint }
 }
 
 fn number(kind: Kind) -> u8 {

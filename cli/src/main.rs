@@ -26,7 +26,10 @@ use crate::printer::Printer;
 
 fn main() -> std::process::ExitCode {
     let mut args = Args::parse();
-    let chatty = matches!(args.command, Command::Protect(_) | Command::Serve(_));
+    let chatty = matches!(
+        args.command,
+        Command::Protect(_) | Command::Serve(_) | Command::Target(_)
+    );
     logging::start(args.verbose, chatty);
     let printer = Printer::new(args.json);
     if let Some(target) = args.command.target() {
@@ -35,6 +38,7 @@ fn main() -> std::process::ExitCode {
             Err(error) => return exit::code(Err(error.into()), &printer),
         }
     }
+    args.shown.access().show();
     let done = match args.command {
         Command::Protect(args) => commands::protect(*args, &printer).map_err(Into::into),
         Command::Cut(args) => commands::cut(&args, &printer).map_err(Into::into),
@@ -47,6 +51,9 @@ fn main() -> std::process::ExitCode {
         Command::Replicate(args) => commands::replicate(args, &printer).map_err(Into::into),
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
+        Command::Target(args) => commands::target(args, &printer),
+        Command::Vault(args) => commands::vault(args, &printer),
+        Command::Token(args) => commands::token(args, &printer),
         Command::Demo(args) => demo::run(&args, &printer),
     };
     exit::code(done, &printer)

@@ -11,11 +11,15 @@ use std::time::Duration;
 use block::Space;
 
 #[cfg(feature = "bucket")]
+pub use blocks::{BLOCK, Blocks, Known};
+#[cfg(feature = "bucket")]
 pub use bucket::{Bucket, InvalidBucket};
 pub use directory::Directory;
 #[cfg(feature = "conformance")]
 pub use watched::{Watch, Watched};
 
+#[cfg(feature = "bucket")]
+mod blocks;
 #[cfg(feature = "bucket")]
 mod bucket;
 #[cfg(feature = "conformance")]
@@ -176,7 +180,8 @@ fn within(len: u64, len_max: u64) -> io::Result<u64> {
 const SECTOR: usize = 4096;
 
 /// Whether a disk says that it has lost what it was asked for.
-pub(crate) fn is_damage(error: &std::io::Error) -> bool {
+#[must_use]
+pub fn is_damage(error: &std::io::Error) -> bool {
     /// EIO, EBADMSG, EILSEQ, ENODATA, EUCLEAN.
     const CODES: [i32; 5] = [5, 74, 84, 61, 117];
     let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);

@@ -133,6 +133,12 @@ impl Fingerprint {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The fingerprint with these bytes, of whoever says that a chunk has it.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

@@ -21,3 +21,4 @@ mod seed;
 mod soak;
 mod trouble;
 mod upkeep;
+mod wire;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use block::{Dir, OsDir, UnixNanos};
 use splitter::{Cut, CutError, Generation, Group, How, Lineage};
-use store::{PointRecord, Store};
+use store::PointRecord;
 use tracing::warn;
 
 use super::Engine;
@@ -113,9 +113,8 @@ impl Engine {
     }
 
     /// The newest points that the target has of this group, whatever their history.
-    pub(super) fn note_found(&self, store: &Store) {
-        let points = store.points();
-        let mut of_group = points.iter().rev().filter(|p| *p.group() == self.name);
+    pub(super) fn note_found(&self, found: &[Arc<PointRecord>]) {
+        let mut of_group = found.iter();
         let (Some(newest), older) = (of_group.next(), of_group.next()) else {
             return;
         };

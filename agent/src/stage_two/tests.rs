@@ -20,10 +20,11 @@ use crate::engine::{Policy, SCHEDULED_TRIES};
 use crate::hooks::HookOptions;
 use crate::limits::Limits;
 use crate::places::{Record, StateRoot};
-use crate::rate::Rate;
 use crate::schedule::Every;
 use crate::target::Target;
+use crate::target_writer::TargetWriter;
 use crate::world::World;
+use dd_target::Rate;
 
 /// Sizes of the disks; the last one ends in the middle of a granule.
 const SIZES: [u64; 2] = [360 << 10, (40 << 10) + 512];
@@ -44,7 +45,7 @@ struct Bench {
     /// Which of the targets is used.
     target: usize,
     engine: Option<Engine>,
-    store: Option<Store>,
+    store: Option<TargetWriter>,
     /// What the disks were when a generation was cut, or was about to be.
     moments: BTreeMap<(Lineage, Generation), Vec<Image>>,
     /// Points that were seen listed on each target: they stay.
@@ -233,7 +234,7 @@ impl Bench {
     /// One step of stage two, as its thread takes it.
     fn step(&mut self) -> Option<Round> {
         if self.store.is_none() {
-            self.store = self.open_store().ok();
+            self.store = self.open_store().ok().map(TargetWriter::Store);
         }
         self.store.as_ref()?;
         let engine = self.engine.as_ref().expect("it runs");
@@ -331,7 +332,7 @@ impl Bench {
         let newest = self
             .store
             .as_ref()
-            .and_then(|store| store.newest(&engine.name));
+            .and_then(|target| target.store()?.newest(&engine.name));
         let Some(newest) = newest else { return false };
         let moment = (Lineage(newest.lineage), Generation(newest.generation));
         let last = (

@@ -6,47 +6,42 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use block::{Dir, OsDir};
-use store::{Backend, Bucket, Directory, StoreError};
+use dd_target::client::{Access, InvalidUrl, Objects, VaultUrl};
+use store::{Backend, StoreError};
 
 use crate::{Error, Result};
 
 /// A place that keeps a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A directory of this machine: `dir:PATH`.
-    Directory(PathBuf),
-    /// A bucket: `s3://BUCKET/PREFIX`. How to get there says the environment, in the variables of AWS.
-    Bucket(String),
+    /// One that this process opens itself.
+    Near(dd_target::Place),
+    /// A vault behind a server: `https://HOST:PORT/VAULT`. What is shown to the server is the process's [`Access`].
+    Vault(VaultUrl),
 }
 
 impl FromStr for Place {
     type Err = Error;
 
     fn from_str(url: &str) -> Result<Self> {
-        let refuse = |why| {
-            let url = url.to_owned();
-            Err(Error::Target { url, why })
+        let refuse = |url: &str, why| Error::Target {
+            url: url.to_owned(),
+            why,
         };
-        match url.split_once(':') {
-            Some(("dir", "")) => refuse("the path is empty"),
-            Some(("dir", path)) => Ok(Self::Directory(PathBuf::from(path))),
-            Some(("https" | "http", _)) => refuse("stores behind a server are not supported yet"),
-            Some(("s3", rest)) => match (Bucket::check_url(url), rest.rsplit_once('@')) {
-                (Ok(()), _) => Ok(Self::Bucket(url.trim_end_matches('/').to_owned())),
-                (Err(_), None) => {
-                    refuse("it names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
-                }
-                // What stands before the `@` is not repeated.
-                (Err(_), Some((_, bucket))) => Err(Error::Target {
-                    url: format!("s3://...@{bucket}"),
-                    why: "it names no bucket: keys belong into the environment, not into the URL",
-                }),
-            },
-            Some(("gs" | "az", _)) => refuse(
-                "of object stores, only those that speak the protocol of S3 are supported yet",
-            ),
-            _ => refuse("it begins neither with `dir:` nor with `s3://`"),
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("https") => {
+                let vault = url.parse().map(Self::Vault);
+                vault.map_err(|e: InvalidUrl| refuse(e.url(), e.why))
+            }
+            Some("http") => Err(refuse(url, "vaults are reached by TLS only: https://")),
+            Some("dir" | "s3" | "gs" | "az") => {
+                let near = url.parse().map(Self::Near);
+                near.map_err(|e: dd_target::InvalidPlace| refuse(&e.url, e.why))
+            }
+            _ => Err(refuse(
+                url,
+                "it begins neither with `dir:` nor with `s3://` nor with `https://`",
+            )),
         }
     }
 }
@@ -54,27 +49,35 @@ impl FromStr for Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(path) => write!(f, "dir:{}", path.display()),
-            Self::Bucket(url) => f.write_str(url),
+            Self::Near(place) => place.fmt(f),
+            Self::Vault(url) => url.fmt(f),
         }
     }
 }
 
 impl Place {
+    pub(super) fn directory(path: PathBuf) -> Self {
+        Self::Near(dd_target::Place::Directory(path))
+    }
+
     /// The same place, independent of the current directory.
     pub(super) fn absolute(&self) -> Self {
         match self {
-            Self::Directory(path) => {
-                Self::Directory(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-            }
-            Self::Bucket(_) => self.clone(),
+            Self::Near(place) => Self::Near(place.absolute()),
+            Self::Vault(_) => self.clone(),
         }
+    }
+
+    /// Whether whoever writes there holds a lock that goes with its process.
+    pub(super) fn has_locks(&self) -> bool {
+        matches!(self, Self::Near(dd_target::Place::Directory(_)))
     }
 
     /// Whether both are the same, however they are written.
     pub(super) fn is_same(&self, other: &Self) -> bool {
+        use dd_target::Place::Directory;
         match (self, other) {
-            (Self::Directory(a), Self::Directory(b)) => {
+            (Self::Near(Directory(a)), Self::Near(Directory(b))) => {
                 let [a, b] =
                     [a, b].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
                 a == b
@@ -83,47 +86,26 @@ impl Place {
         }
     }
 
-    /// The place, where it is there.
+    /// The place, where it is there; a vault's is for reading.
     pub(super) fn open(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
         match self {
-            Self::Directory(path) => match OsDir::open(path) {
-                Ok(dir) => Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let dir = path.display().to_string();
-                    Err(StoreError::NotAStore { dir })
-                }
-                Err(error) => Err(open_error(path.display().to_string(), error)),
-            },
-            Self::Bucket(url) => open_bucket(url),
+            Self::Near(place) => place.open(),
+            Self::Vault(url) => {
+                let objects = Objects::open(url, &Access::of_this_process());
+                objects.map_err(|error| StoreError::Io {
+                    verb: "open",
+                    object: url.to_string(),
+                    source: io::Error::other(error),
+                })
+            }
         }
     }
 
     /// The place; a directory is made if it is missing.
     pub(super) fn make(&self) -> std::result::Result<Arc<dyn Backend>, StoreError> {
         match self {
-            Self::Directory(path) => {
-                let dir = OsDir::create_all(path);
-                let dir = dir.map_err(|e| open_error(path.display().to_string(), e))?;
-                Ok(Directory::backend(&(Arc::new(dir) as Arc<dyn Dir>)))
-            }
-            Self::Bucket(url) => open_bucket(url),
+            Self::Near(place) => place.make(),
+            Self::Vault(_) => self.open(),
         }
-    }
-}
-
-fn open_bucket(url: &str) -> std::result::Result<Arc<dyn Backend>, StoreError> {
-    // What is no text is none of those that matter.
-    let settings = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let bucket = Bucket::s3(url, settings);
-    let bucket = bucket.map_err(|error| open_error(url.to_owned(), io::Error::other(error)))?;
-    Ok(Arc::new(bucket))
-}
-
-fn open_error(object: String, source: io::Error) -> StoreError {
-    StoreError::Io {
-        verb: "open",
-        object,
-        source,
     }
 }

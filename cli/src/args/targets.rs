@@ -21,7 +21,13 @@ impl Command {
             Self::Serve(args) => &mut args.target,
             // What is encrypted travels as it is: replication opens nothing.
             Self::Replicate(_) => return None,
-            Self::Cut(_) | Self::Status(_) | Self::Gaps(_) | Self::Demo(_) => return None,
+            Self::Cut(_)
+            | Self::Status(_)
+            | Self::Gaps(_)
+            | Self::Target(_)
+            | Self::Vault(_)
+            | Self::Token(_)
+            | Self::Demo(_) => return None,
         })
     }
 }

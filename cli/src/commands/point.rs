@@ -210,7 +210,7 @@ pub(crate) enum Until {
 }
 
 impl Until {
-    fn at(self, now: UnixNanos) -> UnixNanos {
+    pub(crate) fn at(self, now: UnixNanos) -> UnixNanos {
         match self {
             Self::At(at) => at,
             Self::For(span) => {

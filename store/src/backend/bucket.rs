@@ -27,12 +27,11 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
-use crate::backend::bucket::blocks::{BLOCK, Blocks, Known};
+use crate::backend::blocks::{BLOCK, Blocks, Known};
 use crate::backend::{Backend, within};
 
 pub use s3::InvalidBucket;
 
-mod blocks;
 mod s3;
 
 /// What is read of an object of which nothing is known: all of a small one.

@@ -82,7 +82,7 @@ impl fmt::Display for RateLimit {
 
 /// Keeps to a rate. Time comes from the caller.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     rate: Rate,
     state: Mutex<State>,
 }
@@ -100,13 +100,15 @@ impl Bucket {
     /// So much may be taken at once after a rest.
     const BURST: Duration = Duration::from_millis(100);
 
-    pub(crate) fn new(rate: Rate) -> Self {
+    /// A bucket that is empty.
+    #[must_use]
+    pub fn new(rate: Rate) -> Self {
         let state = Mutex::default();
         Self { rate, state }
     }
 
     /// Takes `bytes`. Returns how long the taker is to wait.
-    pub(crate) fn take(&self, bytes: u64, now: Duration) -> Duration {
+    pub fn take(&self, bytes: u64, now: Duration) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.bytes_per_s());
         let price = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let mut state = self.state.lock();

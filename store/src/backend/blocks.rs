@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::cache::ByteCache;
 
 /// Bytes of a block.
-pub(super) const BLOCK: u64 = 256 << 10;
+pub const BLOCK: u64 = 256 << 10;
 /// Blocks that are read at once, at most.
 const WINDOW_MAX: u64 = 16;
 /// Blocks that are left out where reading still goes on: several threads read one object, each a little ahead of another.
@@ -29,15 +29,16 @@ const BYTES_MAX: usize = 48 << 20;
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("is not zero");
 
 /// Blocks of objects, and how long those are.
-pub(super) struct Blocks {
+pub struct Blocks {
     known: Mutex<LruCache<String, Arc<Known>>>,
     next: AtomicU64,
     blocks: ByteCache<(u64, u64), Vec<u8>>,
 }
 
 /// An object that was seen.
-pub(super) struct Known {
-    pub(super) len: u64,
+pub struct Known {
+    /// Its length in bytes.
+    pub len: u64,
     /// Its own, and of nothing that had the name before.
     serial: u64,
     /// Held by the one that reads of it: others wait, and find what it brought.
@@ -64,12 +65,14 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    pub(super) fn known(&self, name: &str) -> Option<Arc<Known>> {
+    /// What is known of an object.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<Arc<Known>> {
         self.known.lock().get(name).map(Arc::clone)
     }
 
     /// Remembers an object of so many bytes.
-    pub(super) fn learn(&self, name: &str, len: u64) -> Arc<Known> {
+    pub fn learn(&self, name: &str, len: u64) -> Arc<Known> {
         let known = Arc::new(Known {
             len,
             serial: self.next.fetch_add(1, Ordering::Relaxed),
@@ -80,12 +83,15 @@ impl Blocks {
     }
 
     /// Nothing that is known of the name is believed any more.
-    pub(super) fn forget(&self, name: &str) {
+    pub fn forget(&self, name: &str) {
         self.known.lock().pop(name);
     }
 
     /// Fills `buf` from byte `offset` on, which is in the object; `get` asks for what is not in memory.
-    pub(super) fn read(
+    ///
+    /// # Errors
+    /// Those of `get`; `UnexpectedEof` if it brings less than was asked for.
+    pub fn read(
         &self,
         known: &Known,
         offset: u64,
@@ -143,7 +149,7 @@ impl Blocks {
     }
 
     /// Keeps the first bytes of an object: whole blocks, or all of it.
-    pub(super) fn begin(&self, known: &Known, bytes: &[u8]) {
+    pub fn begin(&self, known: &Known, bytes: &[u8]) {
         let window = (bytes.len() as u64).div_ceil(BLOCK);
         *known.reading.lock() = Reading {
             next: window,

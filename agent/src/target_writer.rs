@@ -1,0 +1,258 @@
+//! Who adds points to a target: a store that this process has open, or a vault behind a server.
+//!
+//! Rule: both do the same; what only a store can (reading images for the audit, chores) goes by [`TargetWriter::store`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use block::{GranuleRange, Name, UnixNanos};
+use dd_target::client::{
+    RemoteError, RemoteImage, RemoteImageWriter, RemotePoint, RemoteSeed, Vault,
+};
+use store::{
+    Base, Consistency, FinishedImage, ImageRef, ImageWriter, PointDraft, PointRecord, SeedDisk,
+    SeedDraft, SeedRecord, Store, StoreError,
+};
+
+use crate::base::Held;
+
+/// A target that points are added to.
+#[derive(Clone)]
+pub(crate) enum TargetWriter {
+    Store(Store),
+    Vault(Vault),
+}
+
+/// Why a target could not.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    Store(StoreError),
+    Vault(RemoteError),
+}
+
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<RemoteError> for WriteError {
+    fn from(error: RemoteError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+/// Writes one image.
+pub(crate) enum TargetImageWriter {
+    Store(Box<ImageWriter>),
+    Vault(RemoteImageWriter),
+}
+
+/// An image that is complete, but that no point or seed names yet.
+pub(crate) enum TargetImage {
+    Store(FinishedImage),
+    Vault(RemoteImage),
+}
+
+impl TargetImage {
+    pub(crate) fn image(&self) -> &ImageRef {
+        match self {
+            Self::Store(image) => image.image(),
+            Self::Vault(image) => image.image(),
+        }
+    }
+
+    fn of_store(&self) -> &FinishedImage {
+        match self {
+            Self::Store(image) => image,
+            Self::Vault(_) => unreachable!("a target's images are its own"),
+        }
+    }
+
+    fn of_vault(&self) -> &RemoteImage {
+        match self {
+            Self::Vault(image) => image,
+            Self::Store(_) => unreachable!("a target's images are its own"),
+        }
+    }
+}
+
+/// A point to be listed.
+pub(crate) struct NewPoint {
+    pub(crate) group: Name,
+    pub(crate) disks: Vec<(Name, TargetImage)>,
+    pub(crate) at: UnixNanos,
+    pub(crate) lineage: [u8; 16],
+    pub(crate) generation: u64,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) consistency: Consistency,
+}
+
+/// The progress of a first copy, to be saved.
+pub(crate) struct NewSeed<'a> {
+    pub(crate) group: &'a Name,
+    pub(crate) lineage: [u8; 16],
+    pub(crate) generation: u64,
+    pub(crate) disks: &'a [NewSeedDisk],
+}
+
+/// A disk of it.
+pub(crate) struct NewSeedDisk {
+    pub(crate) name: Name,
+    /// Granules below this one are copied.
+    pub(crate) cursor_granule: u64,
+    pub(crate) image: TargetImage,
+}
+
+type Written<T> = std::result::Result<T, WriteError>;
+
+impl TargetWriter {
+    /// The store, if this process has it open.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        match self {
+            Self::Store(store) => Some(store),
+            Self::Vault(_) => None,
+        }
+    }
+
+    /// The newest points of a group, newest first, whatever their history.
+    pub(crate) fn newest(&self, group: &Name) -> Written<Vec<Arc<PointRecord>>> {
+        Ok(match self {
+            Self::Store(store) => {
+                let points = store.points();
+                let of_group = points.iter().rev().filter(|p| p.group() == group);
+                of_group.take(2).cloned().collect()
+            }
+            Self::Vault(vault) => vault.points(group, None)?,
+        })
+    }
+
+    /// What it has that concerns a group's history.
+    pub(crate) fn held(&self, group: &Name, lineage: &[u8; 16]) -> Written<Held> {
+        Ok(match self {
+            Self::Store(store) => {
+                let own = |point: &Arc<PointRecord>| point.lineage == *lineage;
+                // Nearly always the newest point of the group; another one if somebody else shipped to it.
+                let newest = store.newest(group).filter(own);
+                let point = newest.or_else(|| {
+                    let points = store.points();
+                    let mut of_group = points.iter().rev().filter(|p| p.group() == group);
+                    of_group.find(|point| own(point)).cloned()
+                });
+                let seed = store.seed(group);
+                Held { point, seed }
+            }
+            Self::Vault(vault) => Held {
+                point: vault.points(group, Some(lineage))?.into_iter().next(),
+                seed: vault.seed(group)?,
+            },
+        })
+    }
+
+    /// A group's seed, if one is under way.
+    pub(crate) fn seed(&self, group: &Name) -> Written<Option<Arc<SeedRecord>>> {
+        Ok(match self {
+            Self::Store(store) => store.seed(group),
+            Self::Vault(vault) => vault.seed(group)?,
+        })
+    }
+
+    pub(crate) fn image_writer(&self, base: Base) -> Written<TargetImageWriter> {
+        Ok(match self {
+            Self::Store(store) => TargetImageWriter::Store(Box::new(store.image_writer(base)?)),
+            Self::Vault(vault) => TargetImageWriter::Vault(vault.image_writer(base)?),
+        })
+    }
+
+    pub(crate) fn commit_point(&self, new: NewPoint) -> Written<Arc<PointRecord>> {
+        match self {
+            Self::Store(store) => {
+                let disks = new.disks.iter();
+                let disks = disks
+                    .map(|(name, image)| (name.clone(), image.of_store().clone()))
+                    .collect();
+                Ok(store.commit_point(PointDraft {
+                    group: new.group,
+                    disks,
+                    at: new.at,
+                    lineage: new.lineage,
+                    generation: new.generation,
+                    labels: new.labels,
+                    consistency: new.consistency,
+                })?)
+            }
+            Self::Vault(vault) => {
+                let disks = new.disks.iter();
+                let disks: Vec<_> = disks
+                    .map(|(name, image)| (name.clone(), image.of_vault().clone()))
+                    .collect();
+                Ok(vault.commit_point(&RemotePoint {
+                    group: &new.group,
+                    disks: &disks,
+                    at: new.at,
+                    lineage: new.lineage,
+                    generation: new.generation,
+                    labels: &new.labels,
+                    consistency: new.consistency,
+                })?)
+            }
+        }
+    }
+
+    pub(crate) fn save_seed(&self, seed: &NewSeed<'_>) -> Written<()> {
+        match self {
+            Self::Store(store) => {
+                let disk = |disk: &NewSeedDisk| SeedDisk {
+                    name: disk.name.clone(),
+                    cursor_granule: disk.cursor_granule,
+                    image: disk.image.of_store().clone(),
+                };
+                Ok(store.save_seed(SeedDraft {
+                    group: seed.group.clone(),
+                    lineage: seed.lineage,
+                    generation: seed.generation,
+                    disks: seed.disks.iter().map(disk).collect(),
+                })?)
+            }
+            Self::Vault(vault) => {
+                let disks = seed.disks.iter();
+                Ok(vault.save_seed(&RemoteSeed {
+                    group: seed.group,
+                    lineage: seed.lineage,
+                    generation: seed.generation,
+                    disks: disks
+                        .map(|d| (&d.name, d.cursor_granule, d.image.of_vault()))
+                        .collect(),
+                })?)
+            }
+        }
+    }
+
+    /// Whether it must be opened again before it is of use.
+    pub(crate) fn must_be_opened_again(&self) -> bool {
+        self.store().is_some_and(Store::must_be_opened_again)
+    }
+}
+
+impl TargetImageWriter {
+    pub(crate) fn put(&mut self, first_granule: u64, data: &[u8]) -> Written<()> {
+        match self {
+            Self::Store(writer) => Ok(writer.put(first_granule, data)?),
+            Self::Vault(writer) => Ok(writer.put(first_granule, data)?),
+        }
+    }
+
+    pub(crate) fn zero(&mut self, granules: GranuleRange) -> Written<()> {
+        match self {
+            Self::Store(writer) => Ok(writer.zero(granules)?),
+            Self::Vault(writer) => Ok(writer.zero(granules)?),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Written<TargetImage> {
+        Ok(match self {
+            Self::Store(writer) => TargetImage::Store(writer.finish()?),
+            Self::Vault(writer) => TargetImage::Vault(writer.finish()?),
+        })
+    }
+}

@@ -1,0 +1,380 @@
+//! Writing an image through a server: hash here, ask what is lacking, send that.
+//!
+//! ```text
+//! put --> window of granules --> fingerprints --> ask --> what is lacking, packed by 32 --> regions
+//!            several at once        the server lays what it knows into the image at once
+//! ```
+//!
+//! Rule: each granule is written once. Requests overtake each other and may come twice, long after their connection broke;
+//! so which of two writes of a granule came last nobody could say. The first failure fails the image.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use block::{GRANULE, GranuleRange};
+use parking_lot::Mutex;
+use store::{ChunkCodec, Fingerprint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::api::{FinishedDraft, ZeroRanges};
+use crate::chain;
+use crate::client::RemoteError;
+use crate::client::connection::{Ask, Connection};
+use crate::client::vault::{RemoteImage, Vault};
+use crate::record;
+use crate::wire::{self, Entry};
+
+/// Granules that are asked for at once.
+const WINDOW: usize = 512;
+/// Windows under way at once.
+const WINDOWS_AT_ONCE: u32 = 6;
+/// Chunks of a region.
+const REGION: usize = 32;
+/// Ranges of zeroes that are told at once.
+const ZEROES: usize = 1024;
+/// Chunks that wait for another window to bring the same: beyond it all windows are waited for.
+const LATER_MAX: usize = 4096;
+/// Longest answer to zeroes, regions and an end.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+const CHUNK: usize = 4096;
+
+/// Writes one image of a vault. Dropped without [`finish`](Self::finish) it leaves nothing that counts.
+pub struct RemoteImageWriter {
+    sender: Arc<Sender>,
+    draft: String,
+    window: Window,
+    zeroes: Vec<(u64, u64)>,
+    /// What was written: the end of each range by its start.
+    written: BTreeMap<u64, u64>,
+}
+
+/// Granules and what they are to hold.
+#[derive(Default)]
+struct Window {
+    granules: Vec<u64>,
+    content: Vec<u8>,
+}
+
+/// A chunk that another window is bringing.
+struct Later {
+    granule: u64,
+    chunk: Vec<u8>,
+}
+
+/// What all windows share.
+struct Sender {
+    connection: Arc<Connection>,
+    path: String,
+    codec: ChunkCodec,
+    room: Arc<Semaphore>,
+    failed: Mutex<Failure>,
+    /// Chunks that some window is bringing.
+    bringing: Mutex<HashSet<Fingerprint>>,
+    later: Mutex<Vec<Later>>,
+}
+
+#[derive(Default)]
+enum Failure {
+    #[default]
+    None,
+    /// Nobody was told yet.
+    New(RemoteError),
+    Told(Arc<str>),
+}
+
+impl RemoteImageWriter {
+    pub(super) fn new(vault: &Vault, draft: String) -> Self {
+        let sender = Sender {
+            connection: Arc::clone(&vault.connection),
+            path: vault.path(&format!("drafts/{draft}")),
+            codec: ChunkCodec::plain(),
+            room: Arc::new(Semaphore::new(WINDOWS_AT_ONCE as usize)),
+            failed: Mutex::default(),
+            bringing: Mutex::default(),
+            later: Mutex::default(),
+        };
+        Self {
+            sender: Arc::new(sender),
+            draft,
+            window: Window::default(),
+            zeroes: Vec::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    /// Sets whole granules from `first_granule` on. `data` is a multiple of 4096 bytes; past the end of a disk whose last
+    /// granule is short it must be zeroes. Any order will do; each granule once.
+    ///
+    /// # Errors
+    /// `Invalid` for a call that is not as above; whatever a window met, then or before.
+    pub fn put(&mut self, first_granule: u64, data: &[u8]) -> Result<(), RemoteError> {
+        let (chunks, rest) = data.as_chunks::<CHUNK>();
+        if !rest.is_empty() {
+            return Err(RemoteError::Invalid(
+                "an image is written in whole granules",
+            ));
+        }
+        self.claim(first_granule, chunks.len() as u64)?;
+        for (granule, chunk) in (first_granule..).zip(chunks) {
+            self.window.granules.push(granule);
+            self.window.content.extend_from_slice(chunk);
+            if self.window.granules.len() == WINDOW {
+                self.dispatch()?;
+            }
+        }
+        self.sender.check()
+    }
+
+    /// Makes granules zero.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn zero(&mut self, granules: GranuleRange) -> Result<(), RemoteError> {
+        if granules.is_empty() {
+            return Ok(());
+        }
+        self.claim(granules.start, granules.count())?;
+        self.zeroes.push((granules.start, granules.end));
+        match self.zeroes.len() >= ZEROES {
+            true => self.tell_zeroes(),
+            false => self.sender.check(),
+        }
+    }
+
+    /// Completes the image: the vault holds every chunk of it.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn finish(mut self) -> Result<RemoteImage, RemoteError> {
+        self.dispatch()?;
+        self.tell_zeroes()?;
+        self.settle()?;
+        let ask = Ask::bytes(self.sender.path("finish"), Vec::new());
+        let finished: FinishedDraft = self.sender.connection.json(ask)?;
+        let image = record::image(&finished.image);
+        let nonsense = || self.sender.connection.nonsense("it is no image");
+        Ok(RemoteImage {
+            image: image.ok_or_else(nonsense)?,
+            text: finished.image,
+            draft: self.draft,
+        })
+    }
+
+    /// Notes that granules are written; refuses those that were.
+    fn claim(&mut self, start: u64, count: u64) -> Result<(), RemoteError> {
+        let past = RemoteError::Invalid("a write reaches past the end of the image");
+        let end = start.checked_add(count).ok_or(past)?;
+        let before = self.written.range(..end).next_back();
+        let before = before.map(|(start, end)| (*start, *end));
+        match before {
+            Some((_, known)) if known > start => Err(RemoteError::Invalid(
+                "a granule of an image is written twice",
+            )),
+            // In order, ranges stay one.
+            Some((first, known)) if known == start => {
+                self.written.insert(first, end);
+                Ok(())
+            }
+            _ => {
+                self.written.insert(start, end);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the window on its way, once there is room for it.
+    fn dispatch(&mut self) -> Result<(), RemoteError> {
+        self.sender.check()?;
+        if self.window.granules.is_empty() {
+            return Ok(());
+        }
+        let window = std::mem::take(&mut self.window);
+        let permit = self.sender.wait_for(1)?;
+        let sender = Arc::clone(&self.sender);
+        self.sender.connection.begin(async move {
+            if let Err(error) = sender.send(window).await {
+                sender.fail(error);
+            }
+            drop(permit);
+        });
+        let many = self.sender.later.lock().len() > LATER_MAX;
+        match many {
+            true => self.settle(),
+            false => Ok(()),
+        }
+    }
+
+    fn tell_zeroes(&mut self) -> Result<(), RemoteError> {
+        self.sender.check()?;
+        let ranges = std::mem::take(&mut self.zeroes);
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let mut ask = Ask::post(self.sender.path("zero"), &ZeroRanges { ranges });
+        ask.again = true;
+        self.sender.connection.ask(ask, ANSWER_BYTES_MAX).map(drop)
+    }
+
+    /// Waits for all windows, and brings what waited for one of them.
+    fn settle(&mut self) -> Result<(), RemoteError> {
+        drop(self.sender.wait_for(WINDOWS_AT_ONCE)?);
+        self.sender.check()?;
+        let later = std::mem::take(&mut *self.sender.later.lock());
+        for some in later.chunks(WINDOW) {
+            let window = Window {
+                granules: some.iter().map(|later| later.granule).collect(),
+                content: some
+                    .iter()
+                    .flat_map(|later| &later.chunk)
+                    .copied()
+                    .collect(),
+            };
+            let sender = Arc::clone(&self.sender);
+            self.sender
+                .connection
+                .wait(async move { sender.send(window).await })?;
+        }
+        // Two of the same that the vault has let go of meanwhile.
+        let more = !self.sender.later.lock().is_empty();
+        match more {
+            true => self.settle(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Sender {
+    fn path(&self, call: &str) -> String {
+        format!("{}/{call}", self.path)
+    }
+
+    fn fail(&self, error: RemoteError) {
+        let mut failed = self.failed.lock();
+        if matches!(*failed, Failure::None) {
+            *failed = Failure::New(error);
+        }
+    }
+
+    /// The first failure, as it is the first time, and by name later.
+    fn check(&self) -> Result<(), RemoteError> {
+        let mut failed = self.failed.lock();
+        match std::mem::take(&mut *failed) {
+            Failure::None => Ok(()),
+            Failure::New(error) => {
+                *failed = Failure::Told(chain(&error).into());
+                Err(error)
+            }
+            Failure::Told(first) => {
+                *failed = Failure::Told(Arc::clone(&first));
+                Err(RemoteError::ImageFailed { first })
+            }
+        }
+    }
+
+    /// Waits until so many windows may begin.
+    fn wait_for(&self, windows: u32) -> Result<OwnedSemaphorePermit, RemoteError> {
+        let room = Arc::clone(&self.room);
+        let closed = |_| RemoteError::Invalid("the image was given up");
+        self.connection
+            .wait(async move { room.acquire_many_owned(windows).await.map_err(closed) })
+    }
+
+    /// Brings a window into the image.
+    async fn send(self: &Arc<Self>, window: Window) -> Result<(), RemoteError> {
+        let codec = self.codec.clone();
+        let (window, prints) = self
+            .compute(move || {
+                let prints = codec.fingerprints(&window.content);
+                (window, prints)
+            })
+            .await?;
+        let entries: Vec<Entry> = window.granules.iter().copied().zip(prints).collect();
+        let lacking = self.ask(&entries).await?;
+        let mine = self.divide(&window, &entries, &lacking);
+        if mine.is_empty() {
+            return Ok(());
+        }
+        let prints: Vec<_> = mine.iter().map(|at| entries[*at].1).collect();
+        let codec = self.codec.clone();
+        let body = self
+            .compute(move || pack(&codec, &window, &entries, &mine))
+            .await;
+        let sent = match body {
+            Ok(body) => self.bring(body).await,
+            Err(error) => Err(error),
+        };
+        let mut bringing = self.bringing.lock();
+        for print in &prints {
+            bringing.remove(print);
+        }
+        sent
+    }
+
+    async fn ask(&self, entries: &[Entry]) -> Result<Vec<bool>, RemoteError> {
+        let mut body = Vec::new();
+        entries
+            .iter()
+            .for_each(|entry| wire::put_entry(&mut body, entry));
+        let ask = Ask::bytes(self.path("ask"), body);
+        let answer = self.connection.send(&ask, WINDOW).await?;
+        let lacking = wire::lacking(&answer.body, entries.len());
+        lacking.ok_or_else(|| {
+            self.connection
+                .nonsense("it has not a bit for each granule")
+        })
+    }
+
+    async fn bring(&self, body: Vec<u8>) -> Result<(), RemoteError> {
+        let ask = Ask::bytes(self.path("regions"), body);
+        self.connection.send(&ask, ANSWER_BYTES_MAX).await.map(drop)
+    }
+
+    /// Which of the lacking chunks this window brings; the others come with another one, or twice in this one.
+    fn divide(&self, window: &Window, entries: &[Entry], lacking: &[bool]) -> Vec<usize> {
+        let mut mine = Vec::new();
+        let mut bringing = self.bringing.lock();
+        let mut later = self.later.lock();
+        for (at, (granule, print)) in entries.iter().enumerate().filter(|(at, _)| lacking[*at]) {
+            if bringing.insert(*print) {
+                mine.push(at);
+            } else {
+                let chunk = chunk(window, at).to_vec();
+                let granule = *granule;
+                later.push(Later { granule, chunk });
+            }
+        }
+        mine
+    }
+
+    /// Does what takes a processor, on a thread that may.
+    async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, RemoteError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_| RemoteError::Invalid("packing has panicked"))
+    }
+}
+
+fn chunk(window: &Window, at: usize) -> &[u8] {
+    &window.content[at * CHUNK..(at + 1) * CHUNK]
+}
+
+/// Frames of what is lacking.
+fn pack(codec: &ChunkCodec, window: &Window, entries: &[Entry], mine: &[usize]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for some in mine.chunks(REGION) {
+        let raw: Vec<u8> = some
+            .iter()
+            .flat_map(|at| chunk(window, *at))
+            .copied()
+            .collect();
+        let entries: Vec<Entry> = some.iter().map(|at| entries[*at]).collect();
+        wire::put_frame(&mut body, &entries, &codec.pack(raw));
+    }
+    body
+}
+
+/// Both are the same.
+const _: () = assert!(CHUNK as u64 == GRANULE);

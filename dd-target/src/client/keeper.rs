@@ -1,0 +1,106 @@
+//! A server, to who looks after it: vaults, tokens, chores, the audit log.
+
+use std::sync::Arc;
+
+use block::Name;
+use reqwest::Method;
+
+use crate::api::{
+    CreatedToken, NewToken, NewVault, Token, TokenList, Vault, VaultFigures, VaultList,
+};
+use crate::chore::{Chore, Done};
+use crate::client::connection::{Ask, Connection};
+use crate::client::{Access, RemoteError, ServerUrl};
+use crate::server::AuditPage;
+
+/// A server.
+pub struct Remote {
+    connection: Arc<Connection>,
+}
+
+impl Remote {
+    /// Makes ready to ask a server.
+    ///
+    /// # Errors
+    /// If there is nothing to show to it. Whether it can be reached shows at the first request.
+    pub fn open(server: &ServerUrl, access: &Access) -> Result<Self, RemoteError> {
+        let connection = Connection::open(server, access)?;
+        Ok(Self { connection })
+    }
+
+    /// The vaults that may be seen.
+    ///
+    /// # Errors
+    /// If the server cannot be reached, or refuses; so of all calls here.
+    pub fn vaults(&self) -> Result<Vec<Vault>, RemoteError> {
+        let list: VaultList = self.connection.json(Ask::get("/v1/vaults".into()))?;
+        Ok(list.vaults)
+    }
+
+    /// Makes a vault.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults); if there is one of this name.
+    pub fn create_vault(&self, new: &NewVault) -> Result<Vault, RemoteError> {
+        self.connection.json(Ask::post("/v1/vaults".into(), new))
+    }
+
+    /// A vault, and what it holds.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults).
+    pub fn vault(&self, vault: &Name) -> Result<VaultFigures, RemoteError> {
+        let mut ask = Ask::get(format!("/v1/vaults/{vault}"));
+        // It may have to be opened.
+        ask.patience = None;
+        self.connection.json(ask)
+    }
+
+    /// Does a chore on a vault; as long as it takes.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults), and whatever the chore meets.
+    pub fn chore(&self, vault: &Name, chore: &Chore) -> Result<Done, RemoteError> {
+        let mut ask = Ask::post(format!("/v1/vaults/{vault}/chores"), chore);
+        ask.patience = None;
+        self.connection.json(ask)
+    }
+
+    /// All tokens.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults).
+    pub fn tokens(&self) -> Result<Vec<Token>, RemoteError> {
+        let list: TokenList = self.connection.json(Ask::get("/v1/tokens".into()))?;
+        Ok(list.tokens)
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults).
+    pub fn create_token(&self, new: &NewToken) -> Result<CreatedToken, RemoteError> {
+        self.connection.json(Ask::post("/v1/tokens".into(), new))
+    }
+
+    /// Takes a token back.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults); if there is none of this id.
+    pub fn revoke_token(&self, id: &str) -> Result<Token, RemoteError> {
+        let legal = id.chars().all(|c| c.is_ascii_alphanumeric());
+        let id = if legal { id } else { "unknown" };
+        let mut ask = Ask::get(format!("/v1/tokens/{id}"));
+        ask.method = Method::DELETE;
+        self.connection.json(ask)
+    }
+
+    /// A page of the audit log: lines after number `after`.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults).
+    pub fn audit(&self, after: u64) -> Result<AuditPage, RemoteError> {
+        let ask = Ask::get(format!("/v1/audit?after={after}"));
+        self.connection.json(ask)
+    }
+}

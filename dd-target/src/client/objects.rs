@@ -1,0 +1,210 @@
+//! The objects of a vault, to be read as a store's: whatever reads stores reads vaults by it.
+//!
+//! Rule: lengths and ranges that a server tells are compared with what was asked for; the bytes are checked by the store.
+
+use std::any::Any;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use block::{Space, index};
+use reqwest::Method;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use store::{BLOCK, Backend, Blocks, Known};
+
+use crate::api::ObjectList;
+use crate::client::connection::{Ask, Connection};
+use crate::client::{Access, RemoteError, VaultUrl};
+use crate::wire::RANGE_MAX;
+
+/// What is read of an object of which nothing is known: all of a small one.
+const HEAD: u64 = 2 * BLOCK;
+/// No object is longer.
+const LEN_MAX: u64 = 1 << 40;
+
+/// A [`Backend`] behind a server, read-only.
+pub struct Objects {
+    connection: Arc<Connection>,
+    url: VaultUrl,
+    blocks: Blocks,
+}
+
+impl Objects {
+    /// The objects of a vault.
+    ///
+    /// # Errors
+    /// If there is nothing to show to the server. Whether it can be reached shows at the first request.
+    pub fn open(url: &VaultUrl, access: &Access) -> Result<Arc<dyn Backend>, RemoteError> {
+        Ok(Arc::new(Self {
+            connection: Connection::open(&url.server, access)?,
+            url: url.clone(),
+            blocks: Blocks::default(),
+        }))
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("/v1/vaults/{}/objects/{name}", self.url.vault)
+    }
+
+    /// Bytes of an object, as far as it goes, and how long all of it is.
+    fn get(&self, name: &str, range: &Range<u64>) -> Result<(Vec<u8>, u64), RemoteError> {
+        let mut ask = Ask::get(self.path(name));
+        let text = format!("bytes={}-{}", range.start, range.end - 1);
+        let value = HeaderValue::try_from(text).expect("digits are legal");
+        ask.headers.insert(RANGE, value);
+        let asked = range.end - range.start;
+        let answer = self.connection.ask(ask, index(asked))?;
+        let nonsense = || self.connection.nonsense("other bytes than were asked for");
+        let (sent, len) = content_range(&answer.headers).ok_or_else(nonsense)?;
+        let expected = range.start..range.end.min(len);
+        let whole = answer.body.len() as u64 == sent.end - sent.start;
+        match sent == expected && whole && len <= LEN_MAX {
+            true => Ok((answer.body, len)),
+            false => Err(nonsense()),
+        }
+    }
+
+    /// How long an object is.
+    fn head(&self, name: &str) -> Result<u64, RemoteError> {
+        let mut ask = Ask::get(self.path(name));
+        ask.method = Method::HEAD;
+        let answer = self.connection.ask(ask, 0)?;
+        let len = answer.headers.get(CONTENT_LENGTH);
+        let len = len.and_then(|len| len.to_str().ok()?.parse().ok());
+        let nonsense = || self.connection.nonsense("an object without a length");
+        len.filter(|len| *len <= LEN_MAX).ok_or_else(nonsense)
+    }
+
+    /// What is known of an object; its first blocks are read to find out.
+    fn known(&self, name: &str) -> io::Result<Arc<Known>> {
+        if let Some(known) = self.blocks.known(name) {
+            return Ok(known);
+        }
+        let (head, len) = match self.get(name, &(0..HEAD)) {
+            // An empty object has no range.
+            Err(RemoteError::Refused { status: 416, .. }) => {
+                let len = self.head(name).map_err(RemoteError::into_io)?;
+                (Vec::new(), len)
+            }
+            got => got.map_err(RemoteError::into_io)?,
+        };
+        let known = self.blocks.learn(name, len);
+        self.blocks.begin(&known, &head);
+        Ok(known)
+    }
+
+    fn read_known(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let known = self.known(name)?;
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > known.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.blocks.read(&known, offset, buf, |range| {
+            let got = self.get(name, &range);
+            Ok(got.map_err(RemoteError::into_io)?.0)
+        })
+    }
+}
+
+/// `bytes FIRST-LAST/LENGTH`.
+fn content_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, len) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let range = first..last.checked_add(1)?;
+    let len = len.parse().ok()?;
+    (range.start < range.end && range.end <= len).then_some((range, len))
+}
+
+fn read_only<T>() -> io::Result<T> {
+    let sentence = "a vault is written through its server, not by its objects";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence))
+}
+
+impl Backend for Objects {
+    fn create(&self, _name: &str, _bytes: &[u8], _epoch: u64) -> io::Result<()> {
+        read_only()
+    }
+
+    fn replace(&self, _name: &str, _bytes: &[u8], _epoch: u64) -> io::Result<()> {
+        read_only()
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        self.known(name).map(|known| known.len)
+    }
+
+    fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        match self.read_known(name, offset, buf) {
+            // What is known of its length may be of before it was healed.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                self.blocks.forget(name);
+                self.read_known(name, offset, buf)
+            }
+            other => other,
+        }
+    }
+
+    fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+        let too_long = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is far larger than it can be",
+            )
+        };
+        let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX)) {
+            Err(RemoteError::Refused { status: 416, .. }) => (Vec::new(), 0),
+            got => got.map_err(RemoteError::into_io)?,
+        };
+        if len > len_max {
+            return Err(too_long());
+        }
+        while (bytes.len() as u64) < len {
+            let at = bytes.len() as u64;
+            let got = self.get(name, &(at..(at + RANGE_MAX).min(len)));
+            bytes.extend(got.map_err(RemoteError::into_io)?.0);
+        }
+        Ok(bytes)
+    }
+
+    fn remove(&self, _name: &str) -> io::Result<()> {
+        read_only()
+    }
+
+    /// They are its server's, which removes them.
+    fn half_created(&self, _folder: &str) -> io::Result<Vec<(String, u64)>> {
+        Ok(Vec::new())
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        let path = format!("/v1/vaults/{}/list?folder={folder}", self.url.vault);
+        let listed: Result<ObjectList, _> = self.connection.json(Ask::get(path));
+        Ok(listed.map_err(RemoteError::into_io)?.objects)
+    }
+
+    fn recover(&self, _folder: &str) -> io::Result<()> {
+        read_only()
+    }
+
+    fn sync(&self, _folder: &str) -> io::Result<()> {
+        // What the server lists it has made durable.
+        Ok(())
+    }
+
+    fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        read_only()
+    }
+
+    fn space(&self) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
+
+    fn requests_at_once(&self) -> usize {
+        8
+    }
+
+    fn describe(&self) -> String {
+        self.url.to_string()
+    }
+}

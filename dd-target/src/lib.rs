@@ -1,0 +1,38 @@
+//! The store as a server, and its client; and what both of them and a protection do on a store beside writing points.
+//!
+//! ```text
+//!  client --TLS, HTTP/2--> server (token, role, vault) --> store of the vault
+//!     |                      |
+//!     +-- api, wire ---------+        chore, keeper: what is done on a store, whoever has it open
+//! ```
+//!
+//! Rule: the server decides who may; nothing that a client says of itself is believed.
+
+pub mod api;
+mod chore;
+pub mod client;
+mod keeper;
+mod place;
+mod problem;
+mod rate;
+mod record;
+pub mod server;
+mod wire;
+
+/// Parsers of what strangers send, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Reads arbitrary bytes as the bodies of the write plane.
+    pub fn wire(bytes: &[u8]) {
+        crate::wire::fuzz(bytes);
+    }
+}
+
+pub use chore::{
+    Chore, Context, Done, GcFigures, Hit, Pace, Progress, ProtectionFigures, ScrubFigures, perform,
+    protection_of, whole_seconds,
+};
+pub use keeper::{KeepError, KeepOptions, Kept, Used, do_chore, keep};
+pub use place::{InvalidPlace, Place};
+pub use problem::{Kind, Problem, chain};
+pub use rate::{Bucket, InvalidRate, Rate, RateLimit};

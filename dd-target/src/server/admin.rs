@@ -1,0 +1,167 @@
+//! The admin plane: vaults, tokens, chores, the audit log.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::Deserialize;
+use store::Store;
+
+use crate::api::{
+    CreatedToken, NewToken, NewVault, Role, Token, TokenList, Vault, VaultFigures, VaultList,
+};
+use crate::chore::{Chore, Context, Done, perform};
+use crate::server::audit::{AuditPage, Event};
+use crate::server::guard::Caller;
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::{Shared, blocking};
+
+/// A body that is no JSON of the right shape is answered as everything else is.
+pub(crate) fn given<T>(body: Result<Json<T>, JsonRejection>) -> Answer<T> {
+    match body {
+        Ok(Json(body)) => Ok(body),
+        Err(rejection) => Err(Refusal::invalid(rejection.body_text())),
+    }
+}
+
+pub(crate) async fn vaults(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Json<VaultList> {
+    let all = shared.vaults.all().into_iter();
+    let seen = all.filter(|vault| caller.may_see(vault.name.as_str()));
+    let vaults = seen.map(|vault| vault.settings.clone()).collect();
+    Json(VaultList { vaults })
+}
+
+pub(crate) async fn create_vault(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<NewVault>, JsonRejection>,
+) -> Answer<Json<Vault>> {
+    let new = given(body)?;
+    blocking(move || {
+        let vault = shared.vaults.create(&new)?;
+        let what = match new.quota_bytes {
+            None => "made".to_owned(),
+            Some(quota) => format!("made, with a quota of {quota} bytes"),
+        };
+        shared.look_after(Arc::clone(&vault));
+        shared.record(caller.entry(Event::Vault, Some(&vault.name), what))?;
+        Ok(Json(vault.settings.clone()))
+    })
+    .await
+}
+
+pub(crate) async fn vault(
+    State(shared): State<Shared>,
+    Path(vault): Path<String>,
+) -> Answer<Json<VaultFigures>> {
+    blocking(move || Ok(Json(shared.vaults.find(&vault)?.figures()?))).await
+}
+
+pub(crate) async fn tokens(State(shared): State<Shared>) -> Answer<Json<TokenList>> {
+    blocking(move || {
+        let tokens = shared.tokens.list()?;
+        Ok(Json(TokenList { tokens }))
+    })
+    .await
+}
+
+pub(crate) async fn create_token(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<NewToken>, JsonRejection>,
+) -> Answer<Json<CreatedToken>> {
+    let new = given(body)?;
+    blocking(move || {
+        let made = shared.tokens.create(new, shared.clock.wall())?;
+        let roles: Vec<_> = made.token.roles.iter().map(Role::to_string).collect();
+        let what = format!("{} made, with {}", made.token.id, roles.join(", "));
+        shared.record(caller.entry(Event::Token, None, what))?;
+        Ok(Json(made))
+    })
+    .await
+}
+
+pub(crate) async fn revoke_token(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(token): Path<String>,
+) -> Answer<Json<Token>> {
+    blocking(move || {
+        let revoked = shared.tokens.revoke(&token, shared.clock.wall())?;
+        let what = format!("{} revoked", revoked.id);
+        shared.record(caller.entry(Event::Token, None, what))?;
+        Ok(Json(revoked))
+    })
+    .await
+}
+
+/// Which role a chore takes.
+fn role_of(chore: &Chore) -> Role {
+    match chore {
+        Chore::Collect { .. } | Chore::Scrub { .. } => Role::Admin,
+        Chore::Remove { .. }
+        | Chore::BringBack { .. }
+        | Chore::Hold { .. }
+        | Chore::Lock { .. }
+        | Chore::Apply { .. } => Role::Retention,
+    }
+}
+
+pub(crate) async fn chore(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+    body: Result<Json<Chore>, JsonRejection>,
+) -> Answer<Json<Done>> {
+    let chore = given(body)?;
+    blocking(move || {
+        let what = serde_json::to_string(&chore).expect("chores are plain data");
+        let role = role_of(&chore);
+        let vault = shared.vaults.find(&vault)?;
+        let mut entry = caller.entry(Event::Chore, Some(&vault.name), what);
+        if !caller.has(role) {
+            entry.event = Event::Refused;
+            entry.why = Some(format!("it lacks the role {role}"));
+            shared.record(entry)?;
+            let sentence = format!("this takes a token with the role {role}");
+            return Err(Refusal::new(StatusCode::FORBIDDEN, sentence));
+        }
+        // Written down first: what it destroys may be all that would tell of it.
+        shared.record(entry)?;
+        do_chore(&shared, &vault.store()?, &chore).map(Json)
+    })
+    .await
+}
+
+fn do_chore(shared: &Shared, store: &Store, chore: &Chore) -> Answer<Done> {
+    let ending = Arc::clone(shared);
+    let context = Context {
+        clock: &*shared.clock,
+        progress: &|_, _| (),
+        stop: &move || ending.is_ending(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    Ok(perform(store, chore, &context)?)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+pub(crate) async fn audit(
+    State(shared): State<Shared>,
+    Query(After { after }): Query<After>,
+) -> Answer<Json<AuditPage>> {
+    blocking(move || {
+        let page = shared.audit.page(after);
+        page.map(Json).map_err(|error| Refusal::failed(&error))
+    })
+    .await
+}

@@ -1,0 +1,176 @@
+//! Drafts: images that clients write through the server, each an image writer of the vault's store.
+//!
+//! Rule: a draft is its token's, and of the store as it was opened when the draft began: when that is given up, so is the
+//! draft. Whoever asks for one that is gone begins the image again; chunks that have arrived are known by then.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use block::{Clock, Random};
+use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
+use store::{Base, FinishedImage, ImageWriter, StoreError};
+
+use crate::server::guard::Caller;
+use crate::server::limits::{DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::vaults::Vault;
+
+/// All drafts.
+pub(crate) struct Drafts {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    all: Mutex<HashMap<String, Arc<Draft>>>,
+}
+
+/// A draft.
+pub(crate) struct Draft {
+    token: String,
+    vault: Arc<Vault>,
+    turn: u64,
+    touched: Mutex<Duration>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Open(Box<ImageWriter>),
+    Finished(FinishedImage),
+    /// It failed; nothing more can be done with it.
+    Lost,
+}
+
+impl Drafts {
+    pub(crate) fn new(clock: &Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self {
+            clock: Arc::clone(clock),
+            random,
+            all: Mutex::default(),
+        }
+    }
+
+    /// Begins a draft. Returns its name.
+    pub(crate) fn begin(&self, caller: &Caller, vault: &Arc<Vault>, base: Base) -> Answer<String> {
+        self.drop_idle();
+        let store = vault.store()?;
+        let turn = vault.turn();
+        if vault.is_full(&store, 0) {
+            return Err(full(vault));
+        }
+        let writer = store.image_writer(base)?;
+        let mut id = [0; 16];
+        self.random.fill(&mut id);
+        let id = HEXLOWER.encode(&id);
+        let draft = Draft {
+            token: caller.token.id.clone(),
+            vault: Arc::clone(vault),
+            turn,
+            touched: Mutex::new(self.clock.monotonic()),
+            state: Mutex::new(State::Open(Box::new(writer))),
+        };
+        let mut all = self.all.lock();
+        let of_token = all.values().filter(|draft| draft.token == caller.token.id);
+        if of_token.count() >= DRAFTS_PER_TOKEN {
+            let sentence = "this token has too many drafts";
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence));
+        }
+        all.insert(id.clone(), Arc::new(draft));
+        Ok(id)
+    }
+
+    /// The caller's draft of that name.
+    pub(crate) fn find(&self, caller: &Caller, vault: &str, id: &str) -> Answer<Arc<Draft>> {
+        self.drop_idle();
+        let draft = self.all.lock().get(id).cloned();
+        let draft = draft.filter(|draft| {
+            draft.token == caller.token.id
+                && draft.vault.name.as_str() == vault
+                && draft.turn == draft.vault.turn()
+        });
+        let draft = draft.ok_or_else(gone)?;
+        *draft.touched.lock() = self.clock.monotonic();
+        Ok(draft)
+    }
+
+    pub(crate) fn forget(&self, id: &str) {
+        self.all.lock().remove(id);
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.all.lock().len()
+    }
+
+    pub(crate) fn drop_all(&self) {
+        self.all.lock().clear();
+    }
+
+    /// Drops those that nobody touches, and those whose store was given up.
+    pub(crate) fn drop_idle(&self) {
+        let now = self.clock.monotonic();
+        let idle = |draft: &Draft| now.saturating_sub(*draft.touched.lock()) > DRAFT_IDLE_MAX;
+        let mut all = self.all.lock();
+        all.retain(|_, draft| draft.turn == draft.vault.turn() && !idle(draft));
+    }
+}
+
+impl Draft {
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// Writes to it.
+    pub(crate) fn write<T>(
+        &self,
+        act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>,
+    ) -> Answer<T> {
+        match &mut *self.state.lock() {
+            State::Open(writer) => Ok(act(writer)?),
+            // What is asked for again was done before: its image is complete.
+            State::Finished(_) => Err(Refusal::invalid("the draft is complete")),
+            State::Lost => Err(gone()),
+        }
+    }
+
+    /// Completes it; a second time, too.
+    pub(crate) fn finish(&self) -> Answer<FinishedImage> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, State::Lost) {
+            State::Open(writer) => {
+                let image = writer.finish()?;
+                *state = State::Finished(image.clone());
+                Ok(image)
+            }
+            State::Finished(image) => {
+                *state = State::Finished(image.clone());
+                Ok(image)
+            }
+            State::Lost => Err(gone()),
+        }
+    }
+
+    /// The image, once it is complete.
+    pub(crate) fn image(&self) -> Answer<FinishedImage> {
+        match &*self.state.lock() {
+            State::Finished(image) => Ok(image.clone()),
+            State::Open(_) => Err(Refusal::invalid("the draft is not complete")),
+            State::Lost => Err(gone()),
+        }
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::missing("there is no such draft any more; begin the image again")
+}
+
+/// Beyond the quota.
+pub(crate) fn full(vault: &Vault) -> Refusal {
+    let quota = vault.settings.quota_bytes.unwrap_or(0);
+    let sentence = format!(
+        "the vault {} is full: its quota is {quota} bytes",
+        vault.name
+    );
+    Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
+        .hint("remove points and collect garbage, or give the vault a larger quota")
+}

@@ -1,0 +1,254 @@
+//! Who calls, and whether that may be: before a byte of the body is read, and before anything else is.
+//!
+//! ```text
+//! credential --> token --> role for this call? --> this vault? --> room for another request? --> body --> handler
+//!     | 401                     | 403                  | 403               | 429                 | 413, 408
+//! ```
+//!
+//! Rule: every refusal of the first four is in the audit log before it is answered.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use block::Name;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::api::{Role, Token};
+use crate::server::audit::{Entry, Event};
+use crate::server::limits::{BODY_MAX, REQUESTS_PER_TOKEN};
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::roles::{Needs, Route};
+use crate::server::tokens::{Credential, Unknown};
+use crate::server::{Shared, blocking};
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// The common name of the certificate that it has shown.
+    pub(crate) certificate: Option<String>,
+}
+
+/// Who calls.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) token: Arc<Token>,
+    pub(crate) peer: SocketAddr,
+}
+
+impl Caller {
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.token.roles.contains(&role)
+    }
+
+    /// Whether its token is for this vault.
+    pub(crate) fn may_see(&self, vault: &str) -> bool {
+        let vaults = &self.token.vaults;
+        vaults.is_empty() || vaults.iter().any(|name| name == vault)
+    }
+
+    /// Whether its token is for this group.
+    pub(crate) fn may_ship(&self, group: &Name) -> bool {
+        let groups = &self.token.groups;
+        groups.is_empty() || groups.iter().any(|name| name == group.as_str())
+    }
+
+    /// A line of the log about it.
+    pub(crate) fn entry(&self, event: Event, vault: Option<&Name>, what: String) -> Entry {
+        Entry {
+            event,
+            token: Some(self.token.id.clone()),
+            peer: Some(self.peer.to_string()),
+            vault: vault.map(Name::to_string),
+            what,
+            why: None,
+        }
+    }
+}
+
+/// How many requests each token has under way.
+#[derive(Default)]
+pub(crate) struct UnderWay(Mutex<HashMap<String, Arc<Semaphore>>>);
+
+impl UnderWay {
+    fn begin(&self, token: &str) -> Option<OwnedSemaphorePermit> {
+        let mut all = self.0.lock();
+        // Those of tokens that have nothing under way are made anew.
+        all.retain(|_, room| room.available_permits() < REQUESTS_PER_TOKEN);
+        let room = all.entry(token.to_owned());
+        let room = room.or_insert_with(|| Arc::new(Semaphore::new(REQUESTS_PER_TOKEN)));
+        Arc::clone(room).try_acquire_owned().ok()
+    }
+}
+
+/// Lets a request through, or says why not.
+pub(crate) async fn guard(
+    State((shared, route)): State<(Shared, &'static Route)>,
+    params: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
+    let vault = params.iter().find(|(name, _)| *name == "vault");
+    let vault = vault.map(|(_, vault)| vault.to_owned());
+    match pass(&shared, route, vault, request).await {
+        Ok((request, _held)) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn pass(
+    shared: &Shared,
+    route: &'static Route,
+    vault: Option<String>,
+    mut request: Request,
+) -> Answer<(Request, Held)> {
+    let mut under_way = None;
+    if let Needs::One(roles) = route.needs {
+        let asked = Asked::of(&request, vault)?;
+        let caller = admit(shared, roles, asked).await?;
+        let crowded = "this token has too many requests under way";
+        let room = shared.under_way.begin(&caller.token.id);
+        under_way = Some(room.ok_or_else(|| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?);
+        request.extensions_mut().insert(caller);
+    }
+    let (request, body) = with_body(shared, route, request).await?;
+    let held = Held {
+        _under_way: under_way,
+        _body: body,
+    };
+    Ok((request, held))
+}
+
+/// What a request has of what is limited, until it is answered.
+struct Held {
+    _under_way: Option<OwnedSemaphorePermit>,
+    _body: Option<OwnedSemaphorePermit>,
+}
+
+/// What is asked for, and what is shown for it.
+struct Asked {
+    peer: Peer,
+    what: String,
+    vault: Option<String>,
+    shown: Option<Credential>,
+}
+
+impl Asked {
+    fn of(request: &Request, vault: Option<String>) -> Answer<Self> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Refusal::invalid("the connection has no address"))?;
+        Ok(Self {
+            what: format!("{} {}", request.method(), request.uri().path()),
+            shown: credential(request.headers(), &peer),
+            vault,
+            peer,
+        })
+    }
+
+    /// The line of a refusal.
+    fn refused(&self, token: Option<&Token>, why: &str) -> Entry {
+        Entry {
+            event: Event::Refused,
+            token: token.map(|token| token.id.clone()),
+            peer: Some(self.peer.address.to_string()),
+            vault: self.vault.clone(),
+            what: self.what.clone(),
+            why: Some(why.to_owned()),
+        }
+    }
+}
+
+/// Finds out who calls.
+async fn admit(shared: &Shared, roles: &'static [Role], asked: Asked) -> Answer<Caller> {
+    let shared = Arc::clone(shared);
+    blocking(move || {
+        let refused = |token: Option<&Token>, why| shared.refused(asked.refused(token, why));
+        let Some(shown) = &asked.shown else {
+            refused(None, "no credential")?;
+            return Err(unauthorized("no token was shown"));
+        };
+        let known = shared.tokens.authenticate(shown, shared.clock.wall())?;
+        let token = match known {
+            Ok(token) => token,
+            Err(Unknown::Wrong) => {
+                refused(None, "unknown credential")?;
+                return Err(unauthorized("the token is not one of this server's"));
+            }
+            Err(Unknown::Expired(token)) => {
+                refused(Some(&token), "it has expired")?;
+                return Err(unauthorized("the token has expired"));
+            }
+            Err(Unknown::Revoked(token)) => {
+                refused(Some(&token), "it was revoked")?;
+                return Err(unauthorized("the token was revoked"));
+            }
+        };
+        let caller = Caller {
+            token: Arc::new(token),
+            peer: asked.peer.address,
+        };
+        if !roles.iter().any(|role| caller.has(*role)) {
+            refused(Some(&caller.token), "it lacks the role")?;
+            let roles: Vec<_> = roles.iter().map(Role::to_string).collect();
+            let sentence = format!("this takes a token with the role {}", roles.join(" or "));
+            return Err(Refusal::new(StatusCode::FORBIDDEN, sentence));
+        }
+        let vault = asked.vault.as_deref();
+        if vault.is_some_and(|vault| !caller.may_see(vault)) {
+            refused(Some(&caller.token), "it is not for this vault")?;
+            let sentence = "the token is not for this vault";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, sentence));
+        }
+        Ok(caller)
+    })
+    .await
+}
+
+fn unauthorized(sentence: &str) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, sentence)
+        .hint("`standin token create` on the server's machine makes a token")
+}
+
+/// A token in the head counts before the connection's certificate.
+fn credential(headers: &HeaderMap, peer: &Peer) -> Option<Credential> {
+    let shown = headers.get(header::AUTHORIZATION);
+    match shown.map(|shown| shown.to_str().unwrap_or_default()) {
+        Some(shown) => {
+            let text = shown.strip_prefix("Bearer ").unwrap_or_default();
+            Some(Credential::Text(text.trim().to_owned()))
+        }
+        None => peer.certificate.clone().map(Credential::Certificate),
+    }
+}
+
+/// The request with its body in memory; no longer than the call takes, and in time.
+async fn with_body(
+    shared: &Shared,
+    route: &Route,
+    request: Request,
+) -> Answer<(Request, Option<OwnedSemaphorePermit>)> {
+    let (head, body) = request.into_parts();
+    if route.body_max == 0 {
+        return Ok((Request::from_parts(head, Body::empty()), None));
+    }
+    let permits = u32::try_from(route.body_max).expect("bodies are far shorter");
+    let room = Arc::clone(&shared.bodies).acquire_many_owned(permits).await;
+    let room = room.map_err(|_| Refusal::ending())?;
+    let read = tokio::time::timeout(BODY_MAX, to_bytes(body, route.body_max)).await;
+    let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
+    let bytes = read.map_err(late)?.map_err(|_| {
+        let sentence = format!(
+            "the body broke off, or is longer than {} bytes",
+            route.body_max
+        );
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
+    })?;
+    Ok((Request::from_parts(head, Body::from(bytes)), Some(room)))
+}

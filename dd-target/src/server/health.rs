@@ -1,0 +1,62 @@
+//! Whether the server lives, whether it takes work, and what it counts.
+
+use std::fmt::Write;
+
+use axum::extract::State;
+use block::UnixNanos;
+
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::{Inner, Shared, blocking};
+
+pub(crate) async fn alive() -> &'static str {
+    "alive\n"
+}
+
+pub(crate) async fn ready(State(shared): State<Shared>) -> Answer<&'static str> {
+    match shared.is_ending() {
+        true => Err(Refusal::ending()),
+        false => Ok("ready\n"),
+    }
+}
+
+/// In the text format of Prometheus.
+pub(crate) async fn metrics(State(shared): State<Shared>) -> Answer<String> {
+    blocking(move || Ok(told(&shared))).await
+}
+
+fn told(shared: &Inner) -> String {
+    let mut out = String::new();
+    shared.figures.tell(&mut out);
+    let (drafts, now) = (shared.drafts.count(), shared.clock.wall());
+    let mut ages = String::new();
+    let mut bytes = String::new();
+    // A vault that nobody has used yet is not opened for its figures.
+    let open = shared.vaults.all().into_iter();
+    for vault in open.filter(|vault| vault.open_store().is_some()) {
+        let Ok(figures) = vault.figures() else {
+            continue;
+        };
+        let name = &vault.name;
+        // Writing to a text does not fail.
+        let _ = writeln!(
+            bytes,
+            "standin_target_stored_bytes{{vault=\"{name}\"}} {}",
+            figures.stored_bytes
+        );
+        for group in &figures.groups {
+            let age = now.since(UnixNanos(group.newest_unix_ns)).as_secs();
+            let group = &group.group;
+            let _ = writeln!(
+                ages,
+                "standin_target_point_age_seconds{{vault=\"{name}\",group=\"{group}\"}} {age}"
+            );
+        }
+    }
+    let _ = write!(
+        out,
+        "# HELP standin_target_drafts Images in the making.\n# TYPE standin_target_drafts gauge\nstandin_target_drafts {drafts}\n\
+         # HELP standin_target_stored_bytes What an open vault takes.\n# TYPE standin_target_stored_bytes gauge\n{bytes}\
+         # HELP standin_target_point_age_seconds Since the cut of a group's newest point.\n# TYPE standin_target_point_age_seconds gauge\n{ages}"
+    );
+    out
+}

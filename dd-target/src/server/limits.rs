@@ -1,0 +1,44 @@
+//! What the server gives to whom, at most. Where a limit is reached the caller is told to come again, or waits; nothing
+//! that was acknowledged is given up for it.
+
+use std::time::Duration;
+
+/// Connections at once; further ones wait to be taken.
+pub(crate) const CONNECTIONS_MAX: usize = 256;
+/// Requests that one connection has under way, at most: streams of HTTP/2.
+pub(crate) const STREAMS_MAX: u32 = 64;
+/// Requests that one token has under way, at most. Further ones are answered with 429.
+pub(crate) const REQUESTS_PER_TOKEN: usize = 32;
+/// Bytes of bodies that are read at once, of everybody; further ones wait.
+pub(crate) const BODY_BYTES_AT_ONCE: usize = 256 << 20;
+/// Threads on which requests wait for disks.
+pub(crate) const THREADS_MAX: usize = 64;
+
+/// How long a client may take for its part of the TLS handshake.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to send the head of a request.
+pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to send a body.
+pub(crate) const BODY_MAX: Duration = Duration::from_secs(60);
+/// A connection is asked for a sign of life after so much silence, and given up after as much again.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// How long requests that are under way may take to end, once the server is to end.
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Longest body of a request in JSON.
+pub(crate) const JSON_BYTES_MAX: usize = 1 << 20;
+/// Bytes of HTTP/2's windows: of a stream, of a connection.
+pub(crate) const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+/// How long threads that wait for disks may take to end after that.
+pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// Drafts that a token has, at most: two for each disk of the largest group.
+pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
+/// A draft that nobody touches for so long is dropped.
+pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
+/// Ranges of zeroes in one request.
+pub(crate) const ZERO_RANGES_MAX: usize = 4096;
+/// Points that are told of a group at once.
+pub(crate) const POINTS_MAX: usize = 100;
+/// How far ahead of the server's clock a point may be.
+pub(crate) const AHEAD_MAX: Duration = Duration::from_mins(5);

@@ -1,0 +1,141 @@
+//! The read plane: objects of a vault as they lie. Nothing is decoded here; whoever restores checks what it gets.
+//!
+//! Rule: only the folders of a store are there, and of those not the leases of its writers.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use crate::api::{ObjectList, Role};
+use crate::server::audit::Event;
+use crate::server::guard::Caller;
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::{Shared, blocking};
+use crate::wire::{CATALOG, RANGE_MAX, is_folder, is_object};
+
+#[derive(Deserialize)]
+pub(crate) struct Listed {
+    folder: String,
+}
+
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+    Query(Listed { folder }): Query<Listed>,
+) -> Answer<Json<ObjectList>> {
+    if !is_folder(&folder) {
+        return Err(Refusal::missing("there is no such folder in a store"));
+    }
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        shared.is_read(&caller, &vault);
+        let place = vault.objects()?;
+        let objects = place.list(&folder)?;
+        if folder == CATALOG {
+            // Who sees a commit's name may rely on it.
+            place.sync(&folder)?;
+        }
+        Ok(Json(ObjectList { objects }))
+    })
+    .await
+}
+
+pub(crate) async fn format(
+    shared: State<Shared>,
+    caller: Extension<Caller>,
+    Path(vault): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let names = Path((vault, "format".to_owned()));
+    object(shared, caller, names, method, headers).await
+}
+
+pub(crate) async fn catalog(
+    shared: State<Shared>,
+    caller: Extension<Caller>,
+    Path((vault, name)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let names = Path((vault, format!("{CATALOG}/{name}")));
+    object(shared, caller, names, method, headers).await
+}
+
+pub(crate) async fn object(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, name)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    if !is_object(&name) {
+        return Err(Refusal::missing("there is no such object in a store"));
+    }
+    let asked = match method {
+        Method::HEAD => None,
+        _ => Some(range(&headers)?),
+    };
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        shared.is_read(&caller, &vault);
+        let place = vault.objects()?;
+        let len = place.len(&name)?;
+        let Some(asked) = asked else {
+            return Ok([(header::CONTENT_LENGTH, len)].into_response());
+        };
+        let range = asked.start..asked.end.min(len);
+        if range.is_empty() {
+            let sentence = format!("the object has {len} bytes");
+            return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, sentence));
+        }
+        let mut bytes = vec![0; block::index(range.end - range.start)];
+        place.read(&name, range.start, &mut bytes)?;
+        shared.figures.read(bytes.len() as u64);
+        let range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
+        let head = [(header::CONTENT_RANGE, range)];
+        Ok((StatusCode::PARTIAL_CONTENT, head, Body::from(bytes)).into_response())
+    })
+    .await
+}
+
+/// `bytes=FIRST-LAST`, no longer than one answer may be.
+fn range(headers: &HeaderMap) -> Answer<Range<u64>> {
+    let sentence =
+        || format!("ask for a range (Range: bytes=FIRST-LAST) of at most {RANGE_MAX} bytes");
+    let text = headers
+        .get(header::RANGE)
+        .and_then(|text| text.to_str().ok());
+    let range = text.and_then(|text| {
+        let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        let end = last.checked_add(1)?;
+        let len = end.checked_sub(first)?;
+        (1..=RANGE_MAX).contains(&len).then_some(first..end)
+    });
+    range.ok_or_else(|| Refusal::invalid(sentence()))
+}
+
+impl crate::server::Inner {
+    /// Notes that somebody reads a vault, once an hour for each.
+    fn is_read(self: &Arc<Self>, caller: &Caller, vault: &crate::server::vaults::Vault) {
+        if !caller.has(Role::Restore) {
+            return;
+        }
+        let hour = self.clock.monotonic().as_secs() / 3_600;
+        let key = (caller.token.id.clone(), vault.name.clone());
+        let seen = self.reads.lock().insert(key, hour);
+        if seen != Some(hour) {
+            let what = "reads of the vault begin".to_owned();
+            self.note(caller.entry(Event::Read, Some(&vault.name), what));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Every call there is, and the role it takes: the one table that the server is built from.
+//!
+//! Rule: what is not in the table does not exist, and nothing is in it without saying who may.
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::{Router, middleware};
+
+use crate::api::Role;
+use crate::server::limits::JSON_BYTES_MAX;
+use crate::server::{Shared, admin, guard, health, openapi, read, write};
+use crate::wire::{ASK_BYTES_MAX, REGIONS_BYTES_MAX};
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Everybody.
+    Nothing,
+    /// Whoever has one of these roles.
+    One(&'static [Role]),
+}
+
+/// A call.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) needs: Needs,
+    /// Longest body of a request, in bytes.
+    pub(crate) body_max: usize,
+    /// What it does, for who reads `/v1/openapi.json`.
+    pub(crate) does: &'static str,
+    handler: fn() -> MethodRouter<Shared>,
+}
+
+const NOBODY: Needs = Needs::Nothing;
+const ADMIN: Needs = Needs::One(&[Role::Admin]);
+const RESTORE: Needs = Needs::One(&[Role::Restore]);
+/// What the points are, and nothing of what is in them.
+const SEE: Needs = Needs::One(&[Role::Restore, Role::Retention]);
+const SHIP: Needs = Needs::One(&[Role::Ship]);
+const LOOK_AFTER: Needs = Needs::One(&[Role::Retention, Role::Admin]);
+
+macro_rules! route {
+    ($method:literal $path:literal, $needs:expr, $body_max:expr, $verb:ident($handler:path), $does:literal) => {
+        Route {
+            method: $method,
+            path: $path,
+            needs: $needs,
+            body_max: $body_max,
+            does: $does,
+            handler: || $verb($handler),
+        }
+    };
+}
+
+/// The table.
+pub(crate) const ROUTES: &[Route] = &[
+    route!("GET" "/healthz", NOBODY, 0, get(health::alive), "Whether the server lives"),
+    route!("GET" "/readyz", NOBODY, 0, get(health::ready), "Whether it takes work; 503 while it ends"),
+    route!("GET" "/metrics", ADMIN, 0, get(health::metrics), "What the server counts, for Prometheus"),
+    route!("GET" "/v1/openapi.json", NOBODY, 0, get(openapi::document), "This document"),
+    route!("GET" "/v1/vaults", LOOK_AFTER, 0, get(admin::vaults), "The vaults that the caller may see"),
+    route!("POST" "/v1/vaults", ADMIN, JSON_BYTES_MAX, post(admin::create_vault), "Make a vault"),
+    route!("GET" "/v1/vaults/{vault}", LOOK_AFTER, 0, get(admin::vault), "A vault: figures, quota, groups"),
+    route!("POST" "/v1/vaults/{vault}/chores", LOOK_AFTER, JSON_BYTES_MAX, post(admin::chore), "Look after a vault: collect and scrub take admin, all else takes retention"),
+    route!("GET" "/v1/tokens", ADMIN, 0, get(admin::tokens), "All tokens, without their secrets"),
+    route!("POST" "/v1/tokens", ADMIN, JSON_BYTES_MAX, post(admin::create_token), "Make a token; its text is told once"),
+    route!("DELETE" "/v1/tokens/{token}", ADMIN, 0, delete(admin::revoke_token), "Take a token back"),
+    route!("GET" "/v1/audit", ADMIN, 0, get(admin::audit), "Lines of the audit log after number ?after="),
+    route!("GET" "/v1/vaults/{vault}/list", SEE, 0, get(read::list), "Names and lengths of the objects in ?folder="),
+    route!("GET" "/v1/vaults/{vault}/objects/format", SEE, 0, get(read::format), "What makes the vault a store"),
+    route!("GET" "/v1/vaults/{vault}/objects/catalog/{name}", SEE, 0, get(read::catalog), "A part of the catalog: which points there are"),
+    route!("GET" "/v1/vaults/{vault}/objects/{*name}", RESTORE, 0, get(read::object), "A range of a stored object"),
+    route!("POST" "/v1/vaults/{vault}/drafts", SHIP, JSON_BYTES_MAX, post(write::begin), "Begin an image, empty or on one that the vault holds"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/ask", SHIP, ASK_BYTES_MAX, post(write::ask), "Lay known chunks into the image; answers which are lacking"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/regions", SHIP, REGIONS_BYTES_MAX, post(write::regions), "Store chunks that were lacking"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/zero", SHIP, JSON_BYTES_MAX, post(write::zero), "Make ranges of the image zero"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/finish", SHIP, 0, post(write::finish), "Complete the image"),
+    route!("POST" "/v1/vaults/{vault}/points", SHIP, JSON_BYTES_MAX, post(write::commit), "List a point of complete images; once, however often it is asked for"),
+    route!("GET" "/v1/vaults/{vault}/groups/{group}/points", SHIP, 0, get(write::points), "A group's points, newest first; of one ?lineage="),
+    route!("GET" "/v1/vaults/{vault}/seeds/{group}", SHIP, 0, get(write::seed), "How far a group's first copy is"),
+    route!("PUT" "/v1/vaults/{vault}/seeds/{group}", SHIP, JSON_BYTES_MAX, put(write::save_seed), "Save how far it is"),
+];
+
+/// The calls, each behind its guard.
+pub(crate) fn router(shared: &Shared) -> Router {
+    let guarded = |router: Router<Shared>, route: &'static Route| {
+        let guard = middleware::from_fn_with_state((shared.clone(), route), guard::guard);
+        router.route(route.path, (route.handler)().route_layer(guard))
+    };
+    let all = ROUTES.iter().fold(Router::new(), guarded);
+    // The guard has read each body, as long as its call takes.
+    let all = all.layer(DefaultBodyLimit::disable());
+    all.with_state(shared.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_is_listed_once_and_says_what_it_does() {
+        let calls: Vec<_> = ROUTES
+            .iter()
+            .map(|route| (route.method, route.path))
+            .collect();
+        for (number, call) in calls.iter().enumerate() {
+            assert!(!calls[..number].contains(call), "{call:?}");
+        }
+        assert!(ROUTES.iter().all(|route| !route.does.is_empty()));
+    }
+}

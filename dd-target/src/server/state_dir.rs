@@ -1,0 +1,136 @@
+//! The directory of what a server must not lose: tokens, vaults, the audit log. Nobody but its owner can look into it.
+//!
+//! Rule: a file is replaced whole (written beside, synced, renamed, directory synced); whoever changes one holds the lock,
+//! since commands on the server's machine change them, too.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// No file of it is longer.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// The state directory.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+}
+
+/// Held while something in it is changed.
+pub(crate) struct Locked {
+    _file: File,
+}
+
+/// Which version of a file was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp(u64, i64, i64, u64);
+
+impl StateDir {
+    /// Makes it if it is missing, for its owner alone.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let mode = fs::metadata(path)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let sentence = "others can read it; make it private (chmod 700)";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence));
+        }
+        let path = path.to_owned();
+        Ok(Self { path })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Waits until nobody else changes anything.
+    pub(crate) fn lock(&self) -> io::Result<Locked> {
+        let file = private().append(true).open(self.path("lock"))?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Locked { _file: file })
+    }
+
+    /// A file, and which version of it; `None` if there is none.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<(Vec<u8>, Stamp)>> {
+        let file = match File::open(self.path(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let stamp = stamp_of(&file.metadata()?);
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        match bytes.len() as u64 <= FILE_BYTES_MAX {
+            true => Ok(Some((bytes, stamp))),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is far longer than it can be",
+            )),
+        }
+    }
+
+    /// Which version of a file is there; `None` if there is none.
+    pub(crate) fn stamp(&self, name: &str) -> io::Result<Option<Stamp>> {
+        match fs::metadata(self.path(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => Ok(Some(stamp_of(&found?))),
+        }
+    }
+
+    /// Replaces a file; durable when this returns.
+    pub(crate) fn write(&self, _locked: &Locked, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let beside = self.path(&format!("{name}.tmp"));
+        let mut file = private().write(true).truncate(true).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, self.path(name))?;
+        self.sync()
+    }
+
+    /// Makes names in it durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+/// For files that only their owner can read.
+pub(crate) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    options
+}
+
+fn stamp_of(found: &fs::Metadata) -> Stamp {
+    Stamp(found.ino(), found.mtime(), found.mtime_nsec(), found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_replaced_whole_and_are_their_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        assert!(state.read("x").unwrap().is_none());
+        let locked = state.lock().unwrap();
+        state.write(&locked, "x", b"one").unwrap();
+        let (bytes, stamp) = state.read("x").unwrap().unwrap();
+        assert_eq!(bytes, b"one");
+        assert_eq!(state.stamp("x").unwrap(), Some(stamp));
+        state.write(&locked, "x", b"two").unwrap();
+        assert_ne!(state.stamp("x").unwrap(), Some(stamp));
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(state.path("x")), 0o600);
+        assert_eq!(mode(state.path("")), 0o700);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        let error = StateDir::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("chmod 700"), "{error}");
+    }
+}

@@ -1,0 +1,254 @@
+//! Vaults: each a store of its own, in `vaults/NAME` of the place that the server was given.
+//!
+//! ```text
+//! vaults.json: which there are, and their quotas
+//! first use of a vault --> its store is opened, as its writer, and kept; the lease is the server's
+//! ```
+//!
+//! Rule: a store that cannot say any more what is durable is given up, and opened again by who needs it next.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use block::{Clock, Name, UnixNanos};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use store::{Around, Backend, Store, StoreError};
+
+use crate::api;
+use crate::place::Place;
+use crate::server::state_dir::StateDir;
+
+const FILE: &str = "vaults.json";
+/// Most vaults of a server: each open one has its index in memory.
+const VAULTS_MAX: usize = 1_000;
+
+/// Why a vault cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// There is none of this name.
+    #[error("there is no vault `{0}`")]
+    Unknown(String),
+    /// There is one already, or too many.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The file of vaults.
+    #[error("cannot {verb} the file of vaults")]
+    File {
+        /// What was being done.
+        verb: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All vaults of a server.
+pub(crate) struct Vaults {
+    place: Place,
+    dir: Arc<StateDir>,
+    clock: Arc<dyn Clock>,
+    known: Mutex<BTreeMap<Name, Arc<Vault>>>,
+}
+
+/// A vault.
+pub(crate) struct Vault {
+    pub(crate) name: Name,
+    pub(crate) settings: api::Vault,
+    place: Place,
+    clock: Arc<dyn Clock>,
+    /// To read objects as they lie; opened once.
+    objects: Mutex<Option<Arc<dyn Backend>>>,
+    /// Held while it is being opened.
+    store: Mutex<Option<Store>>,
+    /// Counts how often the store was opened or given up.
+    turn: AtomicU64,
+    /// Held while a point is listed: one that is asked for twice is listed once.
+    pub(crate) committing: Mutex<()>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    vaults: Vec<api::Vault>,
+}
+
+impl Vaults {
+    pub(crate) fn open(
+        place: Place,
+        dir: &Arc<StateDir>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, VaultError> {
+        let vaults = Self {
+            place,
+            dir: Arc::clone(dir),
+            clock: Arc::clone(clock),
+            known: Mutex::default(),
+        };
+        let file = match dir.read(FILE).map_err(failed("read"))? {
+            None => File::default(),
+            Some((bytes, _)) => {
+                let file = serde_json::from_slice(&bytes).map_err(io::Error::other);
+                file.map_err(failed("understand"))?
+            }
+        };
+        for settings in file.vaults {
+            let named = settings.name.parse::<Name>();
+            let name = named.map_err(|e| failed("understand")(io::Error::other(e)))?;
+            vaults
+                .known
+                .lock()
+                .insert(name.clone(), vaults.vault(name, settings));
+        }
+        Ok(vaults)
+    }
+
+    fn vault(&self, name: Name, settings: api::Vault) -> Arc<Vault> {
+        Arc::new(Vault {
+            place: self.place.below("vaults", &name),
+            clock: Arc::clone(&self.clock),
+            name,
+            settings,
+            objects: Mutex::default(),
+            store: Mutex::default(),
+            turn: AtomicU64::new(0),
+            committing: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Vault>> {
+        self.known.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Vault>, VaultError> {
+        let unknown = || VaultError::Unknown(name.chars().take(80).collect());
+        let named: Name = name.parse().map_err(|_| unknown())?;
+        self.known.lock().get(&named).cloned().ok_or_else(unknown)
+    }
+
+    /// Makes a vault. A store that lies there already, of a server that lost its state, is taken as it is.
+    pub(crate) fn create(&self, new: &api::NewVault) -> Result<Arc<Vault>, VaultError> {
+        let invalid = "a vault's name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter or digit";
+        let name: Name = new.name.parse().map_err(|_| VaultError::Invalid(invalid))?;
+        let locked = self.dir.lock().map_err(failed("lock"))?;
+        let mut known = self.known.lock();
+        if known.contains_key(&name) {
+            return Err(VaultError::Invalid("there is a vault of this name already"));
+        }
+        if known.len() >= VAULTS_MAX {
+            return Err(VaultError::Invalid(
+                "there are too many vaults; 1,000 at most",
+            ));
+        }
+        let vault = self.vault(
+            name.clone(),
+            api::Vault {
+                name: name.to_string(),
+                quota_bytes: new.quota_bytes,
+                created_unix_ns: self.clock.wall().0,
+            },
+        );
+        let place = vault.place.make()?;
+        match Store::create(&place) {
+            Err(StoreError::Occupied { .. }) => drop(vault.open()?),
+            created => created?,
+        }
+        let mut vaults: Vec<_> = known.values().map(|v| v.settings.clone()).collect();
+        vaults.push(vault.settings.clone());
+        let file = File { version: 1, vaults };
+        let bytes = serde_json::to_vec_pretty(&file).expect("vaults are plain data");
+        let written = self.dir.write(&locked, FILE, &bytes);
+        written.map_err(failed("write"))?;
+        known.insert(name, Arc::clone(&vault));
+        Ok(vault)
+    }
+}
+
+impl Vault {
+    /// Its objects, to be read as they lie.
+    pub(crate) fn objects(&self) -> Result<Arc<dyn Backend>, StoreError> {
+        let mut objects = self.objects.lock();
+        match &*objects {
+            Some(objects) => Ok(Arc::clone(objects)),
+            None => Ok(Arc::clone(objects.insert(self.place.open()?))),
+        }
+    }
+
+    /// Its store, to write; opened where it is not.
+    pub(crate) fn store(&self) -> Result<Store, StoreError> {
+        let mut open = self.store.lock();
+        if open.as_ref().is_some_and(Store::must_be_opened_again) {
+            self.turn.fetch_add(1, Ordering::Relaxed);
+            *open = None;
+        }
+        match &*open {
+            Some(store) => Ok(store.clone()),
+            None => {
+                let store = open.insert(self.open()?).clone();
+                self.turn.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(vault = %self.name, "vault opened");
+                Ok(store)
+            }
+        }
+    }
+
+    /// The store, if it is open, and the turn in which it is.
+    pub(crate) fn open_store(&self) -> Option<(Store, u64)> {
+        let open = self.store.lock();
+        Some((open.clone()?, self.turn()))
+    }
+
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Gives the store up after a failure that makes it useless.
+    pub(crate) fn give_up(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        *self.store.lock() = None;
+    }
+
+    /// Whether `more` bytes would be beyond its quota.
+    pub(crate) fn is_full(&self, store: &Store, more: u64) -> bool {
+        let held = store.figures();
+        let bytes = held.stored_bytes + held.quarantined_bytes;
+        let quota = self.settings.quota_bytes;
+        quota.is_some_and(|quota| bytes.saturating_add(more) > quota)
+    }
+
+    fn open(&self) -> Result<Store, StoreError> {
+        Store::open_writer(&self.place.open()?, Around::new(Arc::clone(&self.clock)))
+    }
+
+    /// What it holds. Its store is opened for it.
+    pub(crate) fn figures(&self) -> Result<api::VaultFigures, StoreError> {
+        let store = self.store()?;
+        let held = store.figures();
+        let mut groups = BTreeMap::<Name, (u64, UnixNanos)>::new();
+        for point in store.points() {
+            let group = groups.entry(point.id.group.clone()).or_default();
+            *group = (group.0 + 1, group.1.max(point.at));
+        }
+        let group = |(group, (points, newest)): (Name, (u64, UnixNanos))| api::GroupFigures {
+            group: group.to_string(),
+            points,
+            newest_unix_ns: newest.0,
+        };
+        Ok(api::VaultFigures {
+            vault: self.settings.clone(),
+            stored_bytes: held.stored_bytes,
+            quarantined_bytes: held.quarantined_bytes,
+            points: held.point_count,
+            chunks: held.chunk_count,
+            groups: groups.into_iter().map(group).collect(),
+        })
+    }
+}
+
+fn failed(verb: &'static str) -> impl Fn(io::Error) -> VaultError {
+    move |source| VaultError::File { verb, source }
+}

@@ -1,0 +1,392 @@
+//! The write plane: what a shipper needs to add points, and nothing else.
+//!
+//! ```text
+//! draft --> ask (what is known is laid into the image) --> regions (what was lacking) --> finish --> point
+//! ```
+//!
+//! Rule: a chunk is stored only under the fingerprint that it was found to have. No call here reads what is stored, removes,
+//! replaces or backdates anything.
+
+use axum::body::Bytes;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use block::{GranuleRange, Name};
+use serde::Deserialize;
+use store::{Base, ErrorKind, FinishedImage, PointDraft, SeedDraft, Store, StoreError};
+
+use crate::api::{
+    DraftBase, DraftId, FinishedDraft, NewPoint, Point, PointList, Seed, SeedFound, Told,
+    ZeroRanges,
+};
+use crate::record;
+use crate::server::admin::given;
+use crate::server::audit::Event;
+use crate::server::drafts::{Draft, full};
+use crate::server::guard::Caller;
+use crate::server::limits::{AHEAD_MAX, POINTS_MAX, ZERO_RANGES_MAX};
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::vaults::Vault;
+use crate::server::{Inner, Shared, blocking};
+use crate::wire;
+
+const TOLD: Json<Told> = Json(Told { done: true });
+
+pub(crate) async fn begin(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+    body: Result<Json<DraftBase>, JsonRejection>,
+) -> Answer<Json<DraftId>> {
+    let base = match given(body)? {
+        DraftBase::Empty(size) => Base::Empty { size },
+        DraftBase::Image(image) => {
+            let image = record::image(&image);
+            Base::Image(image.ok_or_else(|| Refusal::invalid("it is no image's reference"))?)
+        }
+    };
+    if shared.is_ending() {
+        return Err(Refusal::ending());
+    }
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        let draft = shared.drafts.begin(&caller, &vault, base)?;
+        Ok(Json(DraftId { draft }))
+    })
+    .await
+}
+
+pub(crate) async fn ask(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Vec<u8>> {
+    let entries = wire::entries(&body).map_err(|e| Refusal::invalid(e.to_string()))?;
+    blocking(move || {
+        let draft = shared.drafts.find(&caller, &vault, &id)?;
+        let lacking = draft.write(|writer| {
+            let asked = entries.iter();
+            let lacks =
+                asked.map(|(granule, print)| writer.put_known(*granule, print).map(|known| !known));
+            lacks.collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(wire::bitmap(&lacking))
+    })
+    .await
+}
+
+pub(crate) async fn regions(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Json<Told>> {
+    let frames = wire::frames(&body).map_err(|e| Refusal::invalid(e.to_string()))?;
+    blocking(move || {
+        let draft = shared.drafts.find(&caller, &vault, &id)?;
+        let vault = draft.vault();
+        if vault.is_full(&vault.store()?, body.len() as u64) {
+            return Err(full(vault));
+        }
+        for frame in frames {
+            put(&shared, &caller, &draft, frame)?;
+        }
+        shared.figures.shipped(body.len() as u64);
+        Ok(TOLD)
+    })
+    .await
+}
+
+/// Stores a region, once all of its chunks were found to be what they are said to be.
+fn put(shared: &Inner, caller: &Caller, draft: &Draft, frame: wire::Frame) -> Answer<()> {
+    let granules: Vec<_> = frame
+        .entries
+        .iter()
+        .map(|(granule, _)| Some(*granule))
+        .collect();
+    let fingerprints: Vec<_> = frame.entries.iter().map(|(_, print)| *print).collect();
+    let mut lie = None;
+    draft.write(
+        |writer| match writer.put_packed(&granules, &fingerprints, frame.region) {
+            // Nothing was done; the draft goes on.
+            Err(StoreError::Invalid(why)) => {
+                lie = Some(why);
+                Ok(())
+            }
+            done => done,
+        },
+    )?;
+    let Some(why) = lie else { return Ok(()) };
+    shared.figures.poisoned();
+    let what = format!("a region of {} chunks was refused", fingerprints.len());
+    let mut entry = caller.entry(Event::Poisoned, Some(&draft.vault().name), what);
+    entry.why = Some(why.to_owned());
+    shared.record(entry)?;
+    let sentence = format!("the region is not what it is said to be: {why}");
+    Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, sentence))
+}
+
+pub(crate) async fn zero(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, id)): Path<(String, String)>,
+    body: Result<Json<ZeroRanges>, JsonRejection>,
+) -> Answer<Json<Told>> {
+    let ranges = given(body)?.ranges;
+    if ranges.len() > ZERO_RANGES_MAX || ranges.iter().any(|(start, end)| start >= end) {
+        return Err(Refusal::invalid(
+            "there are too many ranges, or an empty one",
+        ));
+    }
+    blocking(move || {
+        let draft = shared.drafts.find(&caller, &vault, &id)?;
+        draft.write(|writer| {
+            let mut ranges = ranges.iter().map(|(start, end)| GranuleRange {
+                start: *start,
+                end: *end,
+            });
+            ranges.try_for_each(|granules| writer.zero(granules))
+        })?;
+        Ok(TOLD)
+    })
+    .await
+}
+
+pub(crate) async fn finish(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, id)): Path<(String, String)>,
+) -> Answer<Json<FinishedDraft>> {
+    blocking(move || {
+        let draft = shared.drafts.find(&caller, &vault, &id)?;
+        let image = draft.finish()?;
+        Ok(Json(FinishedDraft {
+            image: record::image_text(image.image()),
+            stored_bytes: image.stored_new_bytes(),
+            changed_bytes: image.changed_bytes(),
+        }))
+    })
+    .await
+}
+
+pub(crate) async fn commit(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+    body: Result<Json<NewPoint>, JsonRejection>,
+) -> Answer<Json<Point>> {
+    let new = given(body)?;
+    let group = group_of(&new.group)?;
+    let new = record::new_point(new).ok_or_else(|| Refusal::invalid("it is no point"))?;
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        shared.check_group(&caller, &vault, &group)?;
+        let store = vault.store()?;
+        let _one_by_one = vault.committing.lock();
+        let lineage = new.lineage;
+        if let Some(point) = listed(&store, &group, &lineage, new.generation) {
+            return Ok(Json(record::point(&point)));
+        }
+        shared.check_time(&caller, &vault, &store, &group, new.at)?;
+        if vault.is_full(&store, 0) {
+            return Err(full(&vault));
+        }
+        let disk = |(name, id): &(Name, String)| {
+            let draft = shared.drafts.find(&caller, vault.name.as_str(), id)?;
+            Ok((name.clone(), draft.image()?))
+        };
+        let disks = new.disks.iter().map(disk).collect::<Answer<Vec<_>>>()?;
+        let point = store.commit_point(PointDraft {
+            group,
+            disks,
+            at: new.at,
+            lineage,
+            generation: new.generation,
+            labels: new.labels,
+            consistency: new.consistency,
+        });
+        let point = point.inspect_err(|error| lose(&vault, error))?;
+        new.disks
+            .iter()
+            .for_each(|(_, id)| shared.drafts.forget(id));
+        shared.figures.point();
+        Ok(Json(record::point(&point)))
+    })
+    .await
+}
+
+/// A store that was taken over is opened anew by who needs it next.
+fn lose(vault: &Vault, error: &StoreError) {
+    if error.kind() == ErrorKind::Fenced {
+        vault.give_up();
+    }
+}
+
+/// The point of this cut, if it is listed.
+fn listed(
+    store: &Store,
+    group: &Name,
+    lineage: &[u8; 16],
+    generation: u64,
+) -> Option<std::sync::Arc<store::PointRecord>> {
+    let points = store.points();
+    let mut of_group = points.into_iter().rev().filter(|p| p.id.group == *group);
+    of_group.find(|point| point.lineage == *lineage && point.generation == generation)
+}
+
+pub(crate) async fn save_seed(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, group)): Path<(String, String)>,
+    body: Result<Json<Seed>, JsonRejection>,
+) -> Answer<Json<Told>> {
+    let seed = given(body)?;
+    let group = group_of(&group)?;
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        shared.check_group(&caller, &vault, &group)?;
+        let store = vault.store()?;
+        if vault.is_full(&store, 0) {
+            return Err(full(&vault));
+        }
+        let disks = seed.disks.iter().map(|disk| {
+            let invalid = || Refusal::invalid("it is no disk of a first copy");
+            Ok(store::SeedDisk {
+                name: disk.name.parse().map_err(|_| invalid())?,
+                cursor_granule: disk.cursor_granule,
+                image: shared.seeded(&caller, &vault, &store, disk)?,
+            })
+        });
+        let draft = SeedDraft {
+            disks: disks.collect::<Answer<_>>()?,
+            lineage: record::lineage(&seed.lineage)
+                .ok_or_else(|| Refusal::invalid("it is no lineage"))?,
+            generation: seed.generation,
+            group,
+        };
+        let saved = store.save_seed(draft);
+        saved.inspect_err(|error| lose(&vault, error))?;
+        seed.disks
+            .iter()
+            .filter_map(|disk| disk.draft.as_ref())
+            .for_each(|id| shared.drafts.forget(id));
+        Ok(TOLD)
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Which {
+    lineage: Option<String>,
+}
+
+pub(crate) async fn points(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, group)): Path<(String, String)>,
+    Query(Which { lineage }): Query<Which>,
+) -> Answer<Json<PointList>> {
+    let group = group_of(&group)?;
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        shared.check_group(&caller, &vault, &group)?;
+        let points = vault.store()?.points();
+        let of_group = points.iter().rev().filter(|point| point.id.group == group);
+        let told = of_group.map(|point| record::point(point));
+        let wanted = told.filter(|point| lineage.as_ref().is_none_or(|l| *l == point.lineage));
+        let points = wanted.take(POINTS_MAX).collect();
+        Ok(Json(PointList { points }))
+    })
+    .await
+}
+
+pub(crate) async fn seed(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, group)): Path<(String, String)>,
+) -> Answer<Json<SeedFound>> {
+    let group = group_of(&group)?;
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        shared.check_group(&caller, &vault, &group)?;
+        let seed = vault.store()?.seed(&group);
+        let seed = seed.map(|seed| record::seed(&seed));
+        Ok(Json(SeedFound { seed }))
+    })
+    .await
+}
+
+fn group_of(text: &str) -> Answer<Name> {
+    text.parse()
+        .map_err(|e: block::InvalidName| Refusal::invalid(e.to_string()))
+}
+
+impl Inner {
+    /// A token that is bound to groups learns and adds nothing of others.
+    fn check_group(&self, caller: &Caller, vault: &Vault, group: &Name) -> Answer<()> {
+        match caller.may_ship(group) {
+            true => Ok(()),
+            false => Err(self.forbid(
+                caller,
+                vault,
+                format!("group {group}"),
+                "the token is not for this group",
+            )?),
+        }
+    }
+
+    /// Points of a group go forward in time; and not beyond the server's.
+    fn check_time(
+        &self,
+        caller: &Caller,
+        vault: &Vault,
+        store: &Store,
+        group: &Name,
+        at: block::UnixNanos,
+    ) -> Answer<()> {
+        let newest = store.newest(group);
+        let why = match () {
+            () if newest.is_some_and(|newest| at < newest.at) => {
+                "it would be older than the group's newest point"
+            }
+            () if at > self.clock.wall() + AHEAD_MAX => "it would be ahead of the server's clock",
+            () => return Ok(()),
+        };
+        Err(self.forbid(
+            caller,
+            vault,
+            format!("a point of group {group} at {}", at.0),
+            why,
+        )?)
+    }
+
+    /// Writes down that somebody was refused.
+    fn forbid(&self, caller: &Caller, vault: &Vault, what: String, why: &str) -> Answer<Refusal> {
+        let mut entry = caller.entry(Event::Refused, Some(&vault.name), what);
+        entry.why = Some(why.to_owned());
+        self.refused(entry)?;
+        Ok(Refusal::new(StatusCode::FORBIDDEN, why))
+    }
+
+    /// The image of a seed's disk: a draft's, or one that the vault holds.
+    fn seeded(
+        &self,
+        caller: &Caller,
+        vault: &Vault,
+        store: &Store,
+        disk: &crate::api::SeedDisk,
+    ) -> Answer<FinishedImage> {
+        let draft = disk
+            .draft
+            .as_ref()
+            .map(|id| self.drafts.find(caller, vault.name.as_str(), id));
+        if let Some(Ok(draft)) = draft {
+            return draft.image();
+        }
+        let image = record::image(&disk.image);
+        let image = image.ok_or_else(|| Refusal::invalid("it is no image's reference"))?;
+        Ok(store.image_writer(Base::Image(image))?.finish()?)
+    }
+}

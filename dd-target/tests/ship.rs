@@ -1,0 +1,348 @@
+//! The write plane, over a real socket: what is shipped reads back, and what must not be is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use block::{BlockDevice, GranuleRange, UnixNanos, index};
+use common::Bench;
+use dd_target::api::Role;
+use dd_target::client::{
+    Objects, RemoteError, RemoteImage, RemotePoint, RemoteSeed, Vault, VaultUrl,
+};
+use dd_target::server::AuditEvent;
+use store::{Around, Base, ChunkCodec, Consistency, PointRecord, Store};
+
+mod common;
+
+const SIZE: u64 = 16 << 20;
+
+/// Content of which a half repeats, a quarter is zeroes, and the rest is like nothing else.
+fn content(seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut out = Vec::new();
+    for granule in 0..SIZE / 4096 {
+        let word = match granule % 4 {
+            0 => 0,
+            1 => granule / 64 + 1,
+            2 => 7 + seed,
+            _ => {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                state
+            }
+        };
+        out.extend(word.to_le_bytes().repeat(512));
+    }
+    out
+}
+
+fn ship(vault: &Vault, base: Base, content: &[u8]) -> Result<RemoteImage, RemoteError> {
+    let mut writer = vault.image_writer(base)?;
+    for (at, piece) in (0..).step_by(256).zip(content.chunks(1 << 20)) {
+        writer.put(at, piece)?;
+    }
+    writer.finish()
+}
+
+fn commit(
+    vault: &Vault,
+    image: RemoteImage,
+    generation: u64,
+    at: u64,
+) -> Result<Arc<PointRecord>, RemoteError> {
+    commit_to(vault, "g", image, generation, at)
+}
+
+fn commit_to(
+    vault: &Vault,
+    group: &str,
+    image: RemoteImage,
+    generation: u64,
+    at: u64,
+) -> Result<Arc<PointRecord>, RemoteError> {
+    vault.commit_point(&RemotePoint {
+        group: &group.parse().unwrap(),
+        disks: &[("disk".parse().unwrap(), image)],
+        at: UnixNanos(at),
+        lineage: [3; 16],
+        generation,
+        labels: &BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+        consistency: Consistency::Application,
+    })
+}
+
+fn vault(bench: &Bench) -> Vault {
+    let access = bench.access(&bench.token(&[Role::Ship]));
+    Vault::open(&bench.vault("v"), &access).unwrap()
+}
+
+/// What the newest point reads as, by a token that may.
+fn restored(bench: &Bench) -> Vec<u8> {
+    let access = bench.access(&bench.token(&[Role::Restore]));
+    let objects = Objects::open(&bench.vault("v"), &access).unwrap();
+    let store = Store::open_reader(&objects, Around::new(Arc::clone(&bench.clock))).unwrap();
+    let point = store.points().pop().unwrap();
+    let mut read = vec![0; index(SIZE)];
+    store
+        .image(&point.disks[0].image)
+        .unwrap()
+        .read_at(&mut read, 0)
+        .unwrap();
+    read
+}
+
+fn events(bench: &Bench, event: AuditEvent) -> usize {
+    let page = bench.remote(&bench.token(&[Role::Admin])).audit(0).unwrap();
+    assert!(page.whole);
+    page.lines.iter().filter(|line| line.event == event).count()
+}
+
+#[test]
+fn what_is_shipped_reads_back_and_changes_cost_what_changed() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let first = content(1);
+    let image = ship(&vault, Base::Empty { size: SIZE }, &first).unwrap();
+    let point = commit(&vault, image, 1, 10).unwrap();
+    assert_eq!(point.labels["k"], "v");
+    assert!(restored(&bench) == first);
+
+    let mut second = first;
+    second[5 * 4096..6 * 4096].fill(9);
+    second[8 * 4096..80 * 4096].fill(0);
+    let mut writer = vault
+        .image_writer(Base::Image(point.disks[0].image.clone()))
+        .unwrap();
+    writer.put(5, &second[5 * 4096..6 * 4096]).unwrap();
+    writer.zero(GranuleRange { start: 8, end: 80 }).unwrap();
+    let image = writer.finish().unwrap();
+    let changed = commit(&vault, image, 2, 20).unwrap();
+    assert!(
+        changed.stored_new_bytes < 64 << 10,
+        "{}",
+        changed.stored_new_bytes
+    );
+    assert!(restored(&bench) == second);
+
+    let group = "g".parse().unwrap();
+    let told = vault.points(&group, None).unwrap();
+    assert_eq!(told, [changed, point]);
+    assert_eq!(vault.points(&group, Some(&[4; 16])).unwrap(), []);
+}
+
+#[test]
+fn a_point_that_is_asked_for_twice_is_listed_once() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(2)).unwrap();
+    let once = commit(&vault, image.clone(), 1, 10).unwrap();
+    let twice = commit(&vault, image, 1, 10).unwrap();
+    assert_eq!(once, twice);
+    assert_eq!(vault.points(&"g".parse().unwrap(), None).unwrap().len(), 1);
+}
+
+#[test]
+fn a_seed_goes_on_from_where_it_was_saved() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let (group, disk) = ("g".parse().unwrap(), "disk".parse().unwrap());
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(3)[..1 << 20]).unwrap();
+    let save = |image: &RemoteImage| {
+        let seed = RemoteSeed {
+            group: &group,
+            lineage: [5; 16],
+            generation: 4,
+            disks: vec![(&disk, 256, image)],
+        };
+        vault.save_seed(&seed)
+    };
+    save(&image).unwrap();
+    // Its draft is gone by now; the vault has the image.
+    save(&image).unwrap();
+    let seed = vault.seed(&group).unwrap().unwrap();
+    assert_eq!((seed.generation, seed.disks[0].cursor_granule), (4, 256));
+    assert_eq!(seed.disks[0].image, *image.image());
+    assert!(
+        vault
+            .image_writer(Base::Image(seed.disks[0].image.clone()))
+            .is_ok()
+    );
+    assert!(vault.seed(&"h".parse().unwrap()).unwrap().is_none());
+}
+
+#[test]
+fn poisoned_chunks_are_refused_and_written_down() {
+    let bench = Bench::new();
+    let token = bench.token(&[Role::Ship]);
+    let json = |request: reqwest::RequestBuilder| {
+        request
+            .header("content-type", "application/json")
+            .body(format!("{{\"empty\":{SIZE}}}"))
+    };
+    let (_, begun) = bench.ask_with("POST", "/v1/vaults/v/drafts", Some(&token), json);
+    let begun: serde_json::Value = serde_json::from_str(&begun).unwrap();
+    let path = format!(
+        "/v1/vaults/v/drafts/{}/regions",
+        begun["draft"].as_str().unwrap()
+    );
+
+    let codec = ChunkCodec::plain();
+    let (said, sent) = (vec![1_u8; 4096], vec![2_u8; 4096]);
+    let region = codec.pack(sent);
+    let mut body = vec![region.encoding(), 1, 0, 0];
+    let len = u32::try_from(region.stored().len()).unwrap();
+    body.extend(len.to_le_bytes());
+    body.extend(0_u64.to_le_bytes());
+    body.extend(codec.fingerprints(&said)[0].as_bytes());
+    body.extend(region.stored());
+    let (status, answer) = bench.ask_with("POST", &path, Some(&token), |r| r.body(body.clone()));
+    assert_eq!(status, 422, "{answer}");
+    assert_eq!(events(&bench, AuditEvent::Poisoned), 1);
+    // Nor is it taken without its entries, or with a length that lies.
+    for wrong in [
+        &body[..body.len() - 1],
+        &body[..20],
+        &[9, 1, 0, 0, 0, 0, 0, 0],
+    ] {
+        let wrong = wrong.to_vec();
+        let (status, answer) = bench.ask_with("POST", &path, Some(&token), |r| r.body(wrong));
+        assert_eq!(status, 400, "{answer}");
+    }
+    // Another token's draft is none of anybody's business.
+    let other = bench.token(&[Role::Ship]);
+    assert_eq!(
+        bench
+            .ask_with("POST", &path, Some(&other), |r| r.body(body))
+            .0,
+        404
+    );
+}
+
+#[test]
+fn nobody_backdates_or_ships_to_the_groups_of_others() {
+    let bench = Bench::new();
+    let access = bench.access(&bench.token_for(&[Role::Ship], |new| new.groups = vec!["g".into()]));
+    let vault = Vault::open(&bench.vault("v"), &access).unwrap();
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(4)).unwrap();
+    let now = bench.clock.wall().0;
+    commit(&vault, image, 1, now).unwrap();
+    let again = || ship(&vault, Base::Empty { size: SIZE }, &content(4)).unwrap();
+    for (group, at, word) in [
+        ("g", now - 1, "older"),
+        ("g", now + 3_600_000_000_000, "ahead"),
+        ("h", now, "not for this group"),
+    ] {
+        let error = commit_to(&vault, group, again(), 2, at).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    assert!(vault.points(&"h".parse().unwrap(), None).is_err());
+    assert_eq!(events(&bench, AuditEvent::Refused), 4);
+}
+
+#[test]
+fn a_vault_takes_no_more_than_its_quota() {
+    let bench = Bench::new();
+    bench.make_vault("small", Some(1 << 20));
+    let access = bench.access(&bench.token(&[Role::Ship]));
+    let vault = Vault::open(&bench.vault("small"), &access).unwrap();
+    // Eight MiB that nothing compresses.
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    });
+    let noise: Vec<u8> = words.take(1 << 20).flat_map(u64::to_le_bytes).collect();
+    let error = ship(&vault, Base::Empty { size: SIZE }, &noise).unwrap_err();
+    assert!(error.is_full(), "{error}");
+    assert!(error.to_string().contains("quota"), "{error}");
+}
+
+#[test]
+fn a_granule_is_written_once() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let mut writer = vault.image_writer(Base::Empty { size: SIZE }).unwrap();
+    writer.put(10, &[1; 8192]).unwrap();
+    writer.put(12, &[1; 4096]).unwrap();
+    assert!(writer.put(11, &[2; 4096]).is_err());
+    assert!(writer.zero(GranuleRange { start: 0, end: 11 }).is_err());
+    assert!(writer.zero(GranuleRange { start: 0, end: 10 }).is_ok());
+}
+
+#[test]
+fn a_server_that_died_loses_no_point_and_an_image_in_the_making_is_begun_again() {
+    let mut bench = Bench::new();
+    let ours = vault(&bench);
+    let image = ship(&ours, Base::Empty { size: SIZE }, &content(5)).unwrap();
+    commit(&ours, image, 1, 10).unwrap();
+    let mut writer = ours.image_writer(Base::Empty { size: SIZE }).unwrap();
+    writer.put(0, &content(6)[..8 << 20]).unwrap();
+    bench.stop();
+    bench.start();
+    let lost = writer.finish().unwrap_err();
+    assert!(
+        lost.is_missing() || lost.to_string().contains("begin"),
+        "{lost}"
+    );
+    let image = ship(&ours, Base::Empty { size: SIZE }, &content(6)).unwrap();
+    commit(&ours, image, 2, 20).unwrap();
+    assert!(restored(&bench) == content(6));
+}
+
+/// Lets connections through, and breaks each after so many bytes from the client, `breaks` times in all.
+fn breaking_proxy(to: String, bytes: usize, breaks: usize) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let left = Arc::new(AtomicUsize::new(breaks));
+    let counted = Arc::clone(&left);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
+            let (mut down_from, mut down_to) =
+                (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut down_from, &mut down_to));
+            let left = Arc::clone(&counted);
+            std::thread::spawn(move || up(client, server, bytes, &left));
+        }
+    });
+    (port, left)
+}
+
+fn up(mut client: TcpStream, mut server: TcpStream, bytes: usize, left: &AtomicUsize) {
+    let (mut buf, mut seen) = (vec![0; 16 << 10], 0);
+    while let Ok(n @ 1..) = client.read(&mut buf) {
+        seen += n;
+        let due = seen > bytes && left.load(Ordering::SeqCst) > 0;
+        if due {
+            left.fetch_sub(1, Ordering::SeqCst);
+            break;
+        }
+        if server.write_all(&buf[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn an_image_survives_connections_that_break() {
+    let bench = Bench::new();
+    let to = bench.url().to_string().replace("https://", "");
+    let (port, left) = breaking_proxy(to, 60 << 10, 3);
+    let access = bench.access(&bench.token(&[Role::Ship]));
+    let url: VaultUrl = format!("https://127.0.0.1:{port}/v").parse().unwrap();
+    let vault = Vault::open(&url, &access).unwrap();
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(7)).unwrap();
+    commit(&vault, image, 1, 10).unwrap();
+    assert_eq!(left.load(Ordering::SeqCst), 0, "no connection was broken");
+    assert!(restored(&bench) == content(7));
+}

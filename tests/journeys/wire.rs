@@ -1,0 +1,207 @@
+//! Points behind a server, over TLS: shipped with one token, restored with another, and nothing lost when the server dies.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
+
+use anyhow::{Context, Result, ensure};
+use tests::nbd::Address;
+use tests::process::Beside;
+use tests::protect::How;
+use tests::time::wait_for;
+use tests::{Bench, Load, Protect, Shape, image, standin};
+
+use crate::places::{LIMIT, MIB};
+
+const DISK: u64 = 48 * MIB;
+
+/// A server with a vault `v`, and the tokens of its users.
+struct Wire {
+    bench: Bench,
+    address: String,
+    server: Beside,
+}
+
+impl Wire {
+    fn start() -> Result<Self> {
+        let mut bench = Bench::new()?;
+        let Address::Tcp(address) = Address::free_port()? else {
+            unreachable!("a port was asked for");
+        };
+        bench.set_target(&format!("https://{address}/v"));
+        let server = serve(&bench, &address)?;
+        let wire = Self {
+            bench,
+            address,
+            server,
+        };
+        for (name, more) in [
+            ("admin", &[][..]),
+            ("retention", &["--vault", "v"]),
+            ("restore", &["--vault", "v"]),
+            ("ship", &["--vault", "v", "--group", "g"]),
+        ] {
+            wire.make_token(name, more)?;
+        }
+        wire.show("admin");
+        let url = wire.url();
+        standin::run(["vault", "create", "v", "--server", &url])?;
+        Ok(wire)
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// A file with a token of the role of that name.
+    fn make_token(&self, role: &str, more: &[&str]) -> Result<()> {
+        let state = self.bench.text("server");
+        let mut args = vec![
+            "token", "create", "--state", &state, "--name", role, "--role", role,
+        ];
+        args.extend(more);
+        let text = standin::run(args)?;
+        let mut private = fs::OpenOptions::new();
+        private.create(true).write(true).mode(0o600);
+        let file = private.open(self.bench.path(role));
+        Ok(file?.write_all(text.as_bytes())?)
+    }
+
+    /// What commands show from here on.
+    fn show(&self, role: &str) {
+        let shown = |name: &str, file: &str| (name.to_owned(), self.bench.text(file));
+        standin::set_environment(vec![
+            shown("STANDIN_TOKEN_FILE", role),
+            shown("STANDIN_CA", "server/server.pem"),
+        ]);
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.server = serve(&self.bench, &self.address)?;
+        Ok(())
+    }
+}
+
+fn serve(bench: &Bench, address: &str) -> Result<Beside> {
+    let store = format!("dir:{}", bench.text("place"));
+    let state = bench.text("server");
+    let mut command = standin::command([
+        "target", "serve", "--store", &store, "--listen", address, "--state", &state,
+    ]);
+    let server = Beside::start(&mut command, &bench.path("server.log"))?;
+    wait_for("the target to serve", LIMIT, || {
+        Ok(TcpStream::connect(address).ok().map(drop))
+    })
+    .with_context(|| server.log())?;
+    Ok(server)
+}
+
+#[test]
+fn wire_a_disk_is_protected_over_tls_and_outlives_a_kill_of_the_server() -> Result<()> {
+    let mut wire = Wire::start()?;
+    let (disk, ledger) = wire.bench.stamped_disk("disk", DISK)?;
+    wire.show("ship");
+    let how = How::new(&wire.bench, &[&disk]);
+    let protect = Protect::start(&wire.bench, &how)?;
+    protect.cut()?;
+    let load = Load::start(
+        &protect.address,
+        "disk",
+        &ledger,
+        &Shape::mixed(0..image::sectors(DISK)),
+        wire.bench.seed,
+    );
+    load.wait_acked(200)?;
+    let (before, window_before) = protect.cut_beside(&ledger)?;
+    wire.server.kill9()?;
+    load.wait_acked(400)?;
+    wire.restart()?;
+    let (after, window_after) = protect.cut_beside(&ledger)?;
+    load.stop()?;
+    protect.stop()?;
+
+    let target = wire.bench.target();
+    let output = wire.bench.text("stolen.raw");
+    // Who may add points may not read, nor remove.
+    standin::refuse(
+        ["restore", &before, "--target", &target, "--output", &output],
+        1,
+        &["role"],
+    )?;
+    wire.show("restore");
+    wire.bench.check_point(&before, &ledger, window_before)?;
+    wire.bench.check_point(&after, &ledger, window_after)?;
+    standin::run(["point", "verify", "--all", "--target", &target])?;
+    standin::refuse(
+        ["point", "delete", &before, "--target", &target],
+        2,
+        &["role"],
+    )?;
+    standin::refuse(["store", "gc", &target], 2, &["role"])?;
+    wire.show("retention");
+    standin::run(["point", "delete", &before, "--target", &target])?;
+    wire.show("admin");
+    standin::json(["store", "gc", &target, "--dry-run"])?;
+    let shown = standin::json(["vault", "show", "v", "--server", &wire.url()])?;
+    ensure!(shown["groups"][0]["group"] == "g", "{shown}");
+    let log = fs::read_to_string(wire.bench.path("server/audit.log"))?;
+    ensure!(
+        log.contains("\"refused\"") && log.contains("\"chore\""),
+        "{log}"
+    );
+    Ok(())
+}
+
+#[test]
+fn wire_an_imported_image_restores_byte_for_byte_and_changes_cost_what_changed() -> Result<()> {
+    let wire = Wire::start()?;
+    let path = wire.bench.path("disk.raw");
+    image::sparse(&path, DISK)?;
+    image::scribble(&path, 0, 9 * MIB, wire.bench.seed)?;
+    image::scribble(&path, 30 * MIB + 512, 5_000, 3)?;
+    let (text, target) = (wire.bench.text("disk.raw"), wire.bench.target());
+    let import = ["import", &text, "--target", &target, "--group", "g"];
+    wire.show("ship");
+    let first = standin::json(import)?;
+    ensure!(first["point"] == "g@1", "{first}");
+    image::scribble(&path, 2 * MIB, 20_000, 7)?;
+    let second = standin::json(import)?;
+    ensure!(second["base"] == "g@1", "{second}");
+    let stored = second["stored_bytes"].as_u64().context("a number")?;
+    ensure!(stored < MIB, "20 kB of changes took {stored} bytes");
+    wire.show("restore");
+    wire.bench.compare("g@2", None, &path)?;
+    Ok(())
+}
+
+#[test]
+fn wire_what_cannot_be_is_refused_with_a_word_on_what_to_do() -> Result<()> {
+    let wire = Wire::start()?;
+    let target = wire.bench.target();
+    let list = ["point", "list", "--target", &target];
+    let ca = (
+        "STANDIN_CA".to_owned(),
+        wire.bench.text("server/server.pem"),
+    );
+    standin::set_environment(vec![ca.clone()]);
+    standin::refuse(list, 1, &["no token"])?;
+    let open = wire.bench.text("open");
+    fs::write(&open, "standin-x-y")?;
+    standin::set_environment(vec![ca.clone(), ("STANDIN_TOKEN_FILE".into(), open)]);
+    standin::refuse(list, 1, &["chmod 600"])?;
+    standin::set_environment(vec![(
+        "STANDIN_TOKEN_FILE".into(),
+        wire.bench.text("restore"),
+    )]);
+    standin::refuse(list, 1, &["cannot reach", "certificate"])?;
+    wire.show("restore");
+    standin::run(list)?;
+    let other = format!("{}/w", wire.url());
+    standin::refuse(
+        ["point", "list", "--target", &other],
+        1,
+        &["not for this vault"],
+    )?;
+    Ok(())
+}
