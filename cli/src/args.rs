@@ -247,7 +247,7 @@ pub(crate) struct Store {
 pub(crate) enum StoreCommand {
     /// Make a store of an empty directory. `standin protect` does that by itself.
     Init {
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
+        /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
         /// Encrypt what it will hold: AES-256-GCM, before it leaves this machine. --key-file or --passphrase-file opens it;
         /// a key file that is not there is made.

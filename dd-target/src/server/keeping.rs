@@ -56,6 +56,8 @@ impl Kept for Keeping {
     }
 
     fn use_store(&self) -> Option<Used<'_>> {
+        // What nobody goes on with keeps garbage from being collected.
+        self.shared.drafts.drop_idle();
         let opened = self.vault.store();
         let failed = |error| warn!(vault = %self.vault.name, %error, "the vault cannot be opened");
         opened.map_err(failed).ok()?;

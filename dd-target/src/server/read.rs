@@ -3,7 +3,6 @@
 //! Rule: only the folders of a store are there, and of those not the leases of its writers.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use axum::Extension;
 use axum::Json;
@@ -17,7 +16,8 @@ use crate::api::{ObjectList, Role};
 use crate::server::audit::Event;
 use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
-use crate::server::{Shared, blocking};
+use crate::server::vaults::Vault;
+use crate::server::{Inner, Shared, blocking};
 use crate::wire::{CATALOG, RANGE_MAX, is_folder, is_object};
 
 #[derive(Deserialize)]
@@ -36,7 +36,7 @@ pub(crate) async fn list(
     }
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
-        shared.is_read(&caller, &vault);
+        shared.note_reader(&caller, &vault);
         let place = vault.objects()?;
         let objects = place.list(&folder)?;
         if folder == CATALOG {
@@ -86,7 +86,7 @@ pub(crate) async fn object(
     };
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
-        shared.is_read(&caller, &vault);
+        shared.note_reader(&caller, &vault);
         let place = vault.objects()?;
         let len = place.len(&name)?;
         let Some(asked) = asked else {
@@ -124,9 +124,9 @@ fn range(headers: &HeaderMap) -> Answer<Range<u64>> {
     range.ok_or_else(|| Refusal::invalid(sentence()))
 }
 
-impl crate::server::Inner {
+impl Inner {
     /// Notes that somebody reads a vault, once an hour for each.
-    fn is_read(self: &Arc<Self>, caller: &Caller, vault: &crate::server::vaults::Vault) {
+    fn note_reader(&self, caller: &Caller, vault: &Vault) {
         if !caller.has(Role::Restore) {
             return;
         }

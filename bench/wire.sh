@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# What a server between costs: import and restore of one image through `standin target serve` over TLS on the loopback,
+# beside the same in one process, in turn. SIZE=256 (MiB) and ROUNDS=1 are a rehearsal; IMAGE=PATH takes an image of yours.
+# STANDIN_BINARY=PATH measures another build of standin.
+#
+#   wire.sh    prints seconds: round, what, through the server, in one process
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -z "${STANDIN_BINARY:-}" ]; then
+  cargo build --release --locked -p cli
+  STANDIN_BINARY=${CARGO_TARGET_DIR:-target}/release/standin
+fi
+standin=$(realpath "$STANDIN_BINARY")
+place=$(mktemp -d "${TMPDIR:-/var/tmp}/standin-wire.XXXXXX")
+server=
+finish() {
+  [ -z "$server" ] || kill "$server" 2>/dev/null || true
+  rm -rf "$place"
+}
+trap finish EXIT
+cd "$place"
+
+image=${IMAGE:-}
+if [ -z "$image" ]; then
+  # Half of it noise, a quarter text, a quarter holes.
+  mib=${SIZE:-2048}
+  head -c $((mib << 19)) /dev/urandom > disk.raw
+  seq 1 100000000 | head -c $((mib << 18)) >> disk.raw || true
+  truncate -s "${mib}M" disk.raw
+  image=$place/disk.raw
+fi
+
+token() {
+  (umask 077 && "$standin" token create --state state --name "$1" --role "$1" > "$1" 2> token.log)
+}
+timed() {
+  local began=$EPOCHREALTIME
+  "$@" > command.log
+  awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }'
+}
+
+port=$((20000 + RANDOM % 20000))
+url=https://127.0.0.1:$port
+for role in admin ship restore; do token "$role"; done
+"$standin" target serve --store dir:place --listen "127.0.0.1:$port" --state state > server.log 2>&1 &
+server=$!
+export STANDIN_CA=$place/state/server.pem
+until "$standin" vault list --server "$url" --token-file admin > command.log 2>&1; do
+  kill -0 "$server" || { cat server.log >&2; exit 1; }
+done
+
+echo "round what through-the-server in-one-process"
+for round in $(seq 1 "${ROUNDS:-3}"); do
+  vault=v$round
+  "$standin" vault create "$vault" --server "$url" --token-file admin > command.log
+  far=(--target "$url/$vault" --group g)
+  near=(--target "dir:near$round" --group g)
+  echo "$round import $(timed "$standin" import "$image" "${far[@]}" --token-file ship) $(timed "$standin" import "$image" "${near[@]}")"
+  echo "$round import-again $(timed "$standin" import "$image" "${far[@]}" --token-file ship) $(timed "$standin" import "$image" "${near[@]}")"
+  echo "$round restore $(timed "$standin" restore g@1 --target "$url/$vault" --token-file restore --output far.raw) $(timed "$standin" restore g@1 --target "dir:near$round" --output near.raw)"
+  cmp far.raw near.raw
+  rm far.raw near.raw
+done
