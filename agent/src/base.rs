@@ -29,6 +29,8 @@ pub(crate) struct Sealed<'a> {
     pub(crate) lineage: Lineage,
     pub(crate) since: Generation,
     pub(crate) generation: Generation,
+    /// The generation that takes the guest's writes: it has not been cut.
+    pub(crate) open: Generation,
     pub(crate) disks: &'a [(Name, u64)],
 }
 
@@ -48,6 +50,10 @@ pub(crate) fn plan(held: &Held, sealed: &Sealed<'_>) -> Plan {
     let fits = |base: u64| sealed.since.0 <= base && base < sealed.generation.0;
     let own = |lineage: &[u8; 16]| *lineage == sealed.lineage.0;
     if let Some(point) = held.point.as_ref().filter(|point| own(&point.lineage)) {
+        if point.generation >= sealed.open.0 {
+            // Whoever made it, it is not of this history. To release diffs for it would be to lose them.
+            return Plan::Missing("the target has a point of a cut that was never made");
+        }
         if point.generation >= sealed.generation.0 {
             return Plan::AlreadyThere(Arc::clone(point));
         }

@@ -471,6 +471,7 @@ impl Engine {
             lineage,
             since: self.group.since(),
             generation: sealed.first().map_or(open, |first| first.generation),
+            open,
             disks: &disks,
         };
         !matches!(base::plan(held, &next), base::Plan::Missing(_))

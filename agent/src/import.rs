@@ -144,7 +144,7 @@ pub fn import(
         disks,
         at: clock.wall(),
         lineage: IMPORTED,
-        generation: newest.map_or(0, |point| point.generation + 1),
+        generation: next_generation(newest.as_deref())?,
         labels: options.labels.clone(),
         consistency: Consistency::Crash,
     };
@@ -160,6 +160,17 @@ pub fn import(
         stored_bytes: grown.unwrap_or(point.stored_new_bytes),
         point,
         took: clock.monotonic().saturating_sub(began),
+    })
+}
+
+/// Whoever can add points can give one any number.
+fn next_generation(newest: Option<&PointRecord>) -> Result<u64> {
+    let Some(newest) = newest else { return Ok(0) };
+    newest.generation.checked_add(1).ok_or_else(|| {
+        Error::usage(
+            format!("{} has the last number that there is", newest.id),
+            "import into another group (--group)",
+        )
     })
 }
 

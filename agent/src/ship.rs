@@ -62,6 +62,7 @@ pub(crate) fn ship(
         lineage,
         since: sealed.since,
         generation: sealed.generation,
+        open: engine.group.open_generation(),
         disks: &disks,
     };
     let images = match base::plan(&engine.held(store)?, &planned) {

@@ -100,6 +100,10 @@ fn needs_opening(engine: &Engine, store: Option<&TargetWriter>, error: &Error) -
         // and opening it takes some.
         return !error.is_full();
     }
+    // Its token, or whom it trusts, may have been renewed since it was read.
+    if store.is_some_and(|store| store.store().is_none()) {
+        return true;
+    }
     // A request that failed leaves nothing open; and opening a bucket reads much.
     let latched = store.is_some_and(TargetWriter::must_be_opened_again);
     latched || error.kind() == Kind::Fenced
@@ -164,7 +168,9 @@ pub(crate) fn open_first(engine: &Engine) -> Result<TargetWriter> {
 /// Nothing was cut yet that could be shipped: go on from what the target has, or copy the disks.
 fn find_base(engine: &Engine, store: &TargetWriter) -> Result<Round> {
     let lineage = engine.group.lineage();
-    let held = engine.held(store)?;
+    let held = engine
+        .held(store)
+        .inspect_err(|error| engine.fails(Step::Seed, error))?;
     if engine.has_base(&held) {
         // A seed that is complete, without a point: its first cut is still to come.
         let first_cut = held.point.is_none() && engine.group.sealed().is_empty();

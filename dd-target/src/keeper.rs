@@ -89,7 +89,7 @@ const SLICE: Duration = Duration::from_mins(5);
 const LOOK: Duration = Duration::from_mins(1);
 
 /// How far a scrub has come.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Reached {
     after: Option<ScrubPosition>,
     before: [u64; 3],
@@ -138,17 +138,32 @@ fn look(kept: &dyn Kept, scrub: &mut Option<Reached>, every: Duration) -> Durati
     if scrub.is_none() && is_scrub_due(kept, every) {
         *scrub = Some(Reached::default());
     }
-    match scrub.take().map(|reached| slice(kept, reached)) {
-        None | Some(Ok(None)) => every.min(LOOK),
-        Some(Ok(more)) => {
-            *scrub = more;
+    let Some(reached) = scrub.clone() else {
+        return every.min(LOOK);
+    };
+    match slice(kept, reached) {
+        Ok(Slice::Ended) => {
+            *scrub = None;
+            every.min(LOOK)
+        }
+        Ok(Slice::Reached(more)) => {
+            *scrub = Some(more);
             Duration::ZERO
         }
-        Some(Err(error)) => {
+        // It goes on where it was.
+        Ok(Slice::NotOpen) => AGAIN,
+        Err(error) => {
             complain(kept, &error);
             AGAIN
         }
     }
+}
+
+/// How a part of a scrub ended.
+enum Slice {
+    Ended,
+    Reached(Reached),
+    NotOpen,
 }
 
 /// Whoever writes meets it too, and shows it.
@@ -203,11 +218,10 @@ fn collect(kept: &dyn Kept) -> Result<(), KeepError> {
     Ok(())
 }
 
-/// A part of a scrub. Returns how far it has come; `None` once it has ended.
-fn slice(kept: &dyn Kept, reached: Reached) -> Result<Option<Reached>, KeepError> {
+/// A part of a scrub.
+fn slice(kept: &dyn Kept, reached: Reached) -> Result<Slice, KeepError> {
     let Some(used) = kept.use_store() else {
-        // It goes on when the store is open again.
-        return Ok(Some(reached));
+        return Ok(Slice::NotOpen);
     };
     let end = kept.clock().monotonic() + SLICE;
     let stop = || kept.clock().monotonic() >= end || kept.is_ending() || (used.is_over)();
@@ -245,9 +259,9 @@ fn slice(kept: &dyn Kept, reached: Reached) -> Result<Option<Reached>, KeepError
             name = kept.name(),
             objects, healed, lost, "the target was scrubbed"
         );
-        return Ok(None);
+        return Ok(Slice::Ended);
     }
-    Ok(Some(Reached {
+    Ok(Slice::Reached(Reached {
         after: report.reached,
         before: sums,
     }))

@@ -263,19 +263,16 @@ impl Inner {
         })
     }
 
-    /// Writes down a refusal; not every one of those whom nobody knows.
+    /// Writes down a refusal; not every one, where they come by the thousand: whoever is refused must not fill the disk.
     pub(crate) fn refused(&self, mut entry: Entry) -> Answer<()> {
         self.figures.refused();
-        if entry.token.is_none() {
-            match self.audit.is_stranger_due() {
-                None => return Ok(()),
-                Some(0) => {}
-                Some(left_out) => {
-                    let why = entry.why.unwrap_or_default();
-                    let sentence =
-                        format!("{why}; {left_out} like it were not written down before");
-                    entry.why = Some(sentence);
-                }
+        match self.audit.is_due(entry.token.as_deref()) {
+            None => return Ok(()),
+            Some(0) => {}
+            Some(left_out) => {
+                let why = entry.why.unwrap_or_default();
+                let sentence = format!("{why}; {left_out} like it were not written down before");
+                entry.why = Some(sentence);
             }
         }
         self.record(entry)
@@ -295,7 +292,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Answer<T> {
     // A panic of ours, or the end of the runtime.
     let broken = "the server failed at this request";
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = tokio::task::spawn_blocking(guard::held(work)).await;
     done.unwrap_or_else(|_| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, broken)))
 }
 

@@ -70,6 +70,9 @@ impl World {
     }
 }
 
+/// The generation that takes the guest's writes.
+const OPEN: u64 = 10;
+
 /// What is planned for `since..=generation` of disk `a`: "over", "there" or "missing".
 fn planned(held: &Held, since: u64, generation: u64) -> &'static str {
     let disks = [(name("a"), SIZE)];
@@ -77,6 +80,7 @@ fn planned(held: &Held, since: u64, generation: u64) -> &'static str {
         lineage: OURS,
         since: Generation(since),
         generation: Generation(generation),
+        open: Generation(OPEN),
         disks: &disks,
     };
     match plan(held, &sealed) {
@@ -114,6 +118,11 @@ fn only_a_point_between_since_and_generation_is_a_base() {
             found, plan,
             "point {point}, since {since}, generation {generation}"
         );
+    }
+    // Whoever can add points made one of a cut that is still to come: had it counted as ours, every diff before it would
+    // have been released without a point.
+    for forged in [OPEN, OPEN + 1, u64::MAX] {
+        assert_eq!(planned(&held(OURS, forged), 5, 6), "missing", "{forged}");
     }
     // The same numbers of another history say nothing, not even that the point is there.
     for point in [4, 5, 6, 7] {

@@ -43,13 +43,16 @@ pub(crate) async fn create_vault(
 ) -> Answer<Json<Vault>> {
     let new = given(body)?;
     blocking(move || {
-        let vault = shared.vaults.create(&new)?;
         let what = match new.quota_bytes {
-            None => "made".to_owned(),
-            Some(quota) => format!("made, with a quota of {quota} bytes"),
+            None => format!("vault {} is to be made", new.name),
+            Some(quota) => format!(
+                "vault {} is to be made, with a quota of {quota} bytes",
+                new.name
+            ),
         };
+        shared.record(caller.entry(Event::Vault, None, what))?;
+        let vault = shared.vaults.create(&new)?;
         shared.look_after(Arc::clone(&vault));
-        shared.record(caller.entry(Event::Vault, Some(&vault.name), what))?;
         Ok(Json(vault.settings.clone()))
     })
     .await
@@ -77,10 +80,15 @@ pub(crate) async fn create_token(
 ) -> Answer<Json<CreatedToken>> {
     let new = given(body)?;
     blocking(move || {
-        let made = shared.tokens.create(new, shared.clock.wall())?;
-        let roles: Vec<_> = made.token.roles.iter().map(Role::to_string).collect();
-        let what = format!("{} made, with {}", made.token.id, roles.join(", "));
+        let roles: Vec<_> = new.roles.iter().map(Role::to_string).collect();
+        let what = format!(
+            "a token {} is to be made, with {}",
+            new.name,
+            roles.join(", ")
+        );
         shared.record(caller.entry(Event::Token, None, what))?;
+        let made = shared.tokens.create(new, shared.clock.wall())?;
+        shared.note(caller.entry(Event::Token, None, format!("{} made", made.token.id)));
         Ok(Json(made))
     })
     .await
@@ -92,9 +100,9 @@ pub(crate) async fn revoke_token(
     Path(token): Path<String>,
 ) -> Answer<Json<Token>> {
     blocking(move || {
-        let revoked = shared.tokens.revoke(&token, shared.clock.wall())?;
-        let what = format!("{} revoked", revoked.id);
+        let what = format!("{token} is to be revoked");
         shared.record(caller.entry(Event::Token, None, what))?;
+        let revoked = shared.tokens.revoke(&token, shared.clock.wall())?;
         Ok(Json(revoked))
     })
     .await

@@ -8,6 +8,7 @@
 //! whatever destroys something are durable before they are answered.
 //! Crash: half a line at the end is no line; the next one is written over it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ const LINE_BYTES_MAX: u64 = 16 << 10;
 const FIELD_CHARS_MAX: usize = 500;
 /// Lines that are read at once for who asks.
 pub(crate) const LINES_MAX: usize = 1_000;
-/// Refusals of strangers that are written down in a minute: the log must not be a way to fill the disk.
-const STRANGERS_PER_MINUTE: u32 = 60;
+/// Refusals of a token, and of all strangers, that are written down in a minute: the log must not be a way to fill the disk.
+const REFUSALS_PER_MINUTE: u32 = 60;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,12 +102,13 @@ pub(crate) struct Entry {
 pub(crate) struct Audit {
     dir: Arc<StateDir>,
     clock: Arc<dyn Clock>,
-    strangers: Mutex<Strangers>,
+    /// By token; strangers have none.
+    refusals: Mutex<HashMap<Option<String>, Refusals>>,
 }
 
-/// How many refusals of strangers were written down.
+/// How many refusals were written down in a minute.
 #[derive(Default)]
-struct Strangers {
+struct Refusals {
     minute: u64,
     count: u32,
     left_out: u64,
@@ -125,7 +127,7 @@ impl Audit {
         Self {
             dir: Arc::clone(dir),
             clock: Arc::clone(clock),
-            strangers: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 
@@ -166,20 +168,23 @@ impl Audit {
         Ok(())
     }
 
-    /// Whether the refusal of somebody who is not known is to be written down, and how many were not before it.
-    pub(crate) fn is_stranger_due(&self) -> Option<u64> {
+    /// Whether a refusal is to be written down, and how many were not before it.
+    pub(crate) fn is_due(&self, token: Option<&str>) -> Option<u64> {
         let minute = self.clock.monotonic().as_secs() / Duration::from_mins(1).as_secs();
-        let mut strangers = self.strangers.lock();
-        if strangers.minute != minute {
-            strangers.minute = minute;
-            strangers.count = 0;
+        let mut all = self.refusals.lock();
+        // There are as many as there are tokens; those that nothing is owed are made anew.
+        all.retain(|_, refusals| refusals.minute == minute || refusals.left_out > 0);
+        let refusals = all.entry(token.map(str::to_owned)).or_default();
+        if refusals.minute != minute {
+            refusals.minute = minute;
+            refusals.count = 0;
         }
-        if strangers.count >= STRANGERS_PER_MINUTE {
-            strangers.left_out += 1;
+        if refusals.count >= REFUSALS_PER_MINUTE {
+            refusals.left_out += 1;
             return None;
         }
-        strangers.count += 1;
-        Some(std::mem::take(&mut strangers.left_out))
+        refusals.count += 1;
+        Some(std::mem::take(&mut refusals.left_out))
     }
 
     /// Lines after number `after`, and whether the log is whole up to them.
@@ -363,11 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn strangers_cannot_fill_the_disk() {
+    fn whoever_is_refused_cannot_fill_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let audit = audit(&dir);
-        let written = (0..1_000).filter(|_| audit.is_stranger_due().is_some());
-        // The minute may end meanwhile.
-        assert!(written.count() <= 2 * STRANGERS_PER_MINUTE as usize);
+        for token in [None, Some("revoked")] {
+            let written = (0..1_000).filter(|_| audit.is_due(token).is_some());
+            // The minute may end meanwhile.
+            assert!(written.count() <= 2 * REFUSALS_PER_MINUTE as usize);
+        }
+        assert!(audit.is_due(Some("another")).is_some());
     }
 }

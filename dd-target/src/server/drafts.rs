@@ -82,15 +82,24 @@ impl Drafts {
     /// The caller's draft of that name.
     pub(crate) fn find(&self, caller: &Caller, vault: &str, id: &str) -> Answer<Arc<Draft>> {
         self.drop_idle();
+        self.touch(caller, vault);
         let draft = self.all.lock().get(id).cloned();
         let draft = draft.filter(|draft| {
             draft.token == caller.token.id
                 && draft.vault.name.as_str() == vault
                 && draft.turn == draft.vault.turn()
         });
-        let draft = draft.ok_or_else(gone)?;
-        *draft.touched.lock() = self.clock.monotonic();
-        Ok(draft)
+        draft.ok_or_else(gone)
+    }
+
+    /// Who is at work on one draft has not left the others: the disks of a point are written one after the other.
+    fn touch(&self, caller: &Caller, vault: &str) {
+        let now = self.clock.monotonic();
+        for draft in self.all.lock().values() {
+            if draft.token == caller.token.id && draft.vault.name.as_str() == vault {
+                *draft.touched.lock() = now;
+            }
+        }
     }
 
     pub(crate) fn forget(&self, id: &str) {

@@ -98,7 +98,7 @@ pub(crate) async fn guard(
     let vault = params.iter().find(|(name, _)| *name == "vault");
     let vault = vault.map(|(_, vault)| vault.to_owned());
     match pass(&shared, route, vault, request).await {
-        Ok((request, _held)) => next.run(request).await,
+        Ok((request, held)) => HELD.scope(Arc::new(held), next.run(request)).await,
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -126,7 +126,23 @@ async fn pass(
     Ok((request, held))
 }
 
-/// What a request has of what is limited, until it is answered.
+tokio::task_local! {
+    /// Of the request under way: whoever works for it on another thread holds it, too. That work goes on where the client
+    /// has gone.
+    static HELD: Arc<Held>;
+}
+
+/// Work that counts for the request under way until it has ended.
+pub(crate) fn held<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let held = HELD.try_with(Arc::clone).ok();
+    move || {
+        let done = work();
+        drop(held);
+        done
+    }
+}
+
+/// What a request has of what is limited, until it is answered and its work has ended.
 struct Held {
     _under_way: Option<OwnedSemaphorePermit>,
     _body: Option<OwnedSemaphorePermit>,

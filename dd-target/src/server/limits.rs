@@ -40,5 +40,7 @@ pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
 pub(crate) const ZERO_RANGES_MAX: usize = 4096;
 /// Points that are told of a group at once.
 pub(crate) const POINTS_MAX: usize = 100;
+/// How much older than the group's newest point one may claim to be, before it is refused instead of being as old as that.
+pub(crate) const BEHIND_MAX: Duration = Duration::from_mins(10);
 /// How far ahead of the server's clock a point may be.
 pub(crate) const AHEAD_MAX: Duration = Duration::from_mins(5);

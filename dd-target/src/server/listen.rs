@@ -109,7 +109,12 @@ async fn handshake(
 
 async fn serve(stream: TlsStream, peer: Peer, router: Router, watcher: Watcher) {
     let address = peer.address;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // What was agreed on is not waited for: a peer that says nothing would hold its place.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => builder.http2_only(),
+        _ => builder.http1_only(),
+    };
     builder
         .http1()
         .timer(TokioTimer::new())

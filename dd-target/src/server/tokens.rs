@@ -162,7 +162,7 @@ impl Tokens {
         let file = self.file()?;
         let found = match shown {
             Credential::Text(text) => by_text(&file, text),
-            Credential::Certificate(name) => by_certificate(&file, name, now),
+            Credential::Certificate(name) => by_certificate(&file, name),
         };
         Ok(match found {
             None => Err(Unknown::Wrong),
@@ -220,13 +220,11 @@ fn by_text(file: &File, text: &str) -> Option<Token> {
         .map(|entry| entry.token.clone())
 }
 
-/// The newest entry for the certificate that holds; else one that held.
-fn by_certificate(file: &File, name: &str, now: UnixNanos) -> Option<Token> {
+/// The newest entry for the certificate: one that was revoked gives an older one's rights to nobody.
+fn by_certificate(file: &File, name: &str) -> Option<Token> {
     let of_name = |entry: &&Entry| entry.token.certificate.as_deref() == Some(name);
-    let entries = || file.tokens.iter().rev().filter(of_name).map(|e| &e.token);
-    let holds = |token: &&Token| token.revoked_unix_ns.is_none() && !has_expired(token, now);
-    let found = entries().find(holds).or_else(|| entries().next());
-    found.cloned()
+    let newest = file.tokens.iter().rev().find(of_name);
+    newest.map(|entry| entry.token.clone())
 }
 
 fn has_expired(token: &Token, now: UnixNanos) -> bool {

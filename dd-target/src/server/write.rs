@@ -25,7 +25,7 @@ use crate::server::admin::given;
 use crate::server::audit::Event;
 use crate::server::drafts::{Draft, full};
 use crate::server::guard::Caller;
-use crate::server::limits::{AHEAD_MAX, POINTS_MAX, ZERO_RANGES_MAX};
+use crate::server::limits::{AHEAD_MAX, BEHIND_MAX, POINTS_MAX, ZERO_RANGES_MAX};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 use crate::server::{Inner, Shared, blocking};
@@ -183,31 +183,38 @@ pub(crate) async fn commit(
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
         shared.check_group(&caller, &vault, &group)?;
-        let store = vault.store()?;
+        let (turn, store) = (vault.turn(), vault.store()?);
         let _one_by_one = vault.committing.lock();
         let lineage = new.lineage;
-        if let Some(point) = listed(&store, &group, &lineage, new.generation) {
-            return Ok(Json(record::point(&point)));
-        }
-        shared.check_time(&caller, &vault, &store, &group, new.at)?;
-        if vault.is_full(&store, 0) {
-            return Err(full(&vault));
-        }
         let disk = |(name, id): &(Name, String)| {
             let draft = shared.drafts.find(&caller, vault.name.as_str(), id)?;
             Ok((name.clone(), draft.image()?))
         };
-        let disks = new.disks.iter().map(disk).collect::<Answer<Vec<_>>>()?;
+        let disks = new.disks.iter().map(disk).collect::<Answer<Vec<_>>>();
+        if let Some(point) = listed(&store, &group, &lineage, new.generation) {
+            return match is_repeated(&point, new.at, disks.as_deref().ok()) {
+                true => Ok(Json(record::point(&point))),
+                false => Err(Refusal::new(
+                    StatusCode::CONFLICT,
+                    "another point of that cut is listed already",
+                )),
+            };
+        }
+        let at = shared.check_time(&caller, &vault, &store, &group, new.at)?;
+        if vault.is_full(&store, 0) {
+            return Err(full(&vault));
+        }
+        let disks = disks?;
         let point = store.commit_point(PointDraft {
             group,
             disks,
-            at: new.at,
+            at,
             lineage,
             generation: new.generation,
             labels: new.labels,
             consistency: new.consistency,
         });
-        let point = point.inspect_err(|error| lose(&vault, error))?;
+        let point = point.inspect_err(|error| lose(&vault, turn, error))?;
         new.disks
             .iter()
             .for_each(|(_, id)| shared.drafts.forget(id));
@@ -218,9 +225,28 @@ pub(crate) async fn commit(
 }
 
 /// A store that was taken over is opened anew by who needs it next.
-fn lose(vault: &Vault, error: &StoreError) {
-    if error.kind() == ErrorKind::Fenced {
+fn lose(vault: &Vault, turn: u64, error: &StoreError) {
+    if error.kind() == ErrorKind::Fenced && vault.turn() == turn {
         vault.give_up();
+    }
+}
+
+/// Whether a listed point is what is asked for again, after an answer that was lost: its images are those of the drafts.
+/// Where they are gone, it is not older than what is asked for.
+fn is_repeated(
+    listed: &store::PointRecord,
+    at: block::UnixNanos,
+    disks: Option<&[(Name, FinishedImage)]>,
+) -> bool {
+    match disks {
+        Some(disks) => {
+            let same = |(name, image): &(Name, FinishedImage)| {
+                let disk = listed.disk(name);
+                disk.is_some_and(|disk| disk.image == *image.image())
+            };
+            disks.len() == listed.disks.len() && disks.iter().all(same)
+        }
+        None => at <= listed.at,
     }
 }
 
@@ -247,7 +273,7 @@ pub(crate) async fn save_seed(
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
         shared.check_group(&caller, &vault, &group)?;
-        let store = vault.store()?;
+        let (turn, store) = (vault.turn(), vault.store()?);
         if vault.is_full(&store, 0) {
             return Err(full(&vault));
         }
@@ -267,11 +293,10 @@ pub(crate) async fn save_seed(
             group,
         };
         let saved = store.save_seed(draft);
-        saved.inspect_err(|error| lose(&vault, error))?;
-        seed.disks
-            .iter()
-            .filter_map(|disk| disk.draft.as_ref())
-            .for_each(|id| shared.drafts.forget(id));
+        saved.inspect_err(|error| lose(&vault, turn, error))?;
+        let drafts = seed.disks.iter().filter_map(|disk| disk.draft.as_ref());
+        let own = |id: &&String| shared.drafts.find(&caller, vault.name.as_str(), id).is_ok();
+        drafts.filter(own).for_each(|id| shared.drafts.forget(id));
         Ok(TOLD)
     })
     .await
@@ -337,7 +362,8 @@ impl Inner {
         }
     }
 
-    /// Points of a group go forward in time; and not beyond the server's.
+    /// Points of a group go forward in time, and not beyond the server's. When a point is said to have been cut: a clock that
+    /// was set back a little between two cuts must not keep the second one out.
     fn check_time(
         &self,
         caller: &Caller,
@@ -345,14 +371,12 @@ impl Inner {
         store: &Store,
         group: &Name,
         at: block::UnixNanos,
-    ) -> Answer<()> {
-        let newest = store.newest(group);
+    ) -> Answer<block::UnixNanos> {
+        let newest = store.newest(group).map_or(at, |newest| newest.at);
         let why = match () {
-            () if newest.is_some_and(|newest| at < newest.at) => {
-                "it would be older than the group's newest point"
-            }
+            () if at + BEHIND_MAX < newest => "it would be older than the group's newest point",
             () if at > self.clock.wall() + AHEAD_MAX => "it would be ahead of the server's clock",
-            () => return Ok(()),
+            () => return Ok(at.max(newest)),
         };
         Err(self.forbid(
             caller,
