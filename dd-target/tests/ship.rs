@@ -234,7 +234,7 @@ fn nobody_backdates_or_ships_to_the_groups_of_others() {
     commit(&vault, image, 1, now).unwrap();
     let again = || ship(&vault, Base::Empty { size: SIZE }, &content(4)).unwrap();
     for (group, at, word) in [
-        ("g", now - 1, "older"),
+        ("g", now - 660_000_000_000, "older"),
         ("g", now + 3_600_000_000_000, "ahead"),
         ("h", now, "not for this group"),
     ] {
@@ -243,6 +243,32 @@ fn nobody_backdates_or_ships_to_the_groups_of_others() {
     }
     assert!(vault.points(&"h".parse().unwrap(), None).is_err());
     assert_eq!(events(&bench, AuditEvent::Refused), 4);
+}
+
+/// A machine's clock was set back by a second between two cuts: the second one was refused for good, and all after it waited.
+#[test]
+fn a_clock_that_was_set_back_a_little_keeps_no_point_out() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let image = |number| ship(&vault, Base::Empty { size: SIZE }, &content(number)).unwrap();
+    let now = bench.clock.wall().0;
+    commit(&vault, image(4), 1, now).unwrap();
+    let second = commit(&vault, image(5), 2, now - 1_000_000_000).unwrap();
+    assert_eq!(second.at.0, now, "points of a group go forward in time");
+}
+
+/// Two machines imported into one group at once, and gave their points the same number: the second was told that its own was
+/// listed, and it was the first one's.
+#[test]
+fn of_two_points_with_one_number_one_is_listed_and_one_refused() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let image = |number| ship(&vault, Base::Empty { size: SIZE }, &content(number)).unwrap();
+    let now = bench.clock.wall().0;
+    commit(&vault, image(4), 1, now).unwrap();
+    let refused = commit(&vault, image(5), 1, now).unwrap_err();
+    assert!(refused.to_string().contains("another point"), "{refused}");
+    assert!(restored(&bench) == content(4));
 }
 
 #[test]
