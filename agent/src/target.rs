@@ -187,21 +187,21 @@ impl Target {
     ///
     /// # Errors
     /// If it is encrypted and nothing opens it; `Retry` if another process writes to it; `Gone` if there is none and
-    /// `missing` refuses that. Whether a vault can be reached shows at the first request.
+    /// `missing` refuses that.
     pub(crate) fn writer(&self, around: &Around, missing: Missing) -> Result<TargetWriter> {
         let Some(url) = self.vault() else {
             return self.store(around, missing).map(TargetWriter::Store);
         };
-        if self.secret.is_some() {
-            return Err(Error::usage(
-                format!("points of the vault `{url}` cannot be encrypted by this machine yet"),
-                "leave out the key or passphrase, or ship to a directory or a bucket",
-            ));
-        }
+        // What guests wrote is encrypted here: the server sees none of it.
+        let around = self.with_secret(around.clone())?;
+        let codec = self
+            .place
+            .open()
+            .and_then(|place| Store::codec_at(&place, &around));
+        let codec = codec.map_err(self.failed("open the vault"))?;
         let vault = Vault::open(url, &Access::of_this_process());
-        vault
-            .map(TargetWriter::Vault)
-            .map_err(self.refused("open the vault"))
+        let vault = vault.map_err(self.refused("open the vault"))?;
+        Ok(TargetWriter::Vault(vault.with_codec(codec)))
     }
 
     fn store(&self, around: &Around, missing: Missing) -> Result<Store> {

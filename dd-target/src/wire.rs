@@ -17,7 +17,7 @@ pub(crate) const RANGE_MAX: u64 = 6 << 20;
 pub(crate) const CATALOG: &str = "catalog";
 
 /// The folder of what opens an encrypted store; its objects are worth nothing without a key or passphrase.
-const KEYS: &str = "keys";
+pub(crate) const KEYS: &str = "keys";
 
 /// Folders whose objects lie in folders of numbers.
 const NUMBERED: [&str; 3] = ["containers", "trees", "bundles"];
@@ -175,7 +175,7 @@ mod tests {
         for name in [
             "format",
             "catalog/commit-0000000000000001",
-            "keys/slots-0000000000000001.copy",
+            "keys/0123456789abcdef0123456789abcdef-0000000000000001.copy",
             "containers/000000/00000000000a.con",
             "trees/000000/000000000001.tre",
             "bundles/000001/000000001001.bun",

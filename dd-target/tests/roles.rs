@@ -29,7 +29,7 @@ const CALLS: &[(&str, &str, &[Role])] = &[
     (
         "GET",
         "/v1/vaults/{vault}/objects/format",
-        &[Restore, Retention],
+        &[Ship, Restore, Retention],
     ),
     (
         "GET",
@@ -38,6 +38,16 @@ const CALLS: &[(&str, &str, &[Role])] = &[
     ),
     ("GET", "/v1/vaults/{vault}/objects/{name}", &[Restore]),
     ("GET", "/metrics", &[Admin]),
+    (
+        "GET",
+        "/v1/vaults/{vault}/keys",
+        &[Ship, Restore, Retention],
+    ),
+    (
+        "GET",
+        "/v1/vaults/{vault}/objects/keys/{name}",
+        &[Ship, Restore, Retention],
+    ),
     ("POST", "/v1/vaults/{vault}/drafts", &[Ship]),
     ("POST", "/v1/vaults/{vault}/drafts/{draft}/ask", &[Ship]),
     ("POST", "/v1/vaults/{vault}/drafts/{draft}/regions", &[Ship]),

@@ -8,14 +8,14 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use block::{BlockDevice, GranuleRange, UnixNanos, index};
+use block::{BlockDevice, Dir, GranuleRange, OsDir, UnixNanos, index};
 use common::Bench;
 use dd_target::api::Role;
 use dd_target::client::{
     Objects, RemoteError, RemoteImage, RemotePoint, RemoteSeed, Vault, VaultUrl,
 };
 use dd_target::server::AuditEvent;
-use store::{Around, Base, ChunkCodec, Consistency, PointRecord, Store};
+use store::{Around, Base, ChunkCodec, Consistency, Directory, PointRecord, Secret, Store};
 
 mod common;
 
@@ -269,6 +269,47 @@ fn of_two_points_with_one_number_one_is_listed_and_one_refused() {
     let refused = commit(&vault, image(5), 1, now).unwrap_err();
     assert!(refused.to_string().contains("another point"), "{refused}");
     assert!(restored(&bench) == content(4));
+}
+
+/// The server keeps what it cannot read: chunks are encrypted by who ships, and who restores has the key.
+#[test]
+fn an_encrypted_vault_is_shipped_to_and_restored_from_with_its_key_alone() {
+    let bench = Bench::new();
+    let key = Secret::Key([7; 32].into());
+    let place = OsDir::create_all(bench.path("place/vaults/sealed")).unwrap();
+    let place = Directory::backend(&(Arc::new(place) as Arc<dyn Dir>));
+    let around = Around::new(Arc::clone(&bench.clock));
+    Store::create_encrypted(&place, &[(key.clone(), "key".into())], &around).unwrap();
+    bench.make_vault("sealed", None);
+    let url = bench.vault("sealed");
+    let opened = Around {
+        secret: Some(Arc::new(key)),
+        ..around.clone()
+    };
+
+    let access = bench.access(&bench.token(&[Role::Ship]));
+    let objects = Objects::open(&url, &access).unwrap();
+    assert!(Store::codec_at(&objects, &around).is_err());
+    let codec = Store::codec_at(&objects, &opened).unwrap();
+    let plain = Vault::open(&url, &access).unwrap();
+    assert!(ship(&plain, Base::Empty { size: SIZE }, &content(4)).is_err());
+    let vault = plain.with_codec(codec);
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(4)).unwrap();
+    commit(&vault, image, 1, bench.clock.wall().0).unwrap();
+    // The token that ships reads nothing all the same.
+    assert!(Store::open_reader(&objects, opened.clone()).is_err());
+
+    let access = bench.access(&bench.token(&[Role::Restore]));
+    let objects = Objects::open(&url, &access).unwrap();
+    let read = |around| {
+        let store = Store::open_reader(&objects, around).unwrap();
+        let point = store.points().pop().unwrap();
+        let mut read = vec![0; index(SIZE)];
+        let image = store.image(&point.disks[0].image).unwrap();
+        image.read_at(&mut read, 0).map(|()| read)
+    };
+    assert!(read(opened).unwrap() == content(4));
+    assert!(read(around).is_err());
 }
 
 #[test]

@@ -364,6 +364,16 @@ impl Store {
         }
     }
 
+    /// What makes chunks for the store in a place, without opening it: for who hands them to somebody else that does.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `NoKey` if it is encrypted and nothing that was given opens it, `Io`.
+    pub fn codec_at(place: &Arc<dyn Backend>, around: &Around) -> Result<ChunkCodec> {
+        let format = format::read(&**place)?;
+        let codec = around.codec(&**place, &format)?;
+        codec.ok_or(StoreError::NoKey)
+    }
+
     /// All points, in the order of their commits.
     #[must_use]
     pub fn points(&self) -> Vec<Arc<PointRecord>> {

@@ -88,7 +88,7 @@ impl RemoteImageWriter {
         let sender = Sender {
             connection: Arc::clone(&vault.connection),
             path: vault.path(&format!("drafts/{draft}")),
-            codec: ChunkCodec::plain(),
+            codec: vault.codec.clone(),
             room: Arc::new(Semaphore::new(WINDOWS_AT_ONCE as usize)),
             failed: Mutex::default(),
             bringing: Mutex::default(),

@@ -15,7 +15,7 @@ use store::{BLOCK, Backend, Blocks, Known};
 use crate::api::ObjectList;
 use crate::client::connection::{Ask, Connection};
 use crate::client::{Access, RemoteError, VaultUrl};
-use crate::wire::RANGE_MAX;
+use crate::wire::{KEYS, RANGE_MAX};
 
 /// What is read of an object of which nothing is known: all of a small one.
 const HEAD: u64 = 2 * BLOCK;
@@ -178,7 +178,11 @@ impl Backend for Objects {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
-        let path = format!("/v1/vaults/{}/list?folder={folder}", self.url.vault);
+        let path = match folder {
+            // Shippers may, too.
+            KEYS => format!("/v1/vaults/{}/keys", self.url.vault),
+            _ => format!("/v1/vaults/{}/list?folder={folder}", self.url.vault),
+        };
         let listed: Result<ObjectList, _> = self.connection.json(Ask::get(path));
         Ok(listed.map_err(RemoteError::into_io)?.objects)
     }

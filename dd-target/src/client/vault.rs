@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use block::{Name, UnixNanos};
 use reqwest::Method;
-use store::{Base, Consistency, ImageRef, PointRecord, SeedRecord};
+use store::{Base, ChunkCodec, Consistency, ImageRef, PointRecord, SeedRecord};
 
 use crate::api;
 use crate::client::connection::{Ask, Connection};
@@ -20,6 +20,7 @@ use crate::record;
 pub struct Vault {
     pub(super) connection: Arc<Connection>,
     pub(super) url: VaultUrl,
+    pub(super) codec: ChunkCodec,
 }
 
 /// An image that is complete, but that no point or seed names yet. The server keeps it for a quarter of an hour.
@@ -77,7 +78,14 @@ impl Vault {
         Ok(Self {
             connection: Connection::open(&url.server, access)?,
             url: url.clone(),
+            codec: ChunkCodec::plain(),
         })
+    }
+
+    /// The same for chunks that are made so: a vault that is encrypted takes no others.
+    #[must_use]
+    pub fn with_codec(self, codec: ChunkCodec) -> Self {
+        Self { codec, ..self }
     }
 
     pub(super) fn path(&self, rest: &str) -> String {

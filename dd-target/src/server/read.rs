@@ -18,7 +18,7 @@ use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 use crate::server::{Inner, Shared, blocking};
-use crate::wire::{CATALOG, RANGE_MAX, is_folder, is_object};
+use crate::wire::{CATALOG, KEYS, RANGE_MAX, is_folder, is_object};
 
 #[derive(Deserialize)]
 pub(crate) struct Listed {
@@ -34,6 +34,23 @@ pub(crate) async fn list(
     if !is_folder(&folder) {
         return Err(Refusal::missing("there is no such folder in a store"));
     }
+    list_folder(shared, caller, vault, folder).await
+}
+
+pub(crate) async fn list_keys(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+) -> Answer<Json<ObjectList>> {
+    list_folder(shared, caller, vault, KEYS.to_owned()).await
+}
+
+async fn list_folder(
+    shared: Shared,
+    caller: Caller,
+    vault: String,
+    folder: String,
+) -> Answer<Json<ObjectList>> {
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
         shared.note_reader(&caller, &vault);
@@ -56,6 +73,17 @@ pub(crate) async fn format(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let names = Path((vault, "format".to_owned()));
+    object(shared, caller, names, method, headers).await
+}
+
+pub(crate) async fn keys(
+    shared: State<Shared>,
+    caller: Extension<Caller>,
+    Path((vault, name)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let names = Path((vault, format!("{KEYS}/{name}")));
     object(shared, caller, names, method, headers).await
 }
 

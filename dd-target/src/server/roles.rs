@@ -36,6 +36,8 @@ pub(crate) struct Route {
 const NOBODY: Needs = Needs::Nothing;
 const ADMIN: Needs = Needs::One(&[Role::Admin]);
 const RESTORE: Needs = Needs::One(&[Role::Restore]);
+/// What it takes to encrypt for a vault, or to decrypt: which store it is, and its key, wrapped.
+const KEYS: Needs = Needs::One(&[Role::Ship, Role::Restore, Role::Retention]);
 /// What the points are, and nothing of what is in them.
 const SEE: Needs = Needs::One(&[Role::Restore, Role::Retention]);
 const SHIP: Needs = Needs::One(&[Role::Ship]);
@@ -69,7 +71,9 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("DELETE" "/v1/tokens/{token}", ADMIN, 0, delete(admin::revoke_token), "Take a token back"),
     route!("GET" "/v1/audit", ADMIN, 0, get(admin::audit), "Lines of the audit log after number ?after="),
     route!("GET" "/v1/vaults/{vault}/list", SEE, 0, get(read::list), "Names and lengths of the objects in ?folder="),
-    route!("GET" "/v1/vaults/{vault}/objects/format", SEE, 0, get(read::format), "What makes the vault a store"),
+    route!("GET" "/v1/vaults/{vault}/keys", KEYS, 0, get(read::list_keys), "Names and lengths of the objects that hold the vault's key, wrapped"),
+    route!("GET" "/v1/vaults/{vault}/objects/keys/{name}", KEYS, 0, get(read::keys), "An object that holds the vault's key, wrapped"),
+    route!("GET" "/v1/vaults/{vault}/objects/format", KEYS, 0, get(read::format), "What makes the vault a store"),
     route!("GET" "/v1/vaults/{vault}/objects/catalog/{name}", SEE, 0, get(read::catalog), "A part of the catalog: which points there are"),
     route!("GET" "/v1/vaults/{vault}/objects/{*name}", RESTORE, 0, get(read::object), "A range of a stored object"),
     route!("POST" "/v1/vaults/{vault}/drafts", SHIP, JSON_BYTES_MAX, post(write::begin), "Begin an image, empty or on one that the vault holds"),
