@@ -9,30 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Clock, Dir, GRANULE, OsRandom, SystemClock};
-use common::{Content, chunk, draft, name, read_all, thorough};
+use common::{Content, chunk, commit, draft, key, name, read_all, thorough, with};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
 use store::{
-    Around, Backend, Base, ChunkCodec, Directory, ErrorKind, Fingerprint, GcOptions, Keys, Policy,
-    ScrubOptions, Secret, Store, StoreError,
+    Backend, Base, ChunkCodec, Directory, ErrorKind, Fingerprint, GcOptions, Keys, Policy,
+    ScrubOptions, Store, StoreError,
 };
 
 const GRANULES: u64 = 600;
 const SIZE: u64 = GRANULES * GRANULE;
-
-fn key(byte: u8) -> Secret {
-    Secret::Key([byte; 32].into())
-}
-
-fn with(secret: Option<Secret>) -> Around {
-    Around {
-        workers: 0,
-        headroom_bytes: 0,
-        secret: secret.map(Arc::new),
-        ..Around::new(Arc::new(SystemClock::new()))
-    }
-}
 
 fn place(dir: &Arc<dyn Dir>) -> Arc<dyn Backend> {
     Directory::backend(dir)
@@ -44,18 +31,10 @@ fn two_points(dir: &Arc<dyn Dir>) -> [Vec<u8>; 2] {
     Store::create_encrypted(&place, &[(key(1), "a".into())], &with(None)).unwrap();
     let store = Store::open_writer(&place, with(Some(key(1)))).unwrap();
     let mut content = Content::new(SIZE);
-    let mut base = Base::Empty { size: SIZE };
     let mut all = Vec::new();
     for (turn, step) in [(0, 1), (1, 3)] {
-        let mut writer = store.image_writer(base).unwrap();
-        for granule in (0..400).step_by(step) {
-            let mut data = chunk(1000 * turn + granule);
-            content.put(granule, &mut data);
-            writer.put(granule, &data).unwrap();
-        }
-        let image = writer.finish().unwrap();
-        base = Base::Image(image.image().clone());
-        store.commit_point(draft("web", image)).unwrap();
+        let puts = (0..400).step_by(step);
+        commit(&store, &mut content, puts.map(|i| (i, 1000 * turn + i)));
         all.push(content.bytes.clone());
     }
     all.try_into().unwrap()
@@ -206,18 +185,8 @@ fn regions_that_nothing_needs_go_without_the_key_and_once() {
     Store::create_encrypted(&place, &[(key(1), "a".into())], &with(None)).unwrap();
     let store = Store::open_writer(&place, with(Some(key(1)))).unwrap();
     let mut content = Content::new(SIZE);
-    let mut base = Base::Empty { size: SIZE };
-    for (turn, granules) in [(0, 0..400), (1, 0..130)] {
-        let mut writer = store.image_writer(base).unwrap();
-        for granule in granules {
-            let mut data = chunk(1000 * turn + granule);
-            content.put(granule, &mut data);
-            writer.put(granule, &data).unwrap();
-        }
-        let image = writer.finish().unwrap();
-        base = Base::Image(image.image().clone());
-        store.commit_point(draft("web", image)).unwrap();
-    }
+    commit(&store, &mut content, (0..400).map(|i| (i, i)));
+    commit(&store, &mut content, (0..130).map(|i| (i, 1000 + i)));
     store
         .remove_points(&[store.points()[0].id.clone()], Duration::ZERO)
         .unwrap();
@@ -262,23 +231,13 @@ fn histories_with_and_without_the_key() {
         for _ in 0..rng.random_range(3..8) {
             let store = Store::open_writer(&place, with(Some(key(1)))).unwrap();
             for _ in 0..rng.random_range(1..4) {
-                let (base, mut content) = match (store.newest(&name("web")), wanted.last()) {
-                    (Some(point), Some(bytes)) => {
-                        let bytes = bytes.clone();
-                        (Base::Image(point.disks[0].image.clone()), Content { bytes })
-                    }
-                    _ => (Base::Empty { size: SIZE }, Content::new(SIZE)),
-                };
-                let mut writer = store.image_writer(base).unwrap();
-                for _ in 0..rng.random_range(1..200) {
-                    let granule = rng.random_range(0..GRANULES);
-                    let mut data = chunk(rng.random_range(0..3000));
-                    content.put(granule, &mut data);
-                    writer.put(granule, &data).unwrap();
-                }
-                store
-                    .commit_point(draft("web", writer.finish().unwrap()))
-                    .unwrap();
+                let bytes = wanted.last().cloned();
+                let mut content =
+                    bytes.map_or_else(|| Content::new(SIZE), |bytes| Content { bytes });
+                let puts: Vec<_> = (0..rng.random_range(1..200))
+                    .map(|_| (rng.random_range(0..GRANULES), rng.random_range(0..3000)))
+                    .collect();
+                commit(&store, &mut content, puts);
                 wanted.push(content.bytes);
             }
             check_points(&store, &wanted.iter().collect::<Vec<_>>());

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{Dir, GRANULE, GranuleRange, SystemClock};
-use common::{Content, chunk, draft, name, read_all, thorough};
+use block::{Dir, GRANULE, GranuleRange};
+use common::{Content, chunk, commit, draft, key, name, read_all, thorough, with};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
@@ -21,19 +21,6 @@ use store::{
 const GRANULES: u64 = 700;
 /// The last granule is short.
 const SIZE: u64 = GRANULES * GRANULE - 512;
-
-fn key(byte: u8) -> Secret {
-    Secret::Key([byte; 32].into())
-}
-
-fn with(secret: Option<Secret>) -> Around {
-    Around {
-        workers: 0,
-        headroom_bytes: 0,
-        secret: secret.map(Arc::new),
-        ..Around::new(Arc::new(SystemClock::new()))
-    }
-}
 
 fn place(dir: &Arc<dyn Dir>) -> Arc<dyn Backend> {
     Directory::backend(dir)
@@ -61,22 +48,6 @@ fn copy_all(here: &Store, there: &Store) -> Vec<Replicated> {
 
 fn stored(store: &Store) -> u64 {
     store.figures().container_bytes
-}
-
-/// Writes granules of that numbers over the newest point.
-fn commit(store: &Store, content: &mut Content, puts: impl IntoIterator<Item = (u64, u64)>) {
-    let base = match store.newest(&name("web")) {
-        Some(point) => Base::Image(point.disks[0].image.clone()),
-        None => Base::Empty { size: SIZE },
-    };
-    let mut writer = store.image_writer(base).unwrap();
-    for (granule, number) in puts {
-        let mut data = chunk(number);
-        content.put(granule, &mut data);
-        writer.put(granule, &data).unwrap();
-    }
-    let image = writer.finish().unwrap();
-    store.commit_point(draft("web", image)).unwrap();
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use block::{BlockDevice, ByteRange, Dir, GRANULE, GranuleRange, Name, UnixNanos, index};
 use sim::SimClock;
 use store::{
-    Around, Backend, Consistency, Directory, FinishedImage, GcOptions, PointDraft, RestoreSink,
-    Secret, SeedDisk, SeedDraft, Store,
+    Around, Backend, Base, Consistency, Directory, FinishedImage, GcOptions, PointDraft,
+    RestoreSink, Secret, SeedDisk, SeedDraft, Store,
 };
 
 pub(crate) mod damaged;
@@ -29,7 +29,20 @@ pub(crate) fn around(workers: usize) -> Around {
 /// kinds, and a seed replays its own.
 pub(crate) fn secret() -> Option<Secret> {
     let encrypted = sim::seed_from_env(0) % 2 == 1;
-    encrypted.then(|| Secret::Key([7; 32].into()))
+    encrypted.then(|| key(7))
+}
+
+/// A key of that many same bytes.
+pub(crate) fn key(byte: u8) -> Secret {
+    Secret::Key([byte; 32].into())
+}
+
+/// What a store is opened with that has this secret, whatever the run's is.
+pub(crate) fn with(secret: Option<Secret>) -> Around {
+    Around {
+        secret: secret.map(Arc::new),
+        ..around(0)
+    }
 }
 
 /// Makes a store.
@@ -77,6 +90,28 @@ pub(crate) fn draft(group: &str, image: FinishedImage) -> PointDraft {
         labels: [("why".into(), "test".into())].into(),
         consistency: Consistency::Crash,
     }
+}
+
+/// Makes a point of the group `web`: chunks of these numbers, laid over its newest one.
+pub(crate) fn commit(
+    store: &Store,
+    content: &mut Content,
+    puts: impl IntoIterator<Item = (u64, u64)>,
+) {
+    let base = match store.newest(&name("web")) {
+        Some(point) => Base::Image(point.disks[0].image.clone()),
+        None => Base::Empty {
+            size: content.bytes.len() as u64,
+        },
+    };
+    let mut writer = store.image_writer(base).unwrap();
+    for (granule, number) in puts {
+        let mut data = chunk(number);
+        content.put(granule, &mut data);
+        writer.put(granule, &data).unwrap();
+    }
+    let image = writer.finish().unwrap();
+    store.commit_point(draft("web", image)).unwrap();
 }
 
 pub(crate) fn seed_draft(group: &str, image: FinishedImage) -> SeedDraft {
