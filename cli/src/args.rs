@@ -2,23 +2,29 @@
 
 use std::path::PathBuf;
 
+use ::store::{PointRef, Policy};
 use agent::{
     ByteLimit, Every, Format, HookCommand, HookTimeout, ImageSource, LatencyChoice, RateLimit,
-    SecretFile, StateRoot, Target,
+    StateRoot, Target,
 };
 use block::Name;
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use export::Listen;
-use store::{PointId, PointRef, Policy};
 
-use crate::commands::{Since, Span, Until};
+use crate::commands::{Since, Span};
 
 pub(crate) use network::{
     Shown, TargetArgs, TargetCommand, TargetServe, TokenArgs, TokenCommand, TokensOf, VaultArgs,
     VaultCommand,
 };
+pub(crate) use point::{Point, PointCommand};
+pub(crate) use secret::Secret;
+pub(crate) use store::{Key, KeyCommand, Store, StoreCommand};
 
 mod network;
+mod point;
+mod secret;
+mod store;
 mod targets;
 
 /// Keeps a stand-in for every virtual disk: a second copy, seconds old, that can be verified,
@@ -38,54 +44,6 @@ pub(crate) struct Args {
     pub(crate) secret: Secret,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// What opens an encrypted target. Both are files that nobody else can read.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Secret {
-    /// File with a key that opens the target; $STANDIN_KEY_FILE if neither option is given.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        conflicts_with = "passphrase_file",
-        help_heading = "Encrypted targets"
-    )]
-    key_file: Option<PathBuf>,
-    /// File with a passphrase that opens the target; $STANDIN_PASSPHRASE_FILE if neither option is given.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Encrypted targets"
-    )]
-    passphrase_file: Option<PathBuf>,
-}
-
-impl Secret {
-    /// What is named by options, else by the environment.
-    pub(crate) fn file(&self) -> agent::Result<Option<SecretFile>> {
-        let named = one_of(self.key_file.clone(), self.passphrase_file.clone());
-        if named.is_some() {
-            return Ok(named);
-        }
-        let variable = |name| {
-            let value = std::env::var_os(name).filter(|value| !value.is_empty());
-            value.map(PathBuf::from)
-        };
-        match ["STANDIN_KEY_FILE", "STANDIN_PASSPHRASE_FILE"].map(variable) {
-            [Some(_), Some(_)] => Err(agent::Error::Usage {
-                what: "the environment names both a key and a passphrase".to_owned(),
-                hint: "unset STANDIN_KEY_FILE or STANDIN_PASSPHRASE_FILE, or name one with --key-file or --passphrase-file",
-            }),
-            [key, passphrase] => Ok(one_of(key, passphrase)),
-        }
-    }
-}
-
-fn one_of(key: Option<PathBuf>, passphrase: Option<PathBuf>) -> Option<SecretFile> {
-    let passphrase = passphrase.map(SecretFile::Passphrase);
-    key.map(SecretFile::Key).or(passphrase)
 }
 
 #[derive(Debug, Subcommand)]
@@ -238,164 +196,6 @@ impl Keep {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Store {
-    #[command(subcommand)]
-    pub(crate) command: StoreCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum StoreCommand {
-    /// Make a store of an empty directory. `standin protect` does that by itself.
-    Init {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-        /// Encrypt what it will hold: AES-256-GCM, before it leaves this machine. --key-file or --passphrase-file opens it;
-        /// a key file that is not there is made.
-        #[arg(long)]
-        encrypt: bool,
-        /// Make no recovery key. If the key file or the passphrase is lost, so is everything.
-        #[arg(long, requires = "encrypt")]
-        no_recovery_key: bool,
-    },
-    /// Who opens an encrypted store.
-    Key(Key),
-    /// What a store holds.
-    Status {
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        target: Target,
-    },
-    /// What holds the space of a store, of a point or of a chunk, and when it can be free.
-    Explain {
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        target: Target,
-        /// This point: GROUP@NUMBER or GROUP@latest.
-        #[arg(long, value_name = "POINT")]
-        point: Option<PointRef>,
-        /// The chunk at this byte of the point's disk.
-        #[arg(long, value_name = "BYTE", requires = "point")]
-        offset: Option<u64>,
-        /// Which disk, where the point has several.
-        #[arg(long, value_name = "NAME", requires = "offset")]
-        disk: Option<Name>,
-    },
-    /// Collect garbage: what no point needs any more. `standin protect` does that by itself.
-    Gc {
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        target: Target,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
-        /// How long an object that nothing needs is kept before it is removed. Not at all while the disk is full.
-        #[arg(long, value_name = "TIME", default_value = "1d")]
-        quarantine: Span,
-        /// Copy whatever holds any garbage, to be rid of the last of it.
-        #[arg(long)]
-        thorough: bool,
-        /// Bytes per second that it may read and write, as in 64MiB/s; no limit if left out.
-        #[arg(long, value_name = "RATE")]
-        rate: Option<RateLimit>,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Read and check everything, the catalog too, also where that does not open. Nothing is changed, and writers go on.
-    Check {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-        /// Decompress and hash every chunk; do not trust the checksums that were made with the objects.
-        #[arg(long)]
-        deep: bool,
-        /// Bytes per second that it may read, as in 64MiB/s; no limit if left out.
-        #[arg(long, value_name = "RATE")]
-        rate: Option<RateLimit>,
-    },
-    /// Plan what can be had again of a damaged store, and do it if --apply says so. Nothing is ever removed by it.
-    Repair {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-        /// Do what is planned, as the only writer.
-        #[arg(long)]
-        apply: bool,
-    },
-    /// Build the index of chunks anew, as each writer does when it opens the store, and say what it is.
-    RebuildIndex {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-    },
-    /// Read and check every object, heal what bit rot has damaged, and name what is lost.
-    Scrub {
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        target: Target,
-        /// Trust the checksums that were made with the objects; do not decompress and hash every chunk.
-        #[arg(long)]
-        light: bool,
-        /// Only say what would be healed.
-        #[arg(long)]
-        dry_run: bool,
-        /// Bytes per second that it may read, as in 64MiB/s; no limit if left out.
-        #[arg(long, value_name = "RATE")]
-        rate: Option<RateLimit>,
-        #[command(flatten)]
-        state: State,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Key {
-    #[command(subcommand)]
-    pub(crate) command: KeyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// The ways to open a store. Needs none of them.
-    List {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-    },
-    /// One way more. Protections go on.
-    Add {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-        #[command(flatten)]
-        new: NewKey,
-        /// What to call it.
-        #[arg(long, value_name = "TEXT")]
-        label: Option<String>,
-    },
-    /// One way less; another one than that by which this command opens the store.
-    Remove {
-        /// The target: dir:PATH or s3://BUCKET/PREFIX.
-        target: Target,
-        /// Its number, as `key list` shows it.
-        number: u32,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
-pub(crate) struct NewKey {
-    /// A key in this file, which is made if it is not there.
-    #[arg(long, value_name = "FILE")]
-    new_key_file: Option<PathBuf>,
-    /// The passphrase in this file.
-    #[arg(long, value_name = "FILE")]
-    new_passphrase_file: Option<PathBuf>,
-    /// A key that is printed, once: write it down and lock it away.
-    #[arg(long)]
-    new_recovery_key: bool,
-}
-
-impl NewKey {
-    pub(crate) fn chosen(self) -> agent::NewKey {
-        match (self.new_key_file, self.new_passphrase_file) {
-            (Some(path), _) => agent::NewKey::File(path),
-            (None, Some(path)) => agent::NewKey::Passphrase(path),
-            (None, None) => agent::NewKey::Recovery,
-        }
-    }
-}
-
-#[derive(Debug, ClapArgs)]
 pub(crate) struct Retention {
     #[command(subcommand)]
     pub(crate) command: RetentionCommand,
@@ -525,115 +325,6 @@ pub(crate) struct Gaps {
     pub(crate) since: Option<Since>,
     #[command(flatten)]
     pub(crate) state: State,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Point {
-    #[command(subcommand)]
-    pub(crate) command: PointCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PointCommand {
-    /// The points on a target, oldest first.
-    List {
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-        /// Only those of this group.
-        #[arg(long, value_name = "NAME")]
-        group: Option<Name>,
-    },
-    /// One point.
-    Show {
-        /// GROUP@NUMBER or GROUP@latest.
-        point: PointRef,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-    },
-    /// Read and check every byte of a point.
-    Verify {
-        /// GROUP@NUMBER or GROUP@latest.
-        #[arg(conflicts_with = "all")]
-        point: Option<PointRef>,
-        /// Every point on the target.
-        #[arg(long)]
-        all: bool,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-    },
-    /// Take points off the list. For a while they can be brought back; then a collection of garbage frees what only they
-    /// needed.
-    Delete {
-        /// GROUP@NUMBER.
-        #[arg(required = true)]
-        points: Vec<PointId>,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-        /// How long they can be brought back.
-        #[arg(long, value_name = "TIME", default_value = "1d")]
-        delay: Span,
-        /// Only say what would be removed.
-        #[arg(long)]
-        dry_run: bool,
-        /// Also the newest point of a group, which the next one builds on.
-        #[arg(long)]
-        even_newest: bool,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Bring a deleted point back.
-    Undelete {
-        /// GROUP@NUMBER.
-        point: PointId,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Hold a point: nothing removes it until the hold is lifted.
-    Hold {
-        /// GROUP@NUMBER or GROUP@latest.
-        point: PointRef,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-        /// Why.
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        reason: String,
-        /// Lift the hold.
-        #[arg(long)]
-        lift: bool,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Lock a point: nothing removes it before that time, and nothing shortens the lock.
-    Lock {
-        /// GROUP@NUMBER or GROUP@latest.
-        point: PointRef,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-        /// Until when: a time as in 2027-01-31T00:00:00Z, or for how long from now, as in 30d.
-        #[arg(long = "until", value_name = "TIME")]
-        until: Until,
-        #[command(flatten)]
-        state: State,
-    },
-    /// The ranges in which two points differ, from the trees alone.
-    Diff {
-        /// GROUP@NUMBER or GROUP@latest.
-        a: PointRef,
-        /// GROUP@NUMBER or GROUP@latest.
-        b: PointRef,
-        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
-        #[arg(long, value_name = "URL")]
-        target: Target,
-    },
 }
 
 /// Reads the IMAGEs, which nobody may write to meanwhile, and lists a point of them. Where the group's newest point has a disk of
