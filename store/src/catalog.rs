@@ -19,20 +19,9 @@ use std::sync::Arc;
 
 use crate::armor::{self, Kind, Owner};
 use crate::backend::Backend;
-use crate::codec::{self, Decoded, Decoder, Encode};
+use crate::codec::Decoded;
 use crate::error::{Result, StoreError, io_error};
 use crate::fingerprint::Fingerprint;
-use crate::locations::Locations;
-use crate::protection::Protection;
-use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
-use crate::relocation::Relocation;
-use crate::scrub::LastScrub;
-use crate::sweep::{self, Sweep};
-
-const COMMIT_MAGIC: [u8; 8] = *b"STDNCMT1";
-const CHECKPOINT_MAGIC: [u8; 8] = *b"STDNCKP1";
-
-const CHECKPOINT_VERSION: u32 = 2;
 
 const COMMIT_LEN_MAX: u64 = 8 << 20;
 pub(crate) const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
@@ -41,9 +30,15 @@ pub(crate) const CHECKPOINT_LEN_MAX: u64 = 1 << 30;
 /// stays short, and checkpoints cost a bounded share of what commits cost.
 const CHECKPOINT_COMMITS_MIN: u64 = 256;
 
+pub(crate) use checkpoint::decode_checkpoint;
+use checkpoint::encode_checkpoint;
+pub(crate) use commit::decode_commit;
+use commit::{Commit, decode_hashed_commit};
 pub(crate) use state::{Change, Held, HeldImage, State};
 pub(crate) use survey::{LostPart, Survey};
 
+mod checkpoint;
+mod commit;
 mod state;
 mod survey;
 
@@ -364,275 +359,6 @@ fn parse_name(name: &str, kind: &str) -> Option<u64> {
     let digits = name.strip_prefix(kind)?.strip_prefix('-')?;
     let sequence = u64::from_str_radix(digits, 16).ok()?;
     (digits.len() == 16).then_some(sequence)
-}
-
-/// A commit as it stands in its object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Commit {
-    sequence: u64,
-    epoch: u64,
-    previous: Fingerprint,
-    at: u64,
-    held: Held,
-    change: Change,
-}
-
-impl Commit {
-    fn begins_anew(&self) -> bool {
-        matches!(self.change, Change::BeginAnew(_))
-    }
-
-    /// Whether it may come in this place; `last`: the hash of the commit before it, where that is known.
-    fn check_follows(
-        &self,
-        sequence: u64,
-        epoch: u64,
-        last: Option<Fingerprint>,
-    ) -> std::result::Result<(), &'static str> {
-        if self.sequence != sequence {
-            return Err("it is another commit");
-        }
-        // Whoever went on after a lost commit may not have known its hash.
-        let unknown = self.begins_anew() && self.previous == Fingerprint::ZERO;
-        if !unknown && last.is_some_and(|last| self.previous != last) {
-            return Err("it does not follow the commit before it");
-        }
-        if self.epoch < epoch {
-            return Err("it was written by a writer that had been fenced");
-        }
-        Ok(())
-    }
-
-    fn encode(&self, store: [u8; 16]) -> Vec<u8> {
-        let mut out = codec::begin(COMMIT_MAGIC);
-        out.put_bytes(&store);
-        out.put_u64(self.sequence);
-        out.put_u64(self.epoch);
-        out.put_bytes(&self.previous.0);
-        out.put_u64(self.at);
-        put_held(&self.held, &mut out);
-        match &self.change {
-            Change::AddPoint(point) => {
-                out.put_u8(1);
-                point.put(&mut out);
-            }
-            Change::SaveSeed(seed) => {
-                out.put_u8(2);
-                seed.put(&mut out);
-            }
-            Change::RemovePoints(ids, until) => {
-                out.put_u8(3);
-                put_ids(ids, &mut out);
-                out.put_u64(*until);
-            }
-            Change::Sweep(sweep) => {
-                out.put_u8(4);
-                sweep.put(&mut out);
-            }
-            Change::Purge(objects) => {
-                out.put_u8(5);
-                sweep::put_objects(objects, &mut out);
-            }
-            Change::BringBack(ids) => {
-                out.put_u8(6);
-                put_ids(ids, &mut out);
-            }
-            Change::Forget(ids) => {
-                out.put_u8(7);
-                put_ids(ids, &mut out);
-            }
-            Change::Protect(id, protection) => {
-                out.put_u8(8);
-                put_id(id, &mut out);
-                protection.put(&mut out);
-            }
-            Change::Scrubbed(scrub) => {
-                out.put_u8(9);
-                scrub.put(&mut out);
-            }
-            Change::Relocate(relocation) => {
-                out.put_u8(10);
-                relocation.put(&mut out);
-            }
-            Change::BeginAnew(lost) => {
-                out.put_u8(11);
-                out.put_count(lost.len());
-                lost.iter().for_each(|number| out.put_u64(*number));
-            }
-        }
-        codec::seal(out)
-    }
-}
-
-/// Reads a commit object, with its hash.
-fn decode_hashed_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<(Commit, Fingerprint)> {
-    let commit = decode_commit(bytes, store)?;
-    Ok((commit, Fingerprint::of_bytes(bytes)))
-}
-
-/// Reads a commit object.
-pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
-    let mut d = codec::unseal(bytes, COMMIT_MAGIC)?;
-    d.is(Decoder::array, store, "it belongs to another store")?;
-    let [sequence, epoch] = [d.u64()?, d.u64()?];
-    let previous = Fingerprint(d.array()?);
-    let at = d.u64()?;
-    let held = decode_held(&mut d)?;
-    let change = match d.u8()? {
-        1 => Change::AddPoint(Arc::new(PointRecord::decode(&mut d)?)),
-        2 => Change::SaveSeed(Arc::new(SeedRecord::decode(&mut d)?)),
-        3 => Change::RemovePoints(decode_ids(&mut d)?, d.u64()?),
-        4 => Change::Sweep(Sweep::decode(&mut d)?),
-        5 => Change::Purge(sweep::decode_objects(&mut d)?),
-        6 => Change::BringBack(decode_ids(&mut d)?),
-        7 => Change::Forget(decode_ids(&mut d)?),
-        8 => Change::Protect(decode_id(&mut d)?, Protection::decode(&mut d)?),
-        9 => Change::Scrubbed(LastScrub::decode(&mut d)?),
-        10 => Change::Relocate(Relocation::decode(&mut d)?),
-        11 => {
-            let count = d.count(usize::MAX, 8)?;
-            Change::BeginAnew((0..count).map(|_| d.u64()).collect::<Decoded<_>>()?)
-        }
-        _ => return Err(d.error("its kind of change is unknown")),
-    };
-    d.end()?;
-    Ok(Commit {
-        sequence,
-        epoch,
-        previous,
-        at,
-        held,
-        change,
-    })
-}
-
-fn put_id(id: &PointId, out: &mut Vec<u8>) {
-    out.put_text(id.group.as_str());
-    out.put_u64(id.sequence);
-}
-
-fn decode_id(d: &mut Decoder<'_>) -> Decoded<PointId> {
-    Ok(PointId {
-        group: decode_name(d)?,
-        sequence: d.u64()?,
-    })
-}
-
-fn put_ids(ids: &[PointId], out: &mut Vec<u8>) {
-    out.put_count(ids.len());
-    ids.iter().for_each(|id| put_id(id, out));
-}
-
-fn decode_ids(d: &mut Decoder<'_>) -> Decoded<Vec<PointId>> {
-    let count = d.count(usize::MAX, 11)?;
-    (0..count).map(|_| decode_id(d)).collect()
-}
-
-fn put_held(held: &Held, out: &mut Vec<u8>) {
-    for number in [
-        held.next_container,
-        held.next_tree,
-        held.containers,
-        held.chunks,
-        held.container_bytes,
-        held.tree_bytes,
-    ] {
-        out.put_u64(number);
-    }
-}
-
-fn decode_held(d: &mut Decoder<'_>) -> Decoded<Held> {
-    Ok(Held {
-        next_container: d.u64()?,
-        next_tree: d.u64()?,
-        containers: d.u64()?,
-        chunks: d.u64()?,
-        container_bytes: d.u64()?,
-        tree_bytes: d.u64()?,
-    })
-}
-
-pub(crate) fn encode_checkpoint(state: &State, store: [u8; 16]) -> Vec<u8> {
-    let mut out = codec::begin_version(CHECKPOINT_MAGIC, CHECKPOINT_VERSION);
-    out.put_bytes(&store);
-    out.put_u64(state.sequence);
-    out.put_u64(state.epoch);
-    out.put_bytes(&state.last.0);
-    put_held(&state.held, &mut out);
-    out.put_count(state.numbers.len());
-    for (group, last) in &state.numbers {
-        out.put_text(group.as_str());
-        out.put_u64(*last);
-    }
-    out.put_count(state.points.len());
-    state.points.iter().for_each(|point| point.put(&mut out));
-    out.put_count(state.seeds.len());
-    state.seeds.values().for_each(|seed| seed.put(&mut out));
-    out.put_u64(state.next_bundle);
-    state.locations.put(&mut out);
-    sweep::put_quarantine(&state.quarantine, &mut out);
-    out.put_count(state.removed.len());
-    for (point, until) in state.removed.values() {
-        point.put(&mut out);
-        out.put_u64(*until);
-    }
-    out.put_count(state.protections.len());
-    for (id, protection) in &state.protections {
-        put_id(id, &mut out);
-        protection.put(&mut out);
-    }
-    out.put_u8(u8::from(state.scrubbed.is_some()));
-    if let Some(scrub) = &state.scrubbed {
-        scrub.put(&mut out);
-    }
-    out.put_u64(state.at);
-    codec::seal(out)
-}
-
-/// Reads a checkpoint object.
-pub(crate) fn decode_checkpoint(bytes: &[u8], store: [u8; 16]) -> Decoded<State> {
-    const ANY: usize = usize::MAX;
-    let (mut d, version) = codec::unseal_versions(bytes, CHECKPOINT_MAGIC, CHECKPOINT_VERSION)?;
-    d.is(Decoder::array, store, "it belongs to another store")?;
-    let mut state = State::empty();
-    state.sequence = d.u64()?;
-    state.checkpoint = state.sequence;
-    state.epoch = d.u64()?;
-    state.last = Fingerprint(d.array()?);
-    state.held = decode_held(&mut d)?;
-    for _ in 0..d.count(ANY, 11)? {
-        let group = decode_name(&mut d)?;
-        state.numbers.insert(group, d.u64()?);
-    }
-    for _ in 0..d.count(ANY, 68)? {
-        state.points.push(Arc::new(PointRecord::decode(&mut d)?));
-    }
-    for _ in 0..d.count(ANY, 31)? {
-        let seed = SeedRecord::decode(&mut d)?;
-        state.seeds.insert(seed.group.clone(), Arc::new(seed));
-    }
-    if version >= 2 {
-        state.next_bundle = d.u64()?;
-        state.locations = Arc::new(Locations::decode(&mut d)?);
-        state.quarantine = sweep::decode_quarantine(&mut d)?;
-        for _ in 0..d.count(ANY, 76)? {
-            let point = Arc::new(PointRecord::decode(&mut d)?);
-            let until = d.u64()?;
-            state.removed.insert(point.id.clone(), (point, until));
-        }
-        for _ in 0..d.count(ANY, 20)? {
-            let id = decode_id(&mut d)?;
-            state.protections.insert(id, Protection::decode(&mut d)?);
-        }
-        state.scrubbed = match d.u8()? {
-            0 => None,
-            1 => Some(LastScrub::decode(&mut d)?),
-            _ => return Err(d.error("the last scrub is of an unknown kind")),
-        };
-        state.at = d.u64()?;
-    }
-    d.end()?;
-    Ok(state)
 }
 
 #[cfg(test)]

@@ -13,80 +13,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{ByteRange, Clock, Name, OsRandom, Random, UnixNanos};
+use block::{ByteRange, Clock, Name, UnixNanos};
 use parking_lot::Mutex;
 
 use crate::backend::Backend;
 use crate::catalog::{Catalog, Change, Held, State};
 use crate::diff;
-use crate::error::{ErrorKind, Result, StoreError, io_error};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::explain::{self, ExplainedChunk, ExplainedPoint, ExplainedStore};
-use crate::format::{self, Format};
 use crate::gc::{self, GcOptions, GcReport};
 use crate::headroom::Headroom;
 use crate::image::Image;
 use crate::image_writer::{Base, FinishedImage, ImageWriter};
-use crate::keys::{self, Secret};
 use crate::lease::Lease;
-use crate::objects::{Objects, Refresh};
+use crate::objects::Objects;
 use crate::packer::Engine;
 use crate::pins::Holder;
-use crate::pool::{OnWorker, Pool};
+use crate::pool::Pool;
 use crate::records::{PointDraft, PointId, PointRecord, PointRef, SeedDraft, SeedRecord};
-use crate::recover;
 use crate::region::ChunkCodec;
 use crate::scrub::{self, LastScrub, ScrubOptions, ScrubReport};
 use crate::seal::KeyId;
 use crate::sweep;
-use crate::tree::{ImageRef, LIST_RUNS_MAX};
+use crate::tree::ImageRef;
 use crate::verify::{self, VerifyReport};
 
+pub use around::Around;
+
+mod around;
 mod commit;
-
-/// What a store needs of the world beside its directory.
-#[derive(Clone)]
-pub struct Around {
-    /// Wall time is written on commits, and says when the store is opened what has expired since: locks, the time to bring
-    /// points back, quarantine. Monotonic time counts on from there.
-    pub clock: Arc<dyn Clock>,
-    /// Threads that compress and write containers; 0: the callers do it themselves.
-    pub workers: usize,
-    /// What each of them does first.
-    pub on_worker: OnWorker,
-    /// Bytes that a writer keeps free by occupying them: a full store needs some room to be cleaned.
-    pub headroom_bytes: u64,
-    /// Images with more runs than this in their change lists are folded into trees: at most, and at best, 65,536.
-    pub list_runs_max: usize,
-    /// How long a writer without a lock may show no sign of life until another one takes over; at most 5 min.
-    pub lease_term: Duration,
-    /// What opens an encrypted store. With it one that is not encrypted is refused: somebody may have put it there.
-    pub secret: Option<Arc<Secret>>,
-    /// What keys and nonces are made of.
-    pub random: Arc<dyn Random>,
-}
-
-impl Around {
-    /// As many workers as processors and one more, since some wait for the disk; at most 9.
-    #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = processors.min(8) + 1;
-        Self {
-            clock,
-            workers,
-            on_worker: OnWorker::default(),
-            headroom_bytes: Headroom::BYTES,
-            list_runs_max: LIST_RUNS_MAX,
-            lease_term: Lease::TERM,
-            secret: None,
-            random: Arc::new(OsRandom),
-        }
-    }
-
-    pub(crate) fn codec(&self, place: &dyn Backend, format: &Format) -> Result<Option<ChunkCodec>> {
-        keys::codec(place, format, self.secret.as_deref(), &self.random)
-    }
-}
+mod opening;
 
 /// An open store. Clones are the same store.
 #[derive(Clone)]
@@ -173,207 +129,6 @@ pub struct IndexFigures {
 }
 
 impl Store {
-    /// Makes a store in an empty place. What a crash in the middle leaves, a second call completes.
-    ///
-    /// # Errors
-    /// `Invalid` if there is a store or anything else; `Full`, `Io`.
-    pub fn create(place: &Arc<dyn Backend>) -> Result<()> {
-        Self::create_with(place, |_| Ok(None))
-    }
-
-    /// The same for an encrypted store, which each of `secrets` (1 to 16, with what their owners call them) opens. Where a
-    /// crash in the middle leaves keys without a store in a bucket, those must be removed by hand.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn create_encrypted(
-        place: &Arc<dyn Backend>,
-        secrets: &[(Secret, String)],
-        around: &Around,
-    ) -> Result<()> {
-        let (random, at) = (&*around.random, around.clock.wall());
-        Self::create_with(place, |store| {
-            keys::begin(&**place, store, secrets, random, at).map(Some)
-        })
-    }
-
-    /// The same for a store that is to have the points of another one: encrypted if that is, and opened by what opens that.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create); `NotFound` if there is no other store.
-    pub fn create_replica(
-        place: &Arc<dyn Backend>,
-        of: &Arc<dyn Backend>,
-        around: &Around,
-    ) -> Result<()> {
-        Self::create_with(place, |store| {
-            keys::begin_like(&**place, store, &**of, &*around.random)
-        })
-    }
-
-    fn create_with(
-        place: &Arc<dyn Backend>,
-        keys: impl FnOnce([u8; 16]) -> Result<Option<KeyId>>,
-    ) -> Result<()> {
-        let occupied = |why| StoreError::Occupied {
-            dir: place.describe(),
-            why,
-        };
-        if format::is_there(&**place)? {
-            return Err(occupied("it holds a store"));
-        }
-        let empty = place.is_empty();
-        if !empty.map_err(|e| io_error("list", place.describe(), e))? {
-            return Err(occupied("it is not empty"));
-        }
-        let failed = |e| io_error("create", "format".into(), e);
-        for folder in ["", "lease", "catalog", "containers", "trees"] {
-            place.recover(folder).map_err(failed)?;
-        }
-        let store = *uuid::Uuid::new_v4().as_bytes();
-        // Before the store: one whose keys are lost is worth nothing.
-        let key = keys(store)?;
-        format::create(&**place, &Format { store, key }).map_err(failed)?;
-        place.sync("").map_err(failed)
-    }
-
-    /// Opens a store to read it as it is now. Any number of readers may, beside a writer. An encrypted one opens without
-    /// its key, too: what points hold cannot be read then.
-    ///
-    /// # Errors
-    /// `NotFound` if there is none, `NoKey` if it is not encrypted with the secret that was given, `Corrupt` naming what is
-    /// damaged, `Io`.
-    pub fn open_reader(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
-        let format = format::read(&**place)?;
-        let catalog = Catalog::open(place, format.store);
-        let state = catalog.load()?;
-        catalog.sync()?;
-        Self::reader_of(place, &format, catalog, state, around)
-    }
-
-    /// A store to read, by what is known of its catalog.
-    pub(crate) fn reader_of(
-        place: &Arc<dyn Backend>,
-        format: &Format,
-        catalog: Catalog,
-        state: State,
-        around: Around,
-    ) -> Result<Self> {
-        let store = format.store;
-        let codec = around.codec(&**place, format)?;
-        let refresh = refresher(Catalog::open(place, store), state.clone());
-        let locations = (state.sequence, Arc::clone(&state.locations));
-        let objects = Objects::open(place, store, codec, state.next(), locations, refresh);
-        let objects = Arc::new(objects);
-        Ok(Self::assemble(
-            place, format.key, objects, catalog, state, around, None,
-        ))
-    }
-
-    /// Opens a store to write to it: the only one who does. Removes what a crashed writer left half
-    /// written, and reads the manifests of all containers into the index.
-    ///
-    /// # Errors
-    /// As [`open_reader`](Self::open_reader); `Retry` if somebody else writes.
-    pub fn open_writer(place: &Arc<dyn Backend>, around: Around) -> Result<Self> {
-        let format = format::read(&**place)?;
-        let codec = around.codec(&**place, &format)?;
-        let lease = Lease::take(place, format.store, &*around.clock, around.lease_term)?;
-        Self::writer_with(place, &format, codec, lease, around)
-    }
-
-    /// The same for who has the right to.
-    pub(crate) fn writer_with(
-        place: &Arc<dyn Backend>,
-        format: &Format,
-        codec: Option<ChunkCodec>,
-        lease: Lease,
-        around: Around,
-    ) -> Result<Self> {
-        let store = format.store;
-        // Who created the store may have been killed before its name was durable.
-        place
-            .recover("")
-            .map_err(|e| io_error("recover", place.describe(), e))?;
-        let catalog = Catalog::open(place, store);
-        catalog.recover()?;
-        let state = catalog.load()?;
-        let locations = (state.sequence, Arc::clone(&state.locations));
-        let refresh = refresher(Catalog::open(place, store), state.clone());
-        let objects = Objects::open(place, store, codec, state.next(), locations, refresh);
-        let objects = Arc::new(objects);
-        let engine = recover::engine(
-            Arc::clone(&objects),
-            lease.epoch,
-            &state,
-            &**place,
-            around.list_runs_max.min(LIST_RUNS_MAX),
-        )?;
-        let engine = Arc::new(engine);
-        if lease.overtook {
-            objects.opener.begin_folders();
-        }
-        // Who waits for a place that is far away uses no processor.
-        let threads = match around.workers {
-            0 => 0,
-            workers => workers + place.requests_at_once().saturating_sub(2),
-        };
-        let pool = Pool::new(threads, &around.on_worker);
-        let pool = pool.map_err(|e| io_error("start threads for", place.describe(), e))?;
-        let writer = Writer {
-            engine,
-            pool: Arc::new(pool),
-            collecting: Mutex::new(()),
-            healing: Mutex::new(()),
-            latch: Mutex::new(None),
-            lease,
-        };
-        let key = format.key;
-        let store = Self::assemble(place, key, objects, catalog, state, around, Some(writer));
-        store.inner.restore_headroom();
-        Ok(store)
-    }
-
-    fn assemble(
-        place: &Arc<dyn Backend>,
-        key: Option<KeyId>,
-        objects: Arc<Objects>,
-        catalog: Catalog,
-        state: State,
-        around: Around,
-        writer: Option<Writer>,
-    ) -> Self {
-        let epoch = writer.as_ref().map_or(0, |writer| writer.lease.epoch);
-        let inner = Inner {
-            place: Arc::clone(place),
-            key,
-            headroom: Headroom::new(place, around.headroom_bytes, epoch),
-            objects,
-            catalog,
-            opened: (
-                around.clock.wall().0.max(state.at),
-                around.clock.monotonic(),
-            ),
-            state: Mutex::new(state),
-            clock: around.clock,
-            workers: around.workers,
-            writer,
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
-    }
-
-    /// What makes chunks for the store in a place, without opening it: for who hands them to somebody else that does.
-    ///
-    /// # Errors
-    /// `NotFound` if there is none, `NoKey` if it is encrypted and nothing that was given opens it, `Io`.
-    pub fn codec_at(place: &Arc<dyn Backend>, around: &Around) -> Result<ChunkCodec> {
-        let format = format::read(&**place)?;
-        let codec = around.codec(&**place, &format)?;
-        codec.ok_or(StoreError::NoKey)
-    }
-
     /// All points, in the order of their commits.
     #[must_use]
     pub fn points(&self) -> Vec<Arc<PointRecord>> {
@@ -647,16 +402,6 @@ impl Store {
             quarantined_bytes: quarantined,
         }
     }
-}
-
-/// Reads where things lie now.
-fn refresher(catalog: Catalog, state: State) -> Refresh {
-    let state = Mutex::new(state);
-    Box::new(move || {
-        let mut state = state.lock();
-        catalog.follow(&mut state)?;
-        Ok((state.sequence, Arc::clone(&state.locations)))
-    })
 }
 
 impl Inner {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use block::Name;
 
+use super::commit::Commit;
 use crate::armor::Kind;
-use crate::catalog::Commit;
 use crate::fingerprint::Fingerprint;
 use crate::inventory::Sums;
 use crate::locations::Locations;

@@ -13,8 +13,9 @@ use block::Name;
 
 use super::{
     CHECKPOINT_LEN_MAX, COMMIT_LEN_MAX, Catalog, Change, State, checkpoint_name, commit_name,
-    decode_checkpoint, decode_hashed_commit, parse_name, path,
+    parse_name, path,
 };
+use super::{checkpoint::decode_checkpoint, commit::decode_hashed_commit};
 use crate::armor::{self, Kind};
 use crate::codec::Decoded;
 use crate::error::{ErrorKind, Result, StoreError};

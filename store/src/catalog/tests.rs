@@ -2,9 +2,14 @@ use block::{Name, UnixNanos};
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec;
 use crate::locations::Spot;
 use crate::place::ObjectId;
-use crate::records::{Consistency, PointDisk, PointId, SeedDiskRecord};
+use crate::protection::Protection;
+use crate::records::{Consistency, PointDisk, PointId, PointRecord, SeedDiskRecord, SeedRecord};
+use crate::relocation::Relocation;
+use crate::scrub::LastScrub;
+use crate::sweep::Sweep;
 use crate::tree::ImageRef;
 
 const STORE: [u8; 16] = [7; 16];
@@ -226,7 +231,7 @@ fn the_checkpoints_of_all_versions_are_read() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
         std::path::PathBuf::from(format!("{dir}/checkpoint-v{version}"))
     };
-    let newest = fixture(CHECKPOINT_VERSION);
+    let newest = fixture(checkpoint::VERSION);
     if std::env::var_os("STANDIN_WRITE_FIXTURES").is_some() {
         std::fs::write(&newest, encode_checkpoint(&swept(), STORE)).unwrap();
     }
@@ -250,9 +255,9 @@ fn numbers_of_points_go_on_after_a_checkpoint() {
 proptest! {
     #[test]
     fn arbitrary_bytes_are_an_error(bytes: Vec<u8>) {
-        let sealed = codec::seal([&codec::begin(COMMIT_MAGIC), &bytes[..]].concat());
+        let sealed = codec::seal([&codec::begin(commit::MAGIC), &bytes[..]].concat());
         let _ = decode_commit(&sealed, STORE);
-        let sealed = codec::seal([&codec::begin(CHECKPOINT_MAGIC), &STORE[..], &bytes].concat());
+        let sealed = codec::seal([&codec::begin(checkpoint::MAGIC), &STORE[..], &bytes].concat());
         let _ = decode_checkpoint(&sealed, STORE);
         prop_assert!(decode_commit(&bytes, STORE).is_err());
     }
