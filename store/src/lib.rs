@@ -65,9 +65,9 @@ mod verify;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 
-#[cfg(feature = "bucket")]
-pub use backend::{BLOCK, Blocks, Bucket, InvalidBucket, Known};
 pub use backend::{Backend, Directory, is_damage};
+#[cfg(feature = "bucket")]
+pub use backend::{Blocks, Bucket, HEAD, InvalidBucket, Ranges};
 #[cfg(feature = "conformance")]
 pub use backend::{Watch, Watched, conformance};
 pub use check::{CatalogCheck, CheckOptions, CheckReport, CheckedPoint, Half, LostEntry, Pile};

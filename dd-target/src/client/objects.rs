@@ -10,15 +10,13 @@ use std::sync::Arc;
 use block::{Space, index};
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
-use store::{BLOCK, Backend, Blocks, Known};
+use store::{Backend, Blocks, HEAD, Ranges};
 
 use crate::api::ObjectList;
 use crate::client::connection::{Ask, Connection};
 use crate::client::{Access, RemoteError, VaultUrl};
 use crate::wire::{KEYS, RANGE_MAX};
 
-/// What is read of an object of which nothing is known: all of a small one.
-const HEAD: u64 = 2 * BLOCK;
 /// No object is longer.
 const LEN_MAX: u64 = 1 << 40;
 
@@ -65,7 +63,7 @@ impl Objects {
     }
 
     /// How long an object is.
-    fn head(&self, name: &str) -> Result<u64, RemoteError> {
+    fn len_of(&self, name: &str) -> Result<u64, RemoteError> {
         let mut ask = Ask::get(self.path(name));
         ask.method = Method::HEAD;
         let answer = self.connection.ask(ask, 0)?;
@@ -74,35 +72,23 @@ impl Objects {
         let nonsense = || self.connection.nonsense("an object without a length");
         len.filter(|len| *len <= LEN_MAX).ok_or_else(nonsense)
     }
+}
 
-    /// What is known of an object; its first blocks are read to find out.
-    fn known(&self, name: &str) -> io::Result<Arc<Known>> {
-        if let Some(known) = self.blocks.known(name) {
-            return Ok(known);
-        }
-        let (head, len) = match self.get(name, &(0..HEAD)) {
+impl Ranges for Objects {
+    fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
+        let head = match self.get(name, &(0..HEAD)) {
             // An empty object has no range.
             Err(RemoteError::Refused { status: 416, .. }) => {
-                let len = self.head(name).map_err(RemoteError::into_io)?;
-                (Vec::new(), len)
+                self.len_of(name).map(|len| (Vec::new(), len))
             }
-            got => got.map_err(RemoteError::into_io)?,
+            got => got,
         };
-        let known = self.blocks.learn(name, len);
-        self.blocks.begin(&known, &head);
-        Ok(known)
+        head.map_err(RemoteError::into_io)
     }
 
-    fn read_known(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let known = self.known(name)?;
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > known.len) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.blocks.read(&known, offset, buf, |range| {
-            let got = self.get(name, &range);
-            Ok(got.map_err(RemoteError::into_io)?.0)
-        })
+    fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let got = self.get(name, &range);
+        Ok(got.map_err(RemoteError::into_io)?.0)
     }
 }
 
@@ -132,18 +118,11 @@ impl Backend for Objects {
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
-        self.known(name).map(|known| known.len)
+        self.blocks.len(name, self)
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        match self.read_known(name, offset, buf) {
-            // What is known of its length may be of before it was healed.
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                self.blocks.forget(name);
-                self.read_known(name, offset, buf)
-            }
-            other => other,
-        }
+        self.blocks.read(name, offset, buf, self)
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {

@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 use crate::cache::ByteCache;
 
 /// Bytes of a block.
-pub const BLOCK: u64 = 256 << 10;
+const BLOCK: u64 = 256 << 10;
+/// What is read of an object of which nothing is known: all of a small one.
+pub const HEAD: u64 = 2 * BLOCK;
 /// Blocks that are read at once, at most.
 const WINDOW_MAX: u64 = 16;
 /// Blocks that are left out where reading still goes on: several threads read one object, each a little ahead of another.
@@ -28,6 +30,21 @@ const BYTES_MAX: usize = 48 << 20;
 /// Objects of which the length is kept.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("is not zero");
 
+/// Where blocks come from.
+pub trait Ranges {
+    /// The first bytes of an object, [`HEAD`] at most, and how long all of it is.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the way there gives.
+    fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)>;
+
+    /// Bytes of an object.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
+}
+
 /// Blocks of objects, and how long those are.
 pub struct Blocks {
     known: Mutex<LruCache<String, Arc<Known>>>,
@@ -36,9 +53,8 @@ pub struct Blocks {
 }
 
 /// An object that was seen.
-pub struct Known {
-    /// Its length in bytes.
-    pub len: u64,
+struct Known {
+    len: u64,
     /// Its own, and of nothing that had the name before.
     serial: u64,
     /// Held by the one that reads of it: others wait, and find what it brought.
@@ -65,14 +81,59 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// What is known of an object.
-    #[must_use]
-    pub fn known(&self, name: &str) -> Option<Arc<Known>> {
-        self.known.lock().get(name).map(Arc::clone)
+    /// How long an object is.
+    ///
+    /// # Errors
+    /// Those of `from`.
+    pub fn len(&self, name: &str, from: &impl Ranges) -> io::Result<u64> {
+        self.known(name, from).map(|known| known.len)
     }
 
-    /// Remembers an object of so many bytes.
-    pub fn learn(&self, name: &str, len: u64) -> Arc<Known> {
+    /// Fills `buf` from byte `offset` of an object on; asks for what is not in memory.
+    ///
+    /// # Errors
+    /// Those of `from`; `UnexpectedEof` if the object ends before, or `from` brings less than was asked for.
+    pub fn read(
+        &self,
+        name: &str,
+        offset: u64,
+        buf: &mut [u8],
+        from: &impl Ranges,
+    ) -> io::Result<()> {
+        match self.read_known(name, offset, buf, from) {
+            // What is known of its length may be of a list, or of before it was healed.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                self.forget(name);
+                self.read_known(name, offset, buf, from)
+            }
+            other => other,
+        }
+    }
+
+    /// How long an object is, by a list: believed if nothing else is known.
+    pub(crate) fn listed(&self, name: &str, len: u64) {
+        if self.known.lock().get(name).is_none() {
+            self.learn(name, len);
+        }
+    }
+
+    /// Nothing that is known of the name is believed any more.
+    pub fn forget(&self, name: &str) {
+        self.known.lock().pop(name);
+    }
+
+    /// What is known of an object; its first blocks are read to find out.
+    fn known(&self, name: &str, from: &impl Ranges) -> io::Result<Arc<Known>> {
+        if let Some(known) = self.known.lock().get(name) {
+            return Ok(Arc::clone(known));
+        }
+        let (head, len) = from.head(name)?;
+        let known = self.learn(name, len);
+        self.begin(&known, &head);
+        Ok(known)
+    }
+
+    fn learn(&self, name: &str, len: u64) -> Arc<Known> {
         let known = Arc::new(Known {
             len,
             serial: self.next.fetch_add(1, Ordering::Relaxed),
@@ -82,33 +143,30 @@ impl Blocks {
         known
     }
 
-    /// Nothing that is known of the name is believed any more.
-    pub fn forget(&self, name: &str) {
-        self.known.lock().pop(name);
-    }
-
-    /// Fills `buf` from byte `offset` on, which is in the object; `get` asks for what is not in memory.
-    ///
-    /// # Errors
-    /// Those of `get`; `UnexpectedEof` if it brings less than was asked for.
-    pub fn read(
+    /// Reads what lies in the object by what is known of it.
+    fn read_known(
         &self,
-        known: &Known,
+        name: &str,
         offset: u64,
         buf: &mut [u8],
-        get: impl Fn(Range<u64>) -> io::Result<Vec<u8>>,
+        from: &impl Ranges,
     ) -> io::Result<()> {
+        let known = self.known(name, from)?;
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > known.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;
             let number = at / BLOCK;
             let block = match self.blocks.get(&(known.serial, number)) {
                 Some(block) => block,
-                None => self.fetch(known, number, &get)?,
+                None => self.fetch(&known, number, |range| from.range(name, range))?,
             };
-            let from = &block[index(at - number * BLOCK)..];
-            let len = from.len().min(buf.len() - done);
-            buf[done..done + len].copy_from_slice(&from[..len]);
+            let here = &block[index(at - number * BLOCK)..];
+            let len = here.len().min(buf.len() - done);
+            buf[done..done + len].copy_from_slice(&here[..len]);
             done += len;
         }
         Ok(())
@@ -149,7 +207,7 @@ impl Blocks {
     }
 
     /// Keeps the first bytes of an object: whole blocks, or all of it.
-    pub fn begin(&self, known: &Known, bytes: &[u8]) {
+    fn begin(&self, known: &Known, bytes: &[u8]) {
         let window = (bytes.len() as u64).div_ceil(BLOCK);
         *known.reading.lock() = Reading {
             next: window,

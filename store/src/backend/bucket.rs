@@ -27,15 +27,12 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
-use crate::backend::blocks::{BLOCK, Blocks, Known};
+use crate::backend::blocks::{Blocks, HEAD, Ranges};
 use crate::backend::{Backend, within};
 
 pub use s3::InvalidBucket;
 
 mod s3;
-
-/// What is read of an object of which nothing is known: all of a small one.
-const HEAD: u64 = 2 * BLOCK;
 
 /// Attempts to create an object, or to find out whether it was created.
 const CREATE_ATTEMPTS: u32 = 5;
@@ -241,45 +238,31 @@ impl Bucket {
             }
         }
     }
+}
 
-    /// What is known of an object; its first blocks are read to find out.
-    fn known(&self, name: &str) -> io::Result<Arc<Known>> {
-        if let Some(known) = self.blocks.known(name) {
-            return Ok(known);
-        }
+impl Ranges for Bucket {
+    fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
         let path = self.path(name);
         // Not its last bytes: not every server takes what is longer than the object for all of it.
-        let (head, len) = match self.get(&path, Some(0..HEAD), HEAD) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+        match self.get(&path, Some(0..HEAD), HEAD) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(e),
             // An empty object has no range.
             Err(e) => {
                 let store = Arc::clone(&self.store);
                 match self.wait(0, async move { store.head(&path).await }) {
-                    Ok(meta) if meta.size == 0 => (Vec::new(), 0),
-                    Ok(_) => return Err(e),
-                    Err(e) => return Err(to_io(e)),
+                    Ok(meta) if meta.size == 0 => Ok((Vec::new(), 0)),
+                    Ok(_) => Err(e),
+                    Err(e) => Err(to_io(e)),
                 }
             }
-            Ok(got) => got,
-        };
-        let known = self.blocks.learn(name, len);
-        self.blocks.begin(&known, &head);
-        Ok(known)
+            got => got,
+        }
     }
 
-    /// Reads what lies in the object by what is known of it.
-    fn read_known(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let known = self.known(name)?;
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > known.len) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let path = self.path(name);
-        self.blocks.read(&known, offset, buf, |range| {
-            let len = range.end - range.start;
-            let (bytes, _) = self.get(&path, Some(range), len)?;
-            Ok(bytes)
-        })
+    fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let len = range.end - range.start;
+        let (bytes, _) = self.get(&self.path(name), Some(range), len)?;
+        Ok(bytes)
     }
 }
 
@@ -319,18 +302,11 @@ impl Backend for Bucket {
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
-        self.known(name).map(|known| known.len)
+        self.blocks.len(name, self)
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        match self.read_known(name, offset, buf) {
-            // What is known of its length may be of a list, or of before it was healed.
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                self.blocks.forget(name);
-                self.read_known(name, offset, buf)
-            }
-            other => other,
-        }
+        self.blocks.read(name, offset, buf, self)
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
@@ -362,9 +338,7 @@ impl Backend for Bucket {
                 "" => plain.clone(),
                 folder => format!("{folder}/{plain}"),
             };
-            if self.blocks.known(&name).is_none() {
-                self.blocks.learn(&name, object.size);
-            }
+            self.blocks.listed(&name, object.size);
             Some((plain, object.size))
         };
         Ok(objects.filter_map(plain).collect())
