@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a server between costs: import and restore of one image through `standin target serve` over TLS on the loopback,
 # beside the same in one process, in turn. SIZE=256 (MiB) and ROUNDS=1 are a rehearsal; IMAGE=PATH takes an image of yours.
-# STANDIN_BINARY=PATH measures another build of standin.
+# STANDIN_BINARY=PATH measures another build of standin. CORES=apart gives server and client a core each, and one process one
+# core: as two machines would have them; without it server and client share what one process has for itself.
 #
 #   wire.sh    prints seconds: round, what, through the server, in one process
 set -euo pipefail
@@ -33,16 +34,20 @@ fi
 token() {
   (umask 077 && "$standin" token create --state state --name "$1" --role "$1" > "$1" 2> token.log)
 }
+pin_client=() pin_server=()
+if [ "${CORES:-shared}" = apart ]; then
+  pin_client=(taskset -c 0) pin_server=(taskset -c 1)
+fi
 timed() {
   local began=$EPOCHREALTIME
-  "$@" > command.log
+  "${pin_client[@]}" "$@" > command.log
   awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }'
 }
 
 port=$((20000 + RANDOM % 20000))
 url=https://127.0.0.1:$port
 for role in admin ship restore; do token "$role"; done
-"$standin" target serve --store dir:place --listen "127.0.0.1:$port" --state state > server.log 2>&1 &
+"${pin_server[@]}" "$standin" target serve --store dir:place --listen "127.0.0.1:$port" --state state > server.log 2>&1 &
 server=$!
 export STANDIN_CA=$place/state/server.pem
 until "$standin" vault list --server "$url" --token-file admin > command.log 2>&1; do

@@ -18,6 +18,7 @@ use crate::codec::{Decoded, Decoder, Encode, Malformed, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::place::{ObjectId, SLOTS_MAX};
 use crate::region::{self, ChunkCodec, PackedRegion};
+use std::borrow::Cow;
 
 /// The version of a container that lacks some slots, in its footer.
 const VERSION_SPARSE: u32 = 2;
@@ -329,13 +330,13 @@ impl Manifest {
     }
 
     /// The chunks of a region from its stored bytes, all found right.
-    pub(crate) fn open_region(
+    pub(crate) fn open_region<'a>(
         &self,
         region: usize,
-        stored: &[u8],
+        stored: Cow<'a, [u8]>,
         codec: &ChunkCodec,
-    ) -> Decoded<Vec<u8>> {
-        self.check_region(region, stored)?;
+    ) -> Decoded<Cow<'a, [u8]>> {
+        self.check_region(region, &stored)?;
         let region = &self.regions[region];
         let shape = (region.encoding, region.chunks);
         let opened = codec.open_bytes(shape, stored, self.of_region(region));
@@ -369,7 +370,8 @@ impl Manifest {
     pub(crate) fn packed(&self, region: usize, stored: Vec<u8>) -> Decoded<PackedRegion> {
         self.check_region(region, &stored)?;
         let region = &self.regions[region];
-        let packed = PackedRegion::from_parts(region.encoding, usize::from(region.chunks), stored);
+        let packed =
+            PackedRegion::from_parts(region.encoding, usize::from(region.chunks), stored.into());
         packed.ok_or_else(|| region.wrong("the length of a region is impossible"))
     }
 }
@@ -438,7 +440,7 @@ pub(crate) fn check_whole(
         let from = region.offset as usize;
         let stored = &bytes[from..from + region.stored as usize];
         match codec {
-            Some(codec) => drop(manifest.open_region(i, stored, codec)?),
+            Some(codec) => drop(manifest.open_region(i, stored.into(), codec)?),
             None => manifest.check_region(i, stored)?,
         }
     }

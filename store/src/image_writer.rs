@@ -24,8 +24,11 @@ use crate::place::{ObjectId, Place};
 use crate::pool::Pool;
 use crate::runs::{self, Changes, Run};
 use crate::tree::{self, ImageRef, LISTS_MAX, ListRef, SIZE_MAX, Shape};
+use bounds::Bounds;
+pub use received::{CheckedRegion, RegionCheck};
 use waiting::Waiting;
 
+mod bounds;
 mod received;
 mod waiting;
 
@@ -47,6 +50,7 @@ pub struct ImageWriter {
     /// Keeps all that the image needs from being collected.
     holder: Arc<Holder>,
     base: ImageRef,
+    bounds: Bounds,
     locator: Locator,
     shape: Shape,
     packer: Packer,
@@ -106,6 +110,7 @@ impl ImageWriter {
         let image = Image::open(Arc::clone(&engine.objects), &base)?;
         Ok(Self {
             shape: image.shape,
+            bounds: Bounds::of(base.size),
             locator: Locator::new(image),
             packer: Packer::new(Arc::clone(&engine), pool, Arc::clone(&holder)),
             tree: TreeWriter::new(Arc::clone(&engine), Arc::clone(&holder)),
@@ -138,8 +143,10 @@ impl ImageWriter {
         if !data.len().is_multiple_of(CHUNK) {
             return Err(StoreError::Invalid("an image is written in whole granules"));
         }
-        let granules = self.checked(first_granule, (data.len() / CHUNK) as u64)?;
-        self.check_tail(granules, data)?;
+        let granules = self
+            .bounds
+            .granules(first_granule, (data.len() / CHUNK) as u64)?;
+        self.bounds.check_tail(granules, data)?;
         self.engine.objects.codec()?;
         let (chunks, _) = data.as_chunks();
         self.guarded(|writer| writer.put_chunks(granules, chunks))
@@ -150,7 +157,7 @@ impl ImageWriter {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn zero(&mut self, granules: GranuleRange) -> Result<()> {
-        let granules = self.checked(granules.start, granules.count())?;
+        let granules = self.bounds.granules(granules.start, granules.count())?;
         if granules.is_empty() {
             return Ok(());
         }
@@ -170,22 +177,6 @@ impl ImageWriter {
             stored_new_bytes: self.packer.put_bytes + self.tree.put_bytes,
             changed_bytes: self.changed_granules * GRANULE,
         })
-    }
-
-    fn checked(&self, start: u64, count: u64) -> Result<GranuleRange> {
-        let end = start.checked_add(count);
-        let end = end.filter(|end| *end <= self.shape.granules);
-        let past = StoreError::Invalid("a write reaches past the end of the image");
-        end.map(|end| GranuleRange { start, end }).ok_or(past)
-    }
-
-    fn check_tail(&self, granules: GranuleRange, data: &[u8]) -> Result<()> {
-        let inside = block::index(granules.bytes(self.base.size).len());
-        if data[inside..].iter().any(|byte| *byte != 0) {
-            let sentence = "the last granule is not zero past the end of the image";
-            return Err(StoreError::Invalid(sentence));
-        }
-        Ok(())
     }
 
     /// Latches on the first failure.

@@ -76,7 +76,7 @@ pub use explain::{ExplainedChunk, ExplainedPoint, ExplainedStore};
 pub use fingerprint::Fingerprint;
 pub use gc::{GcOptions, GcReport};
 pub use image::Image;
-pub use image_writer::{Base, FinishedImage, ImageWriter};
+pub use image_writer::{Base, CheckedRegion, FinishedImage, ImageWriter, RegionCheck};
 pub use keys::{InvalidSecret, KeySlot, Keys, Secret};
 pub use pool::OnWorker;
 pub use protection::Protection;

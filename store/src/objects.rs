@@ -11,6 +11,7 @@
 //! Rule: nothing enters a cache before it was checked; what fails a check is healed from its own armor, or an error
 //! that names the object.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use block::index;
@@ -415,7 +416,8 @@ impl Objects {
     pub(crate) fn load_region(&self, opened: &Opened, region: usize) -> Result<Vec<u8>> {
         let codec = self.codec()?;
         self.stored_region(opened, region, |stored| {
-            opened.manifest.open_region(region, &stored, codec)
+            let chunks = opened.manifest.open_region(region, stored.into(), codec);
+            chunks.map(Cow::into_owned)
         })
     }
 

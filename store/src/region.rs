@@ -6,8 +6,11 @@
 //!
 //! Rule: chunks are handed out only after the fingerprint of every one of them was found right.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::fingerprint::{CHUNK, Fingerprint, ZERO_CHUNK};
 use crate::seal::{self, ContentKeys, SEAL_LEN};
@@ -26,7 +29,7 @@ pub(crate) const SEALED: u8 = 2;
 /// A run of chunks as it lies in a container. Invariant: its length is one that its encoding can have.
 #[derive(Clone, Debug)]
 pub struct PackedRegion {
-    pub(crate) stored: Vec<u8>,
+    pub(crate) stored: Bytes,
     pub(crate) chunks: u16,
     pub(crate) encoding: u8,
     pub(crate) crc: u32,
@@ -36,7 +39,7 @@ impl PackedRegion {
     /// Takes what another one had, after a journey; `None` if there can be no such region. What it holds is not known to be
     /// right before it is opened.
     #[must_use]
-    pub fn from_parts(encoding: u8, chunks: usize, stored: Vec<u8>) -> Option<Self> {
+    pub fn from_parts(encoding: u8, chunks: usize, stored: Bytes) -> Option<Self> {
         let stored_len = u32::try_from(stored.len()).ok()?;
         let chunks = u16::try_from(chunks).ok()?;
         check(encoding, chunks, stored_len).ok()?;
@@ -160,7 +163,7 @@ impl ChunkCodec {
         }
         PackedRegion {
             crc: crc32c::crc32c(&stored),
-            stored,
+            stored: stored.into(),
             chunks,
             encoding,
         }
@@ -170,27 +173,29 @@ impl ChunkCodec {
     ///
     /// # Errors
     /// A sentence.
-    pub fn open(
+    pub fn open<'a>(
         &self,
-        region: &PackedRegion,
+        region: &'a PackedRegion,
         fingerprints: &[Fingerprint],
-    ) -> Result<Vec<u8>, &'static str> {
+    ) -> Result<Cow<'a, [u8]>, &'static str> {
         let shape = (region.encoding, region.chunks);
-        self.open_bytes(shape, &region.stored, fingerprints)
+        let stored = Cow::Borrowed(&*region.stored);
+        self.open_bytes(shape, stored, fingerprints)
     }
 
-    pub(crate) fn open_bytes(
+    /// Bytes that lie as they are come back as they are.
+    pub(crate) fn open_bytes<'a>(
         &self,
         (encoding, chunks): (u8, u16),
-        stored: &[u8],
+        stored: Cow<'a, [u8]>,
         fingerprints: &[Fingerprint],
-    ) -> Result<Vec<u8>, &'static str> {
+    ) -> Result<Cow<'a, [u8]>, &'static str> {
         let raw = match (&self.keys, is_sealed(encoding)) {
             (None, false) => unpack(encoding, chunks, stored)?,
             (Some(keys), true) => {
-                let inside = seal::open(keys, encoding, chunks, stored);
+                let inside = seal::open(keys, encoding, chunks, &stored);
                 let inside = inside.ok_or("a region cannot be decrypted")?;
-                unpack(encoding, chunks, &inside)?
+                unpack(encoding, chunks, inside.into())?
             }
             // Whoever could put one there could put his own bytes there.
             (Some(_), false) => return Err("a region of an encrypted store is not encrypted"),
@@ -205,16 +210,16 @@ impl ChunkCodec {
     }
 }
 
-fn unpack(encoding: u8, chunks: u16, stored: &[u8]) -> Result<Vec<u8>, &'static str> {
+fn unpack(encoding: u8, chunks: u16, stored: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>, &'static str> {
     let raw_len = usize::from(chunks) * CHUNK;
     let raw = match encoding & !SEALED {
-        RAW => stored.to_vec(),
+        RAW => stored,
         _ => {
             let mut raw = vec![0; raw_len];
-            if decompress(stored, &mut raw) != Some(raw_len) {
+            if decompress(&stored, &mut raw) != Some(raw_len) {
                 return Err("a region cannot be decompressed");
             }
-            raw
+            raw.into()
         }
     };
     match raw.len() == raw_len {

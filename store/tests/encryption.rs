@@ -340,8 +340,14 @@ fn a_region_whose_chunks_are_not_what_they_are_said_to_be_is_refused() {
     let lies = codec.fingerprints(&chunk(2));
     let refused = writer.put_packed(&[Some(0)], &lies, codec.pack(chunk(1)));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
-    // It goes on.
+    // It goes on; what was checked for an image of another size is not believed, either.
     let truth = codec.fingerprints(&chunk(1));
+    let size = SIZE + 4096;
+    let larger = store.image_writer(Base::Empty { size }).unwrap();
+    let checked = larger.region_check();
+    let checked = checked.check(vec![Some(0)], truth.clone(), codec.pack(chunk(1)));
+    let refused = writer.put_checked(checked.unwrap());
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
     writer
         .put_packed(&[Some(0)], &truth, codec.pack(chunk(1)))
         .unwrap();

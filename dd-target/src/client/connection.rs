@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -19,6 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::client::{Access, RemoteError, ServerUrl};
 use crate::problem::{Kind, Problem};
+use crate::wire::FRAME_BYTES;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -52,7 +54,7 @@ pub(crate) struct Ask {
     /// Below the server.
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) body: Option<Bytes>,
     /// How long the answer may take; for ever if there is none.
     pub(crate) patience: Option<Duration>,
     /// Whether it may be asked twice.
@@ -77,7 +79,7 @@ impl Ask {
         let mut ask = Self::get(path);
         ask.method = Method::POST;
         ask.patience = Some(PATIENCE + Duration::from_secs(body.len() as u64 / SLOWEST));
-        ask.body = Some(body);
+        ask.body = Some(body.into());
         ask
     }
 
@@ -88,7 +90,7 @@ impl Ask {
         let mut ask = Self::get(path);
         ask.method = Method::POST;
         ask.headers.insert(reqwest::header::CONTENT_TYPE, json);
-        ask.body = Some(bytes);
+        ask.body = Some(bytes.into());
         ask.again = false;
         ask
     }
@@ -278,6 +280,7 @@ fn client(server: &ServerUrl, access: &Access) -> Result<reqwest::ClientBuilder,
         .http2_keep_alive_while_idle(true)
         .http2_initial_stream_window_size(4 << 20)
         .http2_initial_connection_window_size(32 << 20)
+        .http2_max_frame_size(FRAME_BYTES)
         .tcp_nodelay(true)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none());

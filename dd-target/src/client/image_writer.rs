@@ -222,13 +222,10 @@ impl RemoteImageWriter {
         self.sender.check()?;
         let later = std::mem::take(&mut *self.sender.later.lock());
         for some in later.chunks(WINDOW) {
+            let chunks: Vec<&[u8]> = some.iter().map(|later| &*later.chunk).collect();
             let window = Window {
                 granules: some.iter().map(|later| later.granule).collect(),
-                content: some
-                    .iter()
-                    .flat_map(|later| &later.chunk)
-                    .copied()
-                    .collect(),
+                content: chunks.concat(),
             };
             let sender = Arc::clone(&self.sender);
             self.sender
@@ -365,13 +362,9 @@ fn chunk(window: &Window, at: usize) -> &[u8] {
 fn pack(codec: &ChunkCodec, window: &Window, entries: &[Entry], mine: &[usize]) -> Vec<u8> {
     let mut body = Vec::new();
     for some in mine.chunks(REGION) {
-        let raw: Vec<u8> = some
-            .iter()
-            .flat_map(|at| chunk(window, *at))
-            .copied()
-            .collect();
+        let chunks: Vec<&[u8]> = some.iter().map(|at| chunk(window, *at)).collect();
         let entries: Vec<Entry> = some.iter().map(|at| entries[*at]).collect();
-        wire::put_frame(&mut body, &entries, &codec.pack(raw));
+        wire::put_frame(&mut body, &entries, &codec.pack(chunks.concat()));
     }
     body
 }

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use block::{Clock, Random};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
-use store::{Base, FinishedImage, ImageWriter, StoreError};
+use store::{Base, FinishedImage, ImageWriter, RegionCheck, StoreError};
 
 use crate::server::guard::Caller;
 use crate::server::limits::{DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
@@ -31,6 +31,7 @@ pub(crate) struct Draft {
     vault: Arc<Vault>,
     turn: u64,
     touched: Mutex<Duration>,
+    check: RegionCheck,
     state: Mutex<State>,
 }
 
@@ -67,6 +68,7 @@ impl Drafts {
             vault: Arc::clone(vault),
             turn,
             touched: Mutex::new(self.clock.monotonic()),
+            check: writer.region_check(),
             state: Mutex::new(State::Open(Box::new(writer))),
         };
         let mut all = self.all.lock();
@@ -127,6 +129,11 @@ impl Drafts {
 impl Draft {
     pub(crate) fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+
+    /// Checks what is to be written to it: nobody waits for that.
+    pub(crate) fn check(&self) -> &RegionCheck {
+        &self.check
     }
 
     /// Writes to it.

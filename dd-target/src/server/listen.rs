@@ -22,6 +22,7 @@ use crate::server::limits::{
     CONNECTIONS_MAX, DRAIN_MAX, HANDSHAKE_MAX, HEAD_MAX, JSON_BYTES_MAX, SILENCE_MAX, STREAMS_MAX,
     WINDOWS,
 };
+use crate::wire::FRAME_BYTES;
 
 /// After an accept that failed: there may be no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -128,6 +129,7 @@ async fn serve(stream: TlsStream, peer: Peer, router: Router, watcher: Watcher) 
         .max_header_list_size(HEAD_BYTES_MAX)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
+        .max_frame_size(FRAME_BYTES)
         .max_send_buf_size(JSON_BYTES_MAX);
     let service = TowerToHyperService::new(router.layer(Extension(peer)));
     let connection = builder

@@ -101,26 +101,15 @@ pub(crate) async fn regions(
 
 /// Stores a region, once all of its chunks were found to be what they are said to be.
 fn put(shared: &Inner, caller: &Caller, draft: &Draft, frame: wire::Frame) -> Answer<()> {
-    let granules: Vec<_> = frame
-        .entries
-        .iter()
-        .map(|(granule, _)| Some(*granule))
-        .collect();
-    let fingerprints: Vec<_> = frame.entries.iter().map(|(_, print)| *print).collect();
-    let mut lie = None;
-    draft.write(
-        |writer| match writer.put_packed(&granules, &fingerprints, frame.region) {
-            // Nothing was done; the draft goes on.
-            Err(StoreError::Invalid(why)) => {
-                lie = Some(why);
-                Ok(())
-            }
-            done => done,
-        },
-    )?;
-    let Some(why) = lie else { return Ok(()) };
+    let count = frame.entries.len();
+    let (granules, prints) = frame.entries.into_iter().map(|(g, f)| (Some(g), f)).unzip();
+    let why = match draft.check().check(granules, prints, frame.region) {
+        Ok(checked) => return draft.write(|writer| writer.put_checked(checked)),
+        Err(StoreError::Invalid(why)) => why,
+        Err(error) => return Err(error.into()),
+    };
     shared.figures.poisoned();
-    let what = format!("a region of {} chunks was refused", fingerprints.len());
+    let what = format!("a region of {count} chunks was refused");
     let mut entry = caller.entry(Event::Poisoned, Some(&draft.vault().name), what);
     entry.why = Some(why.to_owned());
     shared.record(entry)?;

@@ -42,7 +42,8 @@ fn pack(raw: Vec<u8>) -> PackedRegion {
 }
 
 fn open(manifest: &Manifest, region: usize, stored: &[u8]) -> Decoded<Vec<u8>> {
-    manifest.open_region(region, stored, &ChunkCodec::plain())
+    let opened = manifest.open_region(region, stored.into(), &ChunkCodec::plain());
+    opened.map(|chunks| chunks.into_owned())
 }
 
 fn decode(bytes: &[u8]) -> Decoded<Manifest> {
