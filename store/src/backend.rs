@@ -167,6 +167,11 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
 }
 
+/// How many threads it takes beside those that compute: who waits for a place that is far away uses no processor.
+pub(crate) fn waiting_threads(place: &dyn Backend) -> usize {
+    place.requests_at_once().saturating_sub(2)
+}
+
 /// `len`, if it is at most `len_max`.
 fn within(len: u64, len_max: u64) -> io::Result<u64> {
     let sentence = "it is far larger than it can be";

@@ -94,7 +94,7 @@ pub(crate) fn sweep(
     let mut window = Window {
         image,
         to,
-        workers,
+        workers: workers + image.objects.opener.containers.waiting_readers(),
         progress,
         runs: Vec::new(),
         reached: 0,

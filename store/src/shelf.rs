@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, waiting_threads};
 use crate::error::{Result, StoreError, io_error};
 use crate::place::ObjectId;
 
@@ -83,6 +83,11 @@ impl Shelf {
     /// An id that nobody else gets.
     pub(crate) fn allocate(&self) -> ObjectId {
         ObjectId(self.next.fetch_add(1, Ordering::AcqRel))
+    }
+
+    /// How many threads its readers need beside those that compute.
+    pub(crate) fn waiting_readers(&self) -> usize {
+        waiting_threads(&*self.place)
     }
 
     /// Length of an object that something refers to: it must be there.

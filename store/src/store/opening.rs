@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{Around, Inner, Store, Writer};
-use crate::backend::Backend;
+use crate::backend::{Backend, waiting_threads};
 use crate::catalog::{Catalog, State};
 use crate::error::{Result, StoreError, io_error};
 use crate::format::{self, Format};
@@ -160,10 +160,9 @@ impl Store {
         if lease.overtook {
             objects.opener.begin_folders();
         }
-        // Who waits for a place that is far away uses no processor.
         let threads = match around.workers {
             0 => 0,
-            workers => workers + place.requests_at_once().saturating_sub(2),
+            workers => workers + waiting_threads(&**place),
         };
         let pool = Pool::new(threads, &around.on_worker);
         let pool = pool.map_err(|e| io_error("start threads for", place.describe(), e))?;
