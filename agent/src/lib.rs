@@ -59,6 +59,7 @@ mod trouble;
 mod upkeep;
 mod watch;
 mod world;
+mod writeback;
 
 /// Parsers of files that a crash or a stranger may have damaged, for fuzzing.
 #[cfg(feature = "fuzzing")]

@@ -20,11 +20,13 @@ use block::{Access, BlockDevice, ByteRange, Dir, Fua, OsDir, Production, ZeroOpt
 use store::RestoreSink;
 
 use crate::restore::Format;
+use crate::writeback::Writeback;
 use crate::{Error, Result};
 
 /// A place that is being written.
 pub(crate) struct Output {
     device: Arc<dyn BlockDevice>,
+    writeback: Writeback,
     kind: Kind,
     path: PathBuf,
     force: bool,
@@ -82,8 +84,22 @@ impl Output {
                 (Arc::clone(vmdk.device()), Kind::Vmdk(vmdk))
             }
         };
+        Self::of(device, kind, path, force, replaced)
+    }
+
+    fn of(
+        device: Arc<dyn BlockDevice>,
+        kind: Kind,
+        path: &Path,
+        force: bool,
+        replaced: Option<Production>,
+    ) -> Result<Self> {
+        let flushed = Arc::clone(&device);
+        let writeback = Writeback::begin(move || flushed.flush());
+        let writeback = writeback.map_err(Error::file("write", path))?;
         Ok(Self {
             device,
+            writeback,
             kind,
             path: path.to_owned(),
             force,
@@ -121,13 +137,8 @@ impl Output {
                 "choose a device that is as large as the disk",
             ));
         }
-        Ok(Self {
-            device: Arc::clone(&opened.device),
-            kind: Kind::Device { _lock: opened },
-            path: path.to_owned(),
-            force,
-            _replaced: None,
-        })
+        let device = Arc::clone(&opened.device);
+        Self::of(device, Kind::Device { _lock: opened }, path, force, None)
     }
 
     /// Reserves space for the whole disk, so that it cannot run out later.
@@ -152,18 +163,17 @@ impl Output {
     /// Makes the disk durable and gives it its name.
     pub(crate) fn publish(self) -> Result<()> {
         let failed = Error::file("complete", self.path.clone());
-        let done = match self.kind {
-            Kind::Device { .. } => self.device.flush().map_err(io::Error::other),
-            Kind::File { .. } => self
-                .device
-                .flush()
-                .map_err(io::Error::other)
-                .and_then(|()| settle(&partial_path(&self.path), &self.path, self.force)),
-            Kind::Vmdk(vmdk) => vmdk
-                .publish()
-                .and_then(|()| settle_vmdk(&self.path, self.force)),
-        };
-        done.map_err(failed)
+        let flushed = self.writeback.end().and_then(|()| self.device.flush());
+        let published = flushed
+            .map_err(device_error)
+            .and_then(|()| match self.kind {
+                Kind::Device { .. } => Ok(()),
+                Kind::File { .. } => settle(&partial_path(&self.path), &self.path, self.force),
+                Kind::Vmdk(vmdk) => vmdk
+                    .publish()
+                    .and_then(|()| settle_vmdk(&self.path, self.force)),
+            });
+        published.map_err(failed)
     }
 
     /// Removes what was begun.
@@ -187,7 +197,9 @@ impl RestoreSink for Output {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.device
             .write_at(data, offset, Fua::No)
-            .map_err(device_error)
+            .map_err(device_error)?;
+        self.writeback.wrote(data.len() as u64);
+        Ok(())
     }
 
     fn zero(&self, range: ByteRange) -> io::Result<()> {
