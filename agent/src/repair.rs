@@ -46,6 +46,15 @@ pub enum StepFigures {
         /// Points that it may have listed.
         may_have_listed: Vec<String>,
     },
+    /// A disk of a point is copied again from the replica.
+    CopyAgain {
+        /// GROUP@NUMBER.
+        point: String,
+        /// The disk.
+        disk: String,
+        /// Bytes of it that cannot be read now.
+        lost_bytes: u64,
+    },
     /// Another copy is used.
     UseCopy {
         /// Of which container or tree object.
@@ -70,19 +79,29 @@ impl RepairFigures {
     }
 }
 
-/// Plans a repair of a target, and does it if `apply` says so.
+/// Plans a repair of a target, and does it if `apply` says so. `replica`: another target with the same points.
 ///
 /// # Errors
 /// If there is no store, or the place cannot be read; `Retry` if somebody writes to it. What stays lost is in the answer.
 pub fn repair(
     target: &Target,
+    replica: Option<&Target>,
     apply: bool,
     world: &World,
     progress: Progress<'_>,
 ) -> Result<RepairFigures> {
+    if replica.is_some_and(|replica| replica.to_string() == target.to_string()) {
+        return Err(Error::usage(
+            "a target is no replica of itself",
+            "name the target to which its points were replicated",
+        ));
+    }
+    let replica = replica.map(|replica| replica.reader(&world.clock));
+    let replica = replica.transpose()?;
     let options = RepairOptions {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress,
+        replica: replica.as_ref(),
     };
     let plan = target.plan_repair(&world.clock, &options)?;
     let applied = apply && plan.changes_something();
@@ -113,6 +132,15 @@ fn step(step: RepairStep) -> StepFigures {
             number,
             lost,
             may_have_listed: may_have_listed.iter().map(PointId::to_string).collect(),
+        },
+        RepairStep::CopyAgain {
+            point,
+            disk,
+            lost_bytes,
+        } => StepFigures::CopyAgain {
+            point: point.to_string(),
+            disk: disk.to_string(),
+            lost_bytes,
         },
         RepairStep::UseCopy {
             what,

@@ -132,6 +132,9 @@ pub enum StoreError {
     /// The store is not as it was when a repair was planned.
     #[error("what a repair finds is not what it found when it was planned; nothing was changed")]
     PlanIsOld,
+    /// A replica has lost what it was to give back.
+    #[error("the replica has lost it, too; what else it had was copied")]
+    Replica(#[source] Box<Self>),
     /// Somebody asked to stop.
     #[error("it was stopped")]
     Stopped,
@@ -240,6 +243,7 @@ impl StoreError {
             | Self::OtherKey
             | Self::Invalid(_) => ErrorKind::Invalid,
             Self::ImageFailed { kind, .. } => *kind,
+            Self::Replica(source) => source.kind(),
         }
     }
 

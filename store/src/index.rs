@@ -5,7 +5,7 @@
 //! fingerprints, chosen by their bits ("hooks"): a stream that repeats meets a hook every few
 //! chunks, and the manifest that the hook leads to answers for the neighbours ([`Neighbours`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashTable;
 
@@ -76,6 +76,12 @@ impl Index {
         if let Ok(entry) = self.table.find_entry(prefix, same) {
             entry.remove();
         }
+    }
+
+    /// Containers on which nothing is to be built any more.
+    pub(crate) fn forget_containers(&mut self, ids: &BTreeSet<ObjectId>) {
+        let is_kept = |entry: &mut Entry| !ids.contains(&entry.place.container());
+        self.table.retain(is_kept);
     }
 
     fn insert(&mut self, fingerprint: &Fingerprint, place: Place) {

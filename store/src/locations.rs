@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::armor::Kind;
 use crate::codec::{Decoded, Decoder, Encode};
 use crate::place::ObjectId;
 
@@ -24,6 +25,15 @@ pub(crate) struct Locations {
 }
 
 impl Locations {
+    /// What lies in a bundle.
+    pub(crate) fn of_bundle(&self, bundle: ObjectId) -> impl Iterator<Item = (Kind, ObjectId)> {
+        let containers = self.containers.iter().map(|moved| (Kind::Container, moved));
+        let trees = self.trees.iter().map(|moved| (Kind::Tree, moved));
+        let inside = containers.chain(trees);
+        let inside = inside.filter(move |(_, (_, spot))| spot.bundle == bundle);
+        inside.map(|(kind, (id, _))| (kind, *id))
+    }
+
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_moved(self.containers.iter().map(|(id, spot)| (*id, *spot)), out);
         put_moved(self.trees.iter().map(|(id, spot)| (*id, *spot)), out);

@@ -84,6 +84,12 @@ impl Opener {
         self.shelf(kind).path(id)
     }
 
+    /// Whether an object of that name is a container, a tree object or a bundle.
+    pub(crate) fn is_on_a_shelf(&self, object: &str) -> bool {
+        let shelves = [&self.containers, &self.trees, &self.bundles];
+        shelves.into_iter().any(|shelf| shelf.holds(object))
+    }
+
     fn owner(&self, kind: Kind, id: ObjectId) -> Owner {
         Owner {
             store: self.store,

@@ -50,6 +50,20 @@ pub enum PointRef {
 #[error("`{0}` is not a point: use GROUP@NUMBER or GROUP@latest")]
 pub struct InvalidPoint(String);
 
+impl PointId {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_text(self.group.as_str());
+        out.put_u64(self.sequence);
+    }
+
+    pub(crate) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+        Ok(Self {
+            group: decode_name(d)?,
+            sequence: d.u64()?,
+        })
+    }
+}
+
 impl fmt::Display for PointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}@{}", self.group, self.sequence))

@@ -5,6 +5,7 @@
 //! perform: lease -> the same plan once more: still the same?
 //!          what is lost, and lies elsewhere, too -> a commit says that it lies there (copies.rs)
 //!          the catalog does not open -> a commit takes the next number, a checkpoint of that number says what is left
+//!          what a replica has of what points have lost -> copied from there (recopy.rs)
 //!          what is in reach of its armor -> healed (scrub.rs)
 //! ```
 //!
@@ -14,17 +15,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use block::ByteRange;
+use block::{ByteRange, Name};
 
 use crate::armor::Kind;
 use crate::backend::Backend;
 use crate::catalog::{Catalog, Change, LostPart, State, Survey};
-use crate::copies::{self, Found};
+use crate::copies::{self, Found, Thing};
 use crate::error::{Result, StoreError};
 use crate::format::{self, Format};
 use crate::keys;
 use crate::lease::Lease;
 use crate::place::ObjectId;
+use crate::recopy::{self, Copyable};
 use crate::records::PointId;
 use crate::relocation::Relocation;
 use crate::scrub::{
@@ -37,14 +39,17 @@ use crate::store::{Around, Store};
 pub struct RepairOptions<'a> {
     /// Objects that are checked at once, each by a thread of its own.
     pub threads: usize,
-    /// Told of objects checked and objects in all.
+    /// Told of objects checked and objects in all; then, of bytes copied and bytes in all.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
+    /// Another store with the same points: images of which something is lost are copied from there.
+    pub replica: Option<&'a Store>,
 }
 
 impl Default for RepairOptions<'_> {
     fn default() -> Self {
         Self {
             threads: 1,
+            replica: None,
             progress: &|_, _| (),
         }
     }
@@ -79,6 +84,15 @@ pub enum RepairStep {
         lost: Vec<LostObject>,
         /// Points that the lost commits may have listed, as far as their groups are known: those are lost.
         may_have_listed: Vec<PointId>,
+    },
+    /// A disk of a point is copied again from the replica.
+    CopyAgain {
+        /// The point.
+        point: PointId,
+        /// Its disk.
+        disk: Name,
+        /// Bytes of it that cannot be read now.
+        lost_bytes: u64,
     },
     /// Another copy of a container or of a tree object is used from now on.
     UseCopy {
@@ -145,13 +159,24 @@ impl Store {
         }
         commit(&reading, &lease, &found)?;
         let opened = Self::writer_with(place, &format, codec, lease, around)?;
+        let copied = match options.replica {
+            Some(replica) => recopy::copy_again(
+                &opened,
+                replica,
+                &found.copyable,
+                &found.unreadable,
+                options.progress,
+            ),
+            None => Ok(()),
+        };
         let options = ScrubOptions {
             deep: false,
             threads: options.threads,
             progress: options.progress,
             ..ScrubOptions::default()
         };
-        scrub::scrub(&opened.inner, &options).map(drop)
+        scrub::scrub(&opened.inner, &options)?;
+        copied
     }
 }
 
@@ -159,6 +184,9 @@ impl Store {
 struct Planned {
     survey: Survey,
     relocation: Relocation,
+    copyable: Vec<Copyable>,
+    /// Objects that are damaged beyond their armor.
+    unreadable: BTreeSet<Thing>,
     plan: RepairPlan,
 }
 
@@ -177,15 +205,33 @@ fn plan(reading: &Reading<'_>) -> Result<Planned> {
     };
     let format = Some(format).filter(|format| format.damaged_bytes > 0);
     let catalog = survey.healable.iter().cloned();
-    let held = held_objects(&reading.store(survey.state.relocated(&relocation))?)?;
+    let left = reading.store(survey.state.relocated(&relocation))?;
+    let held = held_objects(&left)?;
     let shelved = examined.report.healed.iter().cloned();
     let shelved = shelved.filter(|healable| held.contains(&healable.object));
     let healable = format.into_iter().chain(catalog).chain(shelved);
     steps.extend(healable.map(RepairStep::Heal));
-    let lost = examined.report.lost;
+    let (copyable, is_all) = match reading.options.replica {
+        Some(replica) => recopy::find(&left, replica, &examined.report.hits)?,
+        None => (Vec::new(), false),
+    };
+    let copy = |image: &Copyable| RepairStep::CopyAgain {
+        point: image.point.clone(),
+        disk: image.disk.name.clone(),
+        lost_bytes: image.lost_bytes,
+    };
+    steps.extend(copyable.iter().map(copy));
+    let mut lost = examined.report.lost;
+    if is_all {
+        // No point needs it any more.
+        let opener = &left.inner.objects.opener;
+        lost.retain(|lost| !opener.is_on_a_shelf(&lost.object));
+    }
     Ok(Planned {
         survey,
         relocation,
+        copyable,
+        unreadable: examined.unreadable,
         plan: RepairPlan { steps, lost },
     })
 }

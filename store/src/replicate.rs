@@ -116,17 +116,27 @@ impl Store {
         disk: &PointDisk,
         tell: &dyn Fn(u64),
     ) -> Result<(FinishedImage, u64)> {
-        let theirs = from.image(&disk.image)?;
         let ours = self.newest(point.group());
         let ours = ours.and_then(|ours| ours.disk(&disk.name).cloned());
-        let base = ours.filter(|ours| ours.size == disk.size);
-        let (writer, differing) = match base {
+        self.copy_image(from, disk, ours.map(|ours| ours.image).as_ref(), tell)
+    }
+
+    /// Copies an image of another store; what it has in common with `base`, one of this store, is not looked at. `tell` is
+    /// told bytes of it that were.
+    pub(crate) fn copy_image(
+        &self,
+        from: &Self,
+        disk: &PointDisk,
+        base: Option<&ImageRef>,
+        tell: &dyn Fn(u64),
+    ) -> Result<(FinishedImage, u64)> {
+        let theirs = from.image(&disk.image)?;
+        let (writer, differing) = match base.filter(|base| base.size == disk.size) {
             Some(base) => {
-                let image = self.image(&base.image)?;
-                let differing = diff::diff(&image, &theirs)?;
+                let differing = diff::diff(&self.image(base)?, &theirs)?;
                 let differing = differing.into_iter().map(|range| range.granules_touched());
                 let differing = differing.collect();
-                (self.image_writer(Base::Image(base.image))?, differing)
+                (self.image_writer(Base::Image(base.clone()))?, differing)
             }
             None => {
                 let size = disk.size;

@@ -75,6 +75,10 @@ struct Scrub<'a> {
     options: &'a ScrubOptions<'a>,
     report: ScrubReport,
     marks: Marks,
+    /// Whether those are all: every tree was read.
+    trees_read: bool,
+    /// The first numbers that no object of a kind had when images were marked.
+    ends: [(Kind, u64); 3],
     /// Containers and tree objects that were found, in whatever object.
     seen: BTreeSet<(Kind, ObjectId)>,
     /// Those that cannot be read, or of which something is missing.
@@ -148,6 +152,8 @@ pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>, scope: Scope) -
         options,
         report: ScrubReport::default(),
         marks: Marks::default(),
+        trees_read: false,
+        ends: [Kind::Container, Kind::Tree, Kind::Bundle].map(|kind| (kind, 0)),
         seen: BTreeSet::new(),
         bad_containers: HashSet::new(),
         bad_trees: false,
@@ -268,6 +274,9 @@ impl Scrub<'_> {
             containers: ObjectId(1)..ObjectId(ObjectId::END),
             records: HashSet::new(),
         };
+        let opener = &self.inner.objects.opener;
+        self.ends = [Kind::Container, Kind::Tree, Kind::Bundle]
+            .map(|kind| (kind, opener.shelf(kind).next()));
         let mut marker = Marker::new(Arc::clone(&self.inner.objects), all).tolerant();
         let images = self.inner.state.lock().images();
         for held in &images {
@@ -280,6 +289,7 @@ impl Scrub<'_> {
             }
         }
         self.bad_trees |= marker.met_damage();
+        self.trees_read = !self.bad_trees;
         self.marks = marker.finish();
         Ok(true)
     }
@@ -419,7 +429,8 @@ impl Scrub<'_> {
         };
         self.unreadable.insert((kind, id));
         let quarantined = self.inner.state.lock().quarantine.contains_key(&(kind, id));
-        if quarantined || kind != Kind::Bundle && objects.spot(kind, id).is_some() {
+        let elsewhere = kind != Kind::Bundle && objects.spot(kind, id).is_some();
+        if quarantined || elsewhere || self.is_unneeded(kind, id) {
             self.spare.push(lost);
             return;
         }
@@ -436,6 +447,21 @@ impl Scrub<'_> {
         }
         self.seen.insert((kind, id));
         self.report.lost.push(lost);
+    }
+
+    /// Whether it is sure that no image needs anything of an object: all trees were read, and it was there before.
+    fn is_unneeded(&self, kind: Kind, id: ObjectId) -> bool {
+        if !self.trees_read || !self.ends.iter().any(|(of, end)| *of == kind && id.0 < *end) {
+            return false;
+        }
+        let is_needed = |(kind, id)| match kind {
+            Kind::Container => self.marks.live(id) > 0,
+            _ => self.marks.tree_bytes.contains_key(&id),
+        };
+        match kind {
+            Kind::Bundle => !self.inner.objects.locations().of_bundle(id).any(is_needed),
+            _ => !is_needed((kind, id)),
+        }
     }
 
     /// Something that images need was not found, as far as the images of the beginning tell.

@@ -52,6 +52,12 @@ impl Shelf {
         format!("{}/{}", self.folder(id.0 >> SHARD_BITS), self.name(id))
     }
 
+    /// Whether an object of that name lies here.
+    pub(crate) fn holds(&self, object: &str) -> bool {
+        let below = object.strip_prefix(self.label);
+        below.is_some_and(|below| below.starts_with('/'))
+    }
+
     fn folder(&self, shard: u64) -> String {
         format!("{}/{shard:06x}", self.label)
     }

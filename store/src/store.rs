@@ -419,7 +419,10 @@ impl Inner {
         held || holder.share_image(image)
     }
 
-    fn check_holders<'a>(&self, images: impl Iterator<Item = &'a FinishedImage>) -> Result<()> {
+    pub(crate) fn check_holders<'a>(
+        &self,
+        images: impl Iterator<Item = &'a FinishedImage>,
+    ) -> Result<()> {
         let pins = &self.writer()?.engine.pins;
         let mut images = images;
         match images.all(|image| image.holder.is_of(pins)) {

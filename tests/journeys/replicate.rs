@@ -68,7 +68,37 @@ fn a_bucket_gets_the_points_of_a_directory_and_only_what_it_lacks() -> Result<()
         "vm",
     ])?;
     bench.set_target(&format!("dir:{third}"));
-    bench.compare("vm@3", None, &disk)
+    bench.compare("vm@3", None, &disk)?;
+    give_back(&bench, &disk)
+}
+
+/// The container and the trees of the target are lost: it says which points that costs, and the replica gives them back.
+fn give_back(bench: &Bench, disk: &std::path::Path) -> Result<()> {
+    let target = bench.target();
+    for folder in ["containers", "trees"] {
+        std::fs::remove_dir_all(bench.path("third").join(folder))?;
+    }
+    let checked = standin::say(["store", "check", &target])?;
+    let alone = standin::say(["store", "repair", &target])?;
+    ensure!(
+        checked.out.contains("SOMETHING IS LOST") && alone.out.contains("stays lost"),
+        "{}{}",
+        checked.out,
+        alone.out
+    );
+    let repair = ["store", "repair", &target, "--from", BUCKET];
+    let planned = standin::json(repair)?;
+    let steps = planned["steps"].as_array().map_or(&[][..], Vec::as_slice);
+    let copies = steps.iter().filter(|step| step["do"] == "copy-again");
+    ensure!(
+        copies.count() == 3 && planned["lost"] == serde_json::json!([]),
+        "{planned}"
+    );
+    let done = standin::run(repair.into_iter().chain(["--apply"]))?;
+    ensure!(done.contains("vm@2 again from the replica"), "{done}");
+    standin::run(["store", "check", &target, "--deep"])?;
+    standin::run(["point", "verify", "--all", "--target", &target])?;
+    bench.compare("vm@3", None, disk)
 }
 
 #[test]

@@ -85,6 +85,10 @@ pub(crate) enum StoreCommand {
     Repair {
         /// The target: dir:PATH or s3://BUCKET/PREFIX.
         target: Target,
+        /// A target with the same points (`standin replicate` makes one): disks of points of which something is lost are
+        /// copied again from there. dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
+        #[arg(long, value_name = "REPLICA")]
+        from: Option<Target>,
         /// Do what is planned, as the only writer.
         #[arg(long)]
         apply: bool,

@@ -5,14 +5,20 @@ use agent::{RepairFigures, Result, StepFigures, Target};
 use crate::commands::world;
 use crate::printer::Printer;
 use crate::progress::Bar;
+use crate::units;
 
 /// Steps, objects and points shown to people; programs get all.
 const SHOWN_MAX: usize = 40;
 
-pub(crate) fn repair(target: &Target, apply: bool, printer: &Printer) -> Result<()> {
+pub(crate) fn repair(
+    target: &Target,
+    replica: Option<&Target>,
+    apply: bool,
+    printer: &Printer,
+) -> Result<()> {
     let bar = Bar::of_things(printer, "read");
     let tell = |done, all| bar.tell(done, all);
-    let figures = agent::repair(target, apply, &world()?, &tell)?;
+    let figures = agent::repair(target, replica, apply, &world()?, &tell)?;
     bar.finish();
     printer.answer(&figures, || text(&figures));
     figures.verdict()
@@ -82,6 +88,14 @@ fn told(step: &StepFigures) -> Vec<String> {
             }
             lines
         }
+        StepFigures::CopyAgain {
+            point,
+            disk,
+            lost_bytes,
+        } => vec![format!(
+            "copy disk {disk} of {point} again from the replica ({} of it cannot be read)",
+            units::bytes(*lost_bytes)
+        )],
         StepFigures::UseCopy {
             what,
             lost,

@@ -73,7 +73,11 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
             let rate = rate.and_then(|rate| rate.0);
             commands::check(&target, deep, rate, printer)
         }
-        StoreCommand::Repair { target, apply } => commands::repair(&target, apply, printer),
+        StoreCommand::Repair {
+            target,
+            from,
+            apply,
+        } => commands::repair(&target, from.as_ref(), apply, printer),
         StoreCommand::RebuildIndex { target } => commands::rebuild_index(&target, printer),
         StoreCommand::Scrub {
             target,

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::State;
-use super::commit::{decode_held, decode_id, put_held, put_id};
+use super::commit::{decode_held, put_held};
 use crate::codec::{self, Decoded, Decoder, Encode};
 use crate::fingerprint::Fingerprint;
 use crate::locations::Locations;
 use crate::protection::Protection;
-use crate::records::{PointRecord, SeedRecord, decode_name};
+use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
 use crate::scrub::LastScrub;
 use crate::sweep;
 
@@ -41,7 +41,7 @@ pub(super) fn encode_checkpoint(state: &State, store: [u8; 16]) -> Vec<u8> {
     }
     out.put_count(state.protections.len());
     for (id, protection) in &state.protections {
-        put_id(id, &mut out);
+        id.put(&mut out);
         protection.put(&mut out);
     }
     out.put_u8(u8::from(state.scrubbed.is_some()));
@@ -84,7 +84,7 @@ pub(crate) fn decode_checkpoint(bytes: &[u8], store: [u8; 16]) -> Decoded<State>
             state.removed.insert(point.id.clone(), (point, until));
         }
         for _ in 0..d.count(ANY, 20)? {
-            let id = decode_id(&mut d)?;
+            let id = PointId::decode(&mut d)?;
             state.protections.insert(id, Protection::decode(&mut d)?);
         }
         state.scrubbed = match d.u8()? {

@@ -6,8 +6,9 @@ use super::{Change, Held};
 use crate::codec::{self, Decoded, Decoder, Encode};
 use crate::fingerprint::Fingerprint;
 use crate::protection::Protection;
-use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
+use crate::records::{PointId, PointRecord, SeedRecord};
 use crate::relocation::Relocation;
+use crate::replacement::Replacement;
 use crate::scrub::LastScrub;
 use crate::sweep::{self, Sweep};
 
@@ -90,7 +91,7 @@ impl Commit {
             }
             Change::Protect(id, protection) => {
                 out.put_u8(8);
-                put_id(id, &mut out);
+                id.put(&mut out);
                 protection.put(&mut out);
             }
             Change::Scrubbed(scrub) => {
@@ -105,6 +106,11 @@ impl Commit {
                 out.put_u8(11);
                 out.put_count(lost.len());
                 lost.iter().for_each(|number| out.put_u64(*number));
+            }
+            Change::Replace(images) => {
+                out.put_u8(12);
+                out.put_count(images.len());
+                images.iter().for_each(|image| image.put(&mut out));
             }
         }
         codec::seal(out)
@@ -136,12 +142,17 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
         5 => Change::Purge(sweep::decode_objects(&mut d)?),
         6 => Change::BringBack(decode_ids(&mut d)?),
         7 => Change::Forget(decode_ids(&mut d)?),
-        8 => Change::Protect(decode_id(&mut d)?, Protection::decode(&mut d)?),
+        8 => Change::Protect(PointId::decode(&mut d)?, Protection::decode(&mut d)?),
         9 => Change::Scrubbed(LastScrub::decode(&mut d)?),
         10 => Change::Relocate(Relocation::decode(&mut d)?),
         11 => {
             let count = d.count(usize::MAX, 8)?;
             Change::BeginAnew((0..count).map(|_| d.u64()).collect::<Decoded<_>>()?)
+        }
+        12 => {
+            let count = d.count(usize::MAX, 22)?;
+            let images = (0..count).map(|_| Replacement::decode(&mut d));
+            Change::Replace(images.collect::<Decoded<_>>()?)
         }
         _ => return Err(d.error("its kind of change is unknown")),
     };
@@ -156,26 +167,14 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
     })
 }
 
-pub(super) fn put_id(id: &PointId, out: &mut Vec<u8>) {
-    out.put_text(id.group.as_str());
-    out.put_u64(id.sequence);
-}
-
-pub(super) fn decode_id(d: &mut Decoder<'_>) -> Decoded<PointId> {
-    Ok(PointId {
-        group: decode_name(d)?,
-        sequence: d.u64()?,
-    })
-}
-
 fn put_ids(ids: &[PointId], out: &mut Vec<u8>) {
     out.put_count(ids.len());
-    ids.iter().for_each(|id| put_id(id, out));
+    ids.iter().for_each(|id| id.put(out));
 }
 
 fn decode_ids(d: &mut Decoder<'_>) -> Decoded<Vec<PointId>> {
     let count = d.count(usize::MAX, 11)?;
-    (0..count).map(|_| decode_id(d)).collect()
+    (0..count).map(|_| PointId::decode(d)).collect()
 }
 
 pub(super) fn put_held(held: &Held, out: &mut Vec<u8>) {

@@ -14,6 +14,7 @@ use crate::place::ObjectId;
 use crate::protection::Protection;
 use crate::records::{PointId, PointRecord, SeedRecord};
 use crate::relocation::Relocation;
+use crate::replacement::{self, Replacement};
 use crate::scrub::LastScrub;
 use crate::sweep::{Quarantine, Sweep};
 use crate::tree::ImageRef;
@@ -115,6 +116,8 @@ pub(crate) enum Change {
     /// A repair goes on after commits of these numbers, which are lost: the checkpoint of this commit's number says what
     /// is left.
     BeginAnew(Vec<u64>),
+    /// A repair has copied images again of which something is lost.
+    Replace(Vec<Replacement>),
 }
 
 impl State {
@@ -172,6 +175,13 @@ impl State {
         let number = |held: &HeldImage| held.point.as_ref().map_or(u64::MAX, |id| id.sequence);
         images.sort_by(|a, b| (&a.group, number(a)).cmp(&(&b.group, number(b))));
         images
+    }
+
+    /// A point that is listed, or can be brought back.
+    pub(crate) fn point(&self, id: &PointId) -> Option<&Arc<PointRecord>> {
+        let removed = || self.removed.get(id).map(|(point, _)| point);
+        let listed = self.points.iter().find(|point| point.id == *id);
+        listed.or_else(removed)
     }
 
     /// Whether a point or a seed has this very image.
@@ -285,6 +295,10 @@ impl State {
             Change::Relocate(relocation) => {
                 let locations = Arc::make_mut(&mut self.locations);
                 relocation.apply(locations, &mut self.quarantine);
+            }
+            Change::Replace(images) => {
+                let removed = self.removed.values_mut().map(|(point, _)| point);
+                replacement::apply(images, self.points.iter_mut().chain(removed));
             }
             // Its checkpoint says it.
             Change::BeginAnew(_) => {}
