@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use block::Name;
 use dd_target::client::RemoteError;
-use dd_target::{Kind, Problem, chain};
+use dd_target::{Kind, PrivateFileError, Problem, chain};
 use splitter::Generation;
 use store::StoreError;
 
@@ -320,7 +320,7 @@ impl Error {
                 "`standin status` says why; cuts go on by themselves once the diffs take writes again"
             }
             Self::Secret { source, .. } => match source {
-                crate::SecretError::Readable(_) => {
+                crate::SecretError::File(PrivateFileError::Readable(_)) => {
                     "chmod 600 it; if it was readable for long, make a new one (`standin store key add`)"
                 }
                 _ => {

@@ -4,13 +4,13 @@
 //! Rule: a file that others can read is refused, before it is used.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use block::{OsRandom, Random};
+use dd_target::{PrivateFileError, read_private};
 use store::{InvalidSecret, Secret};
-use zeroize::Zeroizing;
 
 use crate::{Error, Result};
 
@@ -30,18 +30,9 @@ pub enum SecretFile {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// The operating system's error.
+    /// It cannot be read, or others can read it, too.
     #[error(transparent)]
-    Io(#[from] io::Error),
-    /// Not only its owner can read it.
-    #[error("others can read it (mode {0:04o})")]
-    Readable(u32),
-    /// It is another user's.
-    #[error("it belongs to another user ({0})")]
-    Foreign(u32),
-    /// It is no such file.
-    #[error("it is longer than {LEN_MAX} bytes")]
-    TooLong,
+    File(#[from] PrivateFileError),
     /// It is not text.
     #[error("it is not text")]
     NotText,
@@ -69,11 +60,11 @@ impl SecretFile {
     pub(crate) fn read(&self) -> Result<Secret> {
         let read = || match self {
             Self::Key(path) => {
-                let bytes = read_private(path)?;
+                let bytes = read_private(path, LEN_MAX)?;
                 let text = std::str::from_utf8(&bytes).map_err(|_| SecretError::NotText)?;
                 Ok(Secret::key(text)?)
             }
-            Self::Passphrase(path) => Ok(Secret::passphrase(&read_private(path)?)?),
+            Self::Passphrase(path) => Ok(Secret::passphrase(&read_private(path, LEN_MAX)?)?),
         };
         read().map_err(|source| self.failed(source))
     }
@@ -84,7 +75,8 @@ impl SecretFile {
             Self::Key(path) if !path.exists() => {
                 let key = Secret::new_key(&OsRandom as &dyn Random);
                 let made = write_private(path, &key.to_text().expect("it is a key"));
-                made.map_err(|e| self.failed(e.into())).map(|()| key)
+                made.map_err(|e| self.failed(PrivateFileError::Io(e).into()))
+                    .map(|()| key)
             }
             _ => self.read(),
         }
@@ -93,24 +85,6 @@ impl SecretFile {
     fn failed(&self, source: SecretError) -> Error {
         let path = self.path().to_path_buf();
         Error::Secret { path, source }
-    }
-}
-
-fn read_private(path: &Path) -> std::result::Result<Zeroizing<Vec<u8>>, SecretError> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let (mode, owner) = (metadata.mode(), metadata.uid());
-    if mode & 0o077 != 0 {
-        return Err(SecretError::Readable(mode & 0o7777));
-    }
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(SecretError::Foreign(owner));
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(block::index(LEN_MAX) + 1));
-    file.take(LEN_MAX + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > LEN_MAX {
-        true => Err(SecretError::TooLong),
-        false => Ok(bytes),
     }
 }
 

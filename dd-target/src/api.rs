@@ -129,6 +129,14 @@ pub struct NewVault {
     pub quota_bytes: Option<u64>,
 }
 
+/// Another quota for a vault.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewQuota {
+    /// Bytes that it may take; null: no limit.
+    pub quota_bytes: Option<u64>,
+}
+
 /// A vault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vault {

@@ -13,6 +13,7 @@ mod chore;
 pub mod client;
 mod keeper;
 mod place;
+mod private_file;
 mod problem;
 mod rate;
 mod record;
@@ -34,5 +35,6 @@ pub use chore::{
 };
 pub use keeper::{KeepError, KeepOptions, Kept, Used, do_chore, keep};
 pub use place::{InvalidPlace, Place};
+pub use private_file::{PrivateFileError, read_private};
 pub use problem::{Kind, Problem, chain};
 pub use rate::{Bucket, InvalidRate, Rate, RateLimit};

@@ -1,8 +1,9 @@
 //! Points and seeds of a store, as the network has them, and back.
 
+use std::collections::BTreeMap;
+
 use block::{Name, UnixNanos};
 use data_encoding::{BASE64, HEXLOWER};
-use std::collections::BTreeMap;
 use store::{Consistency, ImageRef, PointDisk, PointId, PointRecord, SeedDiskRecord, SeedRecord};
 
 use crate::api;

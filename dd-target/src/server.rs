@@ -189,7 +189,7 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         shared
             .audit
-            .write(began(address))
+            .write(of_server(format!("serves on {address}")))
             .map_err(ServerError::Audit)?;
         let router = roles::router(&shared);
         let serve = listen::accept(
@@ -245,6 +245,7 @@ impl Server {
         for vault in self.shared.vaults.all() {
             vault.give_up();
         }
+        self.shared.note(of_server("ended".to_owned()));
         info!("the target has ended");
     }
 }
@@ -313,13 +314,14 @@ fn names(options: &ServerOptions) -> Vec<String> {
     names
 }
 
-fn began(address: SocketAddr) -> Entry {
+/// A line about the server itself.
+fn of_server(what: String) -> Entry {
     Entry {
         event: Event::Server,
         token: None,
         peer: None,
         vault: None,
-        what: format!("serves on {address}"),
+        what,
         why: None,
     }
 }

@@ -20,6 +20,7 @@ const CALLS: &[(&str, &str, &[Role])] = &[
     ("GET", "/v1/vaults", &[Retention, Admin]),
     ("POST", "/v1/vaults", &[Admin]),
     ("GET", "/v1/vaults/{vault}", &[Retention, Admin]),
+    ("PUT", "/v1/vaults/{vault}/quota", &[Admin]),
     ("POST", "/v1/vaults/{vault}/chores", &[Retention, Admin]),
     ("GET", "/v1/tokens", &[Admin]),
     ("POST", "/v1/tokens", &[Admin]),

@@ -314,7 +314,7 @@ fn an_encrypted_vault_is_shipped_to_and_restored_from_with_its_key_alone() {
 
 #[test]
 fn a_vault_takes_no_more_than_its_quota() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     bench.make_vault("small", Some(1 << 20));
     let access = bench.access(&bench.token(&[Role::Ship]));
     let vault = Vault::open(&bench.vault("small"), &access).unwrap();
@@ -330,6 +330,26 @@ fn a_vault_takes_no_more_than_its_quota() {
     let error = ship(&vault, Base::Empty { size: SIZE }, &noise).unwrap_err();
     assert!(error.is_full(), "{error}");
     assert!(error.to_string().contains("quota"), "{error}");
+    // A larger one helps at once, and stays through a restart.
+    let admin = bench.token(&[Role::Admin]);
+    let small = "small".parse().unwrap();
+    let set = bench
+        .remote(&admin)
+        .set_quota(&small, Some(64 << 20))
+        .unwrap();
+    assert_eq!(set.quota_bytes, Some(64 << 20));
+    ship(&vault, Base::Empty { size: SIZE }, &noise).unwrap();
+    bench.stop();
+    bench.start();
+    let vaults = bench.remote(&admin).vaults().unwrap();
+    let quotas: Vec<_> = vaults.iter().map(|v| (&*v.name, v.quota_bytes)).collect();
+    assert_eq!(quotas, [("small", Some(64 << 20)), ("v", None)]);
+    let unknown = "nowhere".parse().unwrap();
+    assert!(bench.remote(&admin).set_quota(&unknown, None).is_err());
+    let log = std::fs::read_to_string(bench.path("state/audit.log")).unwrap();
+    for line in ["a quota of 67108864 bytes", "\"what\":\"ended\""] {
+        assert!(log.contains(line), "{line} is not in {log}");
+    }
 }
 
 #[test]

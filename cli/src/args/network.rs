@@ -110,6 +110,17 @@ pub(crate) enum VaultCommand {
         #[arg(long, value_name = "BYTES")]
         quota: Option<ByteLimit>,
     },
+    /// Give a vault another quota.
+    SetQuota {
+        /// The vault's name.
+        vault: Name,
+        /// The server: https://HOST:PORT.
+        #[arg(long, value_name = "URL")]
+        server: ServerUrl,
+        /// Bytes that it may take, as in 500GiB; no limit if left out. Less than it holds keeps it from growing.
+        #[arg(long, value_name = "BYTES")]
+        quota: Option<ByteLimit>,
+    },
     /// The vaults of a server.
     List {
         /// The server: https://HOST:PORT.

@@ -1,4 +1,4 @@
-//! `standin vault create`, `list`, `show`.
+//! `standin vault create`, `set-quota`, `list`, `show`.
 
 use anyhow::Result;
 use block::UnixNanos;
@@ -22,6 +22,15 @@ pub(crate) fn vault(args: VaultArgs, printer: &Printer) -> Result<()> {
                 quota_bytes: quota.map(agent::ByteLimit::bytes),
             })?;
             printer.answer(&made, || format!("made; its target is {server}/{vault}"));
+        }
+        VaultCommand::SetQuota {
+            vault,
+            server,
+            quota: asked,
+        } => {
+            let asked = asked.map(agent::ByteLimit::bytes);
+            let set = open(&server)?.set_quota(&vault, asked)?;
+            printer.answer(&set, || format!("{vault} has the quota {}", quota(&set)));
         }
         VaultCommand::List { server } => {
             let vaults = open(&server)?.vaults()?;

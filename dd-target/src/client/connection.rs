@@ -2,10 +2,8 @@
 //!
 //! Rule: what may be asked twice is asked again when the line breaks, ever more slowly; nothing else is.
 
-use std::fs::{self, File};
+use std::fs;
 use std::future::Future;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -17,8 +15,10 @@ use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
+use zeroize::Zeroizing;
 
 use crate::client::{Access, RemoteError, ServerUrl};
+use crate::private_file::read_private;
 use crate::problem::{Kind, Problem};
 use crate::wire::FRAME_BYTES;
 
@@ -34,8 +34,8 @@ const SLOWEST: u64 = 16 << 10;
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Longest token file, answer and error in bytes.
-const TOKEN_BYTES_MAX: u64 = 4096;
+/// Longest file with a secret, answer and error in bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
 const JSON_BYTES_MAX: usize = 64 << 20;
 const PROBLEM_BYTES_MAX: usize = 64 << 10;
 
@@ -296,14 +296,15 @@ fn client(server: &ServerUrl, access: &Access) -> Result<reqwest::ClientBuilder,
     match (&access.token, &access.certificate) {
         (Some(path), _) => {
             let token = secret(path)?;
-            let value = HeaderValue::from_str(&format!("Bearer {}", token.trim()));
+            let value = [b"Bearer ", token.trim_ascii()].concat();
+            let value = HeaderValue::from_bytes(&Zeroizing::new(value));
             let mut value = value.map_err(|_| unusable(path, "it holds no token"))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
         (None, Some(path)) => {
             let pem = secret(path)?;
-            let identity = Identity::from_pem(pem.as_bytes());
+            let identity = Identity::from_pem(&pem);
             builder = builder.identity(identity.map_err(|error| unusable(path, error))?);
         }
         (None, None) => {
@@ -314,18 +315,9 @@ fn client(server: &ServerUrl, access: &Access) -> Result<reqwest::ClientBuilder,
     Ok(builder.default_headers(headers))
 }
 
-/// A file with a secret; one that others can read is refused.
-fn secret(path: &Path) -> Result<String, RemoteError> {
-    let file = File::open(path).map_err(|error| unusable(path, error))?;
-    let found = file.metadata().map_err(|error| unusable(path, error))?;
-    if found.permissions().mode() & 0o077 != 0 {
-        let sentence = "others can read it; make it private (chmod 600)";
-        return Err(unusable(path, sentence));
-    }
-    let mut text = String::new();
-    let read = file.take(16 * TOKEN_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|error| unusable(path, error))?;
-    Ok(text)
+/// A file with a token, or with a key and its certificates.
+fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, RemoteError> {
+    read_private(path, SECRET_BYTES_MAX).map_err(|error| unusable(path, error))
 }
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> RemoteError {

@@ -6,7 +6,7 @@ use block::Name;
 use reqwest::Method;
 
 use crate::api::{
-    CreatedToken, NewToken, NewVault, Token, TokenList, Vault, VaultFigures, VaultList,
+    CreatedToken, NewQuota, NewToken, NewVault, Token, TokenList, Vault, VaultFigures, VaultList,
 };
 use crate::chore::{Chore, Done};
 use crate::client::connection::{Ask, Connection};
@@ -43,6 +43,17 @@ impl Remote {
     /// As [`vaults`](Self::vaults); if there is one of this name.
     pub fn create_vault(&self, new: &NewVault) -> Result<Vault, RemoteError> {
         self.connection.json(Ask::post("/v1/vaults".into(), new))
+    }
+
+    /// Gives a vault another quota; none is no limit.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults); if there is no such vault.
+    pub fn set_quota(&self, vault: &Name, quota_bytes: Option<u64>) -> Result<Vault, RemoteError> {
+        let path = format!("/v1/vaults/{vault}/quota");
+        let mut ask = Ask::post(path, &NewQuota { quota_bytes });
+        ask.method = Method::PUT;
+        self.connection.json(ask)
     }
 
     /// A vault, and what it holds.

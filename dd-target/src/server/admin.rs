@@ -7,10 +7,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Deserialize;
-use store::Store;
+use store::{Store, StoreError};
 
 use crate::api::{
-    CreatedToken, NewToken, NewVault, Role, Token, TokenList, Vault, VaultFigures, VaultList,
+    CreatedToken, NewQuota, NewToken, NewVault, Role, Token, TokenList, Vault, VaultFigures,
+    VaultList,
 };
 use crate::chore::{Chore, Context, Done, perform};
 use crate::server::audit::{AuditPage, Event};
@@ -32,7 +33,7 @@ pub(crate) async fn vaults(
 ) -> Json<VaultList> {
     let all = shared.vaults.all().into_iter();
     let seen = all.filter(|vault| caller.may_see(vault.name.as_str()));
-    let vaults = seen.map(|vault| vault.settings.clone()).collect();
+    let vaults = seen.map(|vault| vault.settings()).collect();
     Json(VaultList { vaults })
 }
 
@@ -53,7 +54,26 @@ pub(crate) async fn create_vault(
         shared.record(caller.entry(Event::Vault, None, what))?;
         let vault = shared.vaults.create(&new)?;
         shared.look_after(Arc::clone(&vault));
-        Ok(Json(vault.settings.clone()))
+        Ok(Json(vault.settings()))
+    })
+    .await
+}
+
+pub(crate) async fn set_quota(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+    body: Result<Json<NewQuota>, JsonRejection>,
+) -> Answer<Json<Vault>> {
+    let quota = given(body)?.quota_bytes;
+    blocking(move || {
+        let name = shared.vaults.find(&vault)?.name.clone();
+        let what = match quota {
+            None => "it is to have no quota".to_owned(),
+            Some(quota) => format!("it is to have a quota of {quota} bytes"),
+        };
+        shared.record(caller.entry(Event::Vault, Some(&name), what))?;
+        Ok(Json(shared.vaults.set_quota(&vault, quota)?.settings()))
     })
     .await
 }
@@ -141,12 +161,14 @@ pub(crate) async fn chore(
         }
         // Written down first: what it destroys may be all that would tell of it.
         shared.record(entry)?;
-        do_chore(&shared, &vault.store()?, &chore).map(Json)
+        let (turn, store) = (vault.turn(), vault.store()?);
+        let done = do_chore(&shared, &store, &chore);
+        Ok(Json(done.inspect_err(|error| vault.lose(turn, error))?))
     })
     .await
 }
 
-fn do_chore(shared: &Shared, store: &Store, chore: &Chore) -> Answer<Done> {
+fn do_chore(shared: &Shared, store: &Store, chore: &Chore) -> Result<Done, StoreError> {
     let ending = Arc::clone(shared);
     let context = Context {
         clock: &*shared.clock,
@@ -154,7 +176,7 @@ fn do_chore(shared: &Shared, store: &Store, chore: &Chore) -> Answer<Done> {
         stop: &move || ending.is_ending(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
-    Ok(perform(store, chore, &context)?)
+    perform(store, chore, &context)
 }
 
 #[derive(Deserialize)]

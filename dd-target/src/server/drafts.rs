@@ -182,11 +182,11 @@ fn gone() -> Refusal {
 
 /// Beyond the quota.
 pub(crate) fn full(vault: &Vault) -> Refusal {
-    let quota = vault.settings.quota_bytes.unwrap_or(0);
+    let quota = vault.settings().quota_bytes.unwrap_or(0);
     let sentence = format!(
         "the vault {} is full: its quota is {quota} bytes",
         vault.name
     );
     Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
-        .hint("remove points and collect garbage, or give the vault a larger quota")
+        .hint("remove points and collect garbage, or give the vault a larger quota (standin vault set-quota)")
 }

@@ -41,9 +41,11 @@ impl LocalTokens {
     /// # Errors
     /// If it makes no sense, or cannot be written.
     pub fn create(&self, new: NewToken) -> Result<CreatedToken, ServerError> {
+        let roles: Vec<_> = new.roles.iter().map(Role::to_string).collect();
+        let (name, roles) = (&new.name, roles.join(", "));
+        self.record(format!("a token {name} is to be made, with {roles}"))?;
         let made = self.tokens.create(new, self.clock.wall())?;
-        let roles: Vec<_> = made.token.roles.iter().map(Role::to_string).collect();
-        self.record(format!("{} made, with {}", made.token.id, roles.join(", ")))?;
+        self.record(format!("{} made", made.token.id))?;
         Ok(made)
     }
 
@@ -60,9 +62,8 @@ impl LocalTokens {
     /// # Errors
     /// If there is none of this id, or it cannot be written.
     pub fn revoke(&self, id: &str) -> Result<Token, ServerError> {
-        let revoked = self.tokens.revoke(id, self.clock.wall())?;
-        self.record(format!("{} revoked", revoked.id))?;
-        Ok(revoked)
+        self.record(format!("{id} is to be revoked"))?;
+        Ok(self.tokens.revoke(id, self.clock.wall())?)
     }
 
     fn record(&self, what: String) -> Result<(), ServerError> {

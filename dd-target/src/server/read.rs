@@ -8,7 +8,7 @@ use axum::Extension;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
@@ -23,6 +23,12 @@ use crate::wire::{CATALOG, KEYS, RANGE_MAX, is_folder, is_object};
 #[derive(Deserialize)]
 pub(crate) struct Listed {
     folder: String,
+}
+
+/// Of a path, what all of them have.
+#[derive(Deserialize)]
+pub(crate) struct Where {
+    vault: String,
 }
 
 pub(crate) async fn list(
@@ -65,49 +71,21 @@ async fn list_folder(
     .await
 }
 
-pub(crate) async fn format(
-    shared: State<Shared>,
-    caller: Extension<Caller>,
-    Path(vault): Path<String>,
-    method: Method,
-    headers: HeaderMap,
-) -> Answer<Response> {
-    let names = Path((vault, "format".to_owned()));
-    object(shared, caller, names, method, headers).await
-}
-
-pub(crate) async fn keys(
-    shared: State<Shared>,
-    caller: Extension<Caller>,
-    Path((vault, name)): Path<(String, String)>,
-    method: Method,
-    headers: HeaderMap,
-) -> Answer<Response> {
-    let names = Path((vault, format!("{KEYS}/{name}")));
-    object(shared, caller, names, method, headers).await
-}
-
-pub(crate) async fn catalog(
-    shared: State<Shared>,
-    caller: Extension<Caller>,
-    Path((vault, name)): Path<(String, String)>,
-    method: Method,
-    headers: HeaderMap,
-) -> Answer<Response> {
-    let names = Path((vault, format!("{CATALOG}/{name}")));
-    object(shared, caller, names, method, headers).await
-}
-
 pub(crate) async fn object(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((vault, name)): Path<(String, String)>,
+    Path(Where { vault }): Path<Where>,
+    uri: Uri,
     method: Method,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    if !is_object(&name) {
+    // The calls differ in who may; names of objects need no escapes.
+    let below = format!("/v1/vaults/{vault}/objects/");
+    let name = uri.path().strip_prefix(&below).unwrap_or_default();
+    if !is_object(name) {
         return Err(Refusal::missing("there is no such object in a store"));
     }
+    let name = name.to_owned();
     let asked = match method {
         Method::HEAD => None,
         _ => Some(range(&headers)?),

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use block::{Clock, Name, UnixNanos};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use store::{Around, Backend, Store, StoreError};
+use store::{Around, Backend, ErrorKind, Store, StoreError};
 
 use crate::api;
 use crate::place::Place;
-use crate::server::state_dir::StateDir;
+use crate::server::state_dir::{Locked, StateDir};
 
 const FILE: &str = "vaults.json";
 /// Most vaults of a server: each open one has its index in memory.
@@ -58,7 +58,7 @@ pub(crate) struct Vaults {
 /// A vault.
 pub(crate) struct Vault {
     pub(crate) name: Name,
-    pub(crate) settings: api::Vault,
+    settings: Mutex<api::Vault>,
     place: Place,
     clock: Arc<dyn Clock>,
     /// To read objects as they lie; opened once.
@@ -112,7 +112,7 @@ impl Vaults {
             place: self.place.below("vaults", &name),
             clock: Arc::clone(&self.clock),
             name,
-            settings,
+            settings: Mutex::new(settings),
             objects: Mutex::default(),
             store: Mutex::default(),
             turn: AtomicU64::new(0),
@@ -157,18 +157,57 @@ impl Vaults {
             Err(StoreError::Occupied { .. }) => drop(vault.open()?),
             created => created?,
         }
-        let mut vaults: Vec<_> = known.values().map(|v| v.settings.clone()).collect();
-        vaults.push(vault.settings.clone());
-        let file = File { version: 1, vaults };
-        let bytes = serde_json::to_vec_pretty(&file).expect("vaults are plain data");
-        let written = self.dir.write(&locked, FILE, &bytes);
-        written.map_err(failed("write"))?;
+        self.save(
+            &locked,
+            known
+                .values()
+                .map(|v| v.settings())
+                .chain([vault.settings()]),
+        )?;
         known.insert(name, Arc::clone(&vault));
         Ok(vault)
+    }
+
+    /// Gives a vault another quota. Less than it holds keeps it from growing.
+    pub(crate) fn set_quota(
+        &self,
+        name: &str,
+        quota: Option<u64>,
+    ) -> Result<Arc<Vault>, VaultError> {
+        let vault = self.find(name)?;
+        let locked = self.dir.lock().map_err(failed("lock"))?;
+        let known = self.known.lock();
+        let with_new = |other: &Arc<Vault>| match other.name == vault.name {
+            true => api::Vault {
+                quota_bytes: quota,
+                ..other.settings()
+            },
+            false => other.settings(),
+        };
+        self.save(&locked, known.values().map(with_new))?;
+        vault.settings.lock().quota_bytes = quota;
+        Ok(vault)
+    }
+
+    fn save(
+        &self,
+        locked: &Locked,
+        vaults: impl Iterator<Item = api::Vault>,
+    ) -> Result<(), VaultError> {
+        let vaults = vaults.collect();
+        let file = File { version: 1, vaults };
+        let bytes = serde_json::to_vec_pretty(&file).expect("vaults are plain data");
+        let written = self.dir.write(locked, FILE, &bytes);
+        written.map_err(failed("write"))
     }
 }
 
 impl Vault {
+    /// What is set for it.
+    pub(crate) fn settings(&self) -> api::Vault {
+        self.settings.lock().clone()
+    }
+
     /// Its objects, to be read as they lie.
     pub(crate) fn objects(&self) -> Result<Arc<dyn Backend>, StoreError> {
         let mut objects = self.objects.lock();
@@ -206,6 +245,13 @@ impl Vault {
         self.turn.load(Ordering::Relaxed)
     }
 
+    /// A store that was taken over is opened anew by who needs it next.
+    pub(crate) fn lose(&self, turn: u64, error: &StoreError) {
+        if error.kind() == ErrorKind::Fenced && self.turn() == turn {
+            self.give_up();
+        }
+    }
+
     /// Gives the store up after a failure that makes it useless.
     pub(crate) fn give_up(&self) {
         self.turn.fetch_add(1, Ordering::Relaxed);
@@ -216,7 +262,7 @@ impl Vault {
     pub(crate) fn is_full(&self, store: &Store, more: u64) -> bool {
         let held = store.figures();
         let bytes = held.stored_bytes + held.quarantined_bytes;
-        let quota = self.settings.quota_bytes;
+        let quota = self.settings.lock().quota_bytes;
         quota.is_some_and(|quota| bytes.saturating_add(more) > quota)
     }
 
@@ -239,7 +285,7 @@ impl Vault {
             newest_unix_ns: newest.0,
         };
         Ok(api::VaultFigures {
-            vault: self.settings.clone(),
+            vault: self.settings(),
             stored_bytes: held.stored_bytes,
             quarantined_bytes: held.quarantined_bytes,
             points: held.point_count,

@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use block::{GranuleRange, Name};
 use serde::Deserialize;
-use store::{Base, ErrorKind, FinishedImage, PointDraft, SeedDraft, Store, StoreError};
+use store::{Base, FinishedImage, PointDraft, SeedDraft, Store, StoreError};
 
 use crate::api::{
     DraftBase, DraftId, FinishedDraft, NewPoint, Point, PointList, Seed, SeedFound, Told,
@@ -203,7 +203,7 @@ pub(crate) async fn commit(
             labels: new.labels,
             consistency: new.consistency,
         });
-        let point = point.inspect_err(|error| lose(&vault, turn, error))?;
+        let point = point.inspect_err(|error| vault.lose(turn, error))?;
         new.disks
             .iter()
             .for_each(|(_, id)| shared.drafts.forget(id));
@@ -211,13 +211,6 @@ pub(crate) async fn commit(
         Ok(Json(record::point(&point)))
     })
     .await
-}
-
-/// A store that was taken over is opened anew by who needs it next.
-fn lose(vault: &Vault, turn: u64, error: &StoreError) {
-    if error.kind() == ErrorKind::Fenced && vault.turn() == turn {
-        vault.give_up();
-    }
 }
 
 /// Whether a listed point is what is asked for again, after an answer that was lost: its images are those of the drafts.
@@ -282,7 +275,7 @@ pub(crate) async fn save_seed(
             group,
         };
         let saved = store.save_seed(draft);
-        saved.inspect_err(|error| lose(&vault, turn, error))?;
+        saved.inspect_err(|error| vault.lose(turn, error))?;
         let drafts = seed.disks.iter().filter_map(|disk| disk.draft.as_ref());
         let own = |id: &&String| shared.drafts.find(&caller, vault.name.as_str(), id).is_ok();
         drafts.filter(own).for_each(|id| shared.drafts.forget(id));
