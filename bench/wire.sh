@@ -21,6 +21,19 @@ finish() {
 trap finish EXIT
 cd "$place"
 
+# A step, far and near: its name, then what it is.
+row() {
+  local far=(--target "$url/$vault") near=(--target "dir:near$round") through alone
+  case $2 in
+    import) far+=(--group g --token-file ship) near+=(--group g) ;;
+    *) far+=(--token-file restore --output far.raw) near+=(--output near.raw) ;;
+  esac
+  # By themselves: in an argument of echo a failure would not be noticed.
+  through=$(timed "$standin" "${@:2}" "${far[@]}")
+  alone=$(timed "$standin" "${@:2}" "${near[@]}")
+  echo "$round $1 $through $alone"
+}
+
 image=${IMAGE:-}
 if [ -z "$image" ]; then
   # Half of it noise, a quarter text, a quarter holes.
@@ -40,7 +53,7 @@ if [ "${CORES:-shared}" = apart ]; then
 fi
 timed() {
   local began=$EPOCHREALTIME
-  "${pin_client[@]}" "$@" > command.log
+  "${pin_client[@]}" "$@" > command.log || return
   awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }'
 }
 
@@ -58,11 +71,9 @@ echo "round what through-the-server in-one-process"
 for round in $(seq 1 "${ROUNDS:-3}"); do
   vault=v$round
   "$standin" vault create "$vault" --server "$url" --token-file admin > command.log
-  far=(--target "$url/$vault" --group g)
-  near=(--target "dir:near$round" --group g)
-  echo "$round import $(timed "$standin" import "$image" "${far[@]}" --token-file ship) $(timed "$standin" import "$image" "${near[@]}")"
-  echo "$round import-again $(timed "$standin" import "$image" "${far[@]}" --token-file ship) $(timed "$standin" import "$image" "${near[@]}")"
-  echo "$round restore $(timed "$standin" restore g@1 --target "$url/$vault" --token-file restore --output far.raw) $(timed "$standin" restore g@1 --target "dir:near$round" --output near.raw)"
+  row import import "$image"
+  row import-again import "$image"
+  row restore restore g@1
   cmp far.raw near.raw
   rm far.raw near.raw
 done
