@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Add points, and learn what that needs to be known.
@@ -52,7 +55,7 @@ impl FromStr for Role {
 }
 
 /// A token to be made.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// How a person calls it.
@@ -74,7 +77,7 @@ pub struct NewToken {
 }
 
 /// A token, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {
     /// Its id, the first part of its text.
     pub id: String,
@@ -97,7 +100,7 @@ pub struct Token {
 }
 
 /// A token that was made.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedToken {
     /// The token.
     pub token: Token,
@@ -112,14 +115,14 @@ impl fmt::Debug for CreatedToken {
 }
 
 /// Tokens.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TokenList {
     /// All there are.
     pub tokens: Vec<Token>,
 }
 
 /// A vault to be made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewVault {
     /// Its name.
@@ -130,7 +133,7 @@ pub struct NewVault {
 }
 
 /// Another quota for a vault.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewQuota {
     /// Bytes that it may take; null: no limit.
@@ -138,7 +141,7 @@ pub struct NewQuota {
 }
 
 /// A vault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vault {
     /// Its name.
     pub name: String,
@@ -149,14 +152,14 @@ pub struct Vault {
 }
 
 /// Vaults.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VaultList {
     /// Those that the caller may see.
     pub vaults: Vec<Vault>,
 }
 
 /// A vault, and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VaultFigures {
     /// The vault.
     #[serde(flatten)]
@@ -174,7 +177,7 @@ pub struct VaultFigures {
 }
 
 /// A group of a vault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupFigures {
     /// Its name.
     pub group: String,
@@ -185,14 +188,14 @@ pub struct GroupFigures {
 }
 
 /// Objects in a folder of a vault.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectList {
     /// Plain names, and lengths in bytes.
     pub objects: Vec<(String, u64)>,
 }
 
 /// A draft to be begun.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DraftBase {
     /// Zeroes: the size in bytes.
@@ -202,14 +205,14 @@ pub enum DraftBase {
 }
 
 /// A draft that was begun.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DraftId {
     /// Names it in further calls.
     pub draft: String,
 }
 
 /// Granules that are to be zero.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroRanges {
     /// First granule, and the one after the last.
@@ -217,7 +220,7 @@ pub struct ZeroRanges {
 }
 
 /// An image that is complete.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FinishedDraft {
     /// Its reference, in base64.
     pub image: String,
@@ -228,7 +231,7 @@ pub struct FinishedDraft {
 }
 
 /// A point to be listed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPoint {
     /// Its group.
@@ -248,7 +251,7 @@ pub struct NewPoint {
 }
 
 /// A point, as its shipper must know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
     /// Its group.
     pub group: String,
@@ -273,14 +276,14 @@ pub struct Point {
 }
 
 /// Points of a group, newest first.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PointList {
     /// The points.
     pub points: Vec<Point>,
 }
 
 /// The progress of a first copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Seed {
     /// The tracking history it belongs to, in hexadecimal digits.
@@ -292,7 +295,7 @@ pub struct Seed {
 }
 
 /// A disk of a first copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SeedDisk {
     /// Its name.
@@ -307,14 +310,14 @@ pub struct SeedDisk {
 }
 
 /// A group's first copy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SeedFound {
     /// `null` if there is none.
     pub seed: Option<Seed>,
 }
 
 /// What became of something that has no other answer.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Told {
     /// Always.
     pub done: bool,

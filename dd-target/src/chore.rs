@@ -3,9 +3,11 @@
 //!
 //! Rule: a chore says what it did in a [`Done`], the same whoever did it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use block::{Clock, Name, UnixNanos};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::{
     GcOptions, GcReport, HealedObject, LostObject, PointId, PointRef, Policy, ScrubOptions,
@@ -24,7 +26,7 @@ pub fn whole_seconds(time: Duration) -> u64 {
 }
 
 /// Something to do on a target.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Chore {
     /// Take points off the list; they can be brought back for a while.
@@ -58,6 +60,7 @@ pub enum Chore {
         /// Of this group; of all if left out.
         group: Option<String>,
         /// The rules.
+        #[schemars(with = "BTreeMap<String, u64>")]
         rules: Policy,
         /// For how long the removed ones can be brought back.
         delay_s: u64,

@@ -18,6 +18,7 @@ use block::{Clock, UnixNanos};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -34,7 +35,7 @@ pub(crate) const LINES_MAX: usize = 1_000;
 const REFUSALS_PER_MINUTE: u32 = 60;
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// Somebody may not do what was asked for, or is not known.
@@ -54,7 +55,7 @@ pub enum Event {
 }
 
 /// A line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLine {
     /// Its number, from 1.
     pub n: u64,
@@ -77,7 +78,7 @@ pub struct AuditLine {
 }
 
 /// A part of the log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditPage {
     /// The lines, oldest first.
     pub lines: Vec<AuditLine>,

@@ -6,8 +6,11 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Router, middleware};
 
-use crate::api::Role;
+use crate::api::{self, Role};
+use crate::chore::Chore;
+use crate::server::audit::AuditPage;
 use crate::server::limits::JSON_BYTES_MAX;
+use crate::server::openapi::{Content, Parameter, json};
 use crate::server::{Shared, admin, guard, health, openapi, read, write};
 use crate::wire::{ASK_BYTES_MAX, REGIONS_BYTES_MAX};
 
@@ -28,6 +31,11 @@ pub(crate) struct Route {
     pub(crate) needs: Needs,
     /// Longest body of a request, in bytes.
     pub(crate) body_max: usize,
+    /// What is asked for beside the path.
+    pub(crate) asks: &'static [Parameter],
+    /// What it takes, and what it gives.
+    pub(crate) takes: Content,
+    pub(crate) gives: Content,
     /// What it does, for who reads `/v1/openapi.json`.
     pub(crate) does: &'static str,
     handler: fn() -> MethodRouter<Shared>,
@@ -44,48 +52,67 @@ const SHIP: Needs = Needs::One(&[Role::Ship]);
 const LOOK_AFTER: Needs = Needs::One(&[Role::Retention, Role::Admin]);
 
 macro_rules! route {
-    ($method:literal $path:literal, $needs:expr, $body_max:expr, $verb:ident($handler:path), $does:literal) => {
+    ($method:literal $path:literal, $needs:expr, $body_max:expr, $verb:ident($handler:path), $asks:expr, $takes:expr => $gives:expr, $does:literal) => {
         Route {
             method: $method,
             path: $path,
             needs: $needs,
             body_max: $body_max,
+            asks: $asks,
+            takes: $takes,
+            gives: $gives,
             does: $does,
             handler: || $verb($handler),
         }
     };
 }
 
+const RANGE: &[Parameter] = &[Parameter {
+    name: "Range",
+    lies_in: "header",
+    required: true,
+    kind: "string",
+}];
+
+const fn query(name: &'static str, required: bool, kind: &'static str) -> Parameter {
+    Parameter {
+        name,
+        lies_in: "query",
+        required,
+        kind,
+    }
+}
+
 /// The table.
 pub(crate) const ROUTES: &[Route] = &[
-    route!("GET" "/healthz", NOBODY, 0, get(health::alive), "Whether the server lives"),
-    route!("GET" "/readyz", NOBODY, 0, get(health::ready), "Whether it takes work; 503 while it ends"),
-    route!("GET" "/metrics", ADMIN, 0, get(health::metrics), "What the server counts, for Prometheus"),
-    route!("GET" "/v1/openapi.json", NOBODY, 0, get(openapi::document), "This document"),
-    route!("GET" "/v1/vaults", LOOK_AFTER, 0, get(admin::vaults), "The vaults that the caller may see"),
-    route!("POST" "/v1/vaults", ADMIN, JSON_BYTES_MAX, post(admin::create_vault), "Make a vault"),
-    route!("GET" "/v1/vaults/{vault}", LOOK_AFTER, 0, get(admin::vault), "A vault: figures, quota, groups"),
-    route!("PUT" "/v1/vaults/{vault}/quota", ADMIN, JSON_BYTES_MAX, put(admin::set_quota), "Give a vault another quota"),
-    route!("POST" "/v1/vaults/{vault}/chores", LOOK_AFTER, JSON_BYTES_MAX, post(admin::chore), "Look after a vault: collect and scrub take admin, all else takes retention"),
-    route!("GET" "/v1/tokens", ADMIN, 0, get(admin::tokens), "All tokens, without their secrets"),
-    route!("POST" "/v1/tokens", ADMIN, JSON_BYTES_MAX, post(admin::create_token), "Make a token; its text is told once"),
-    route!("DELETE" "/v1/tokens/{token}", ADMIN, 0, delete(admin::revoke_token), "Take a token back"),
-    route!("GET" "/v1/audit", ADMIN, 0, get(admin::audit), "Lines of the audit log after number ?after="),
-    route!("GET" "/v1/vaults/{vault}/list", SEE, 0, get(read::list), "Names and lengths of the objects in ?folder="),
-    route!("GET" "/v1/vaults/{vault}/keys", KEYS, 0, get(read::list_keys), "Names and lengths of the objects that hold the vault's key, wrapped"),
-    route!("GET" "/v1/vaults/{vault}/objects/keys/{name}", KEYS, 0, get(read::object), "An object that holds the vault's key, wrapped"),
-    route!("GET" "/v1/vaults/{vault}/objects/format", KEYS, 0, get(read::object), "What makes the vault a store"),
-    route!("GET" "/v1/vaults/{vault}/objects/catalog/{name}", SEE, 0, get(read::object), "A part of the catalog: which points there are"),
-    route!("GET" "/v1/vaults/{vault}/objects/{*name}", RESTORE, 0, get(read::object), "A range of a stored object"),
-    route!("POST" "/v1/vaults/{vault}/drafts", SHIP, JSON_BYTES_MAX, post(write::begin), "Begin an image, empty or on one that the vault holds"),
-    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/ask", SHIP, ASK_BYTES_MAX, post(write::ask), "Lay known chunks into the image; answers which are lacking"),
-    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/regions", SHIP, REGIONS_BYTES_MAX, post(write::regions), "Store chunks that were lacking"),
-    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/zero", SHIP, JSON_BYTES_MAX, post(write::zero), "Make ranges of the image zero"),
-    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/finish", SHIP, 0, post(write::finish), "Complete the image"),
-    route!("POST" "/v1/vaults/{vault}/points", SHIP, JSON_BYTES_MAX, post(write::commit), "List a point of complete images; once, however often it is asked for"),
-    route!("GET" "/v1/vaults/{vault}/groups/{group}/points", SHIP, 0, get(write::points), "A group's points, newest first; of one ?lineage="),
-    route!("GET" "/v1/vaults/{vault}/seeds/{group}", SHIP, 0, get(write::seed), "How far a group's first copy is"),
-    route!("PUT" "/v1/vaults/{vault}/seeds/{group}", SHIP, JSON_BYTES_MAX, put(write::save_seed), "Save how far it is"),
+    route!("GET" "/healthz", NOBODY, 0, get(health::alive), &[], Content::Nothing => Content::Text, "Whether the server lives"),
+    route!("GET" "/readyz", NOBODY, 0, get(health::ready), &[], Content::Nothing => Content::Text, "Whether it takes work; 503 while it ends"),
+    route!("GET" "/metrics", ADMIN, 0, get(health::metrics), &[], Content::Nothing => Content::Text, "What the server counts, for Prometheus"),
+    route!("GET" "/v1/openapi.json", NOBODY, 0, get(openapi::document), &[], Content::Nothing => json::<serde_json::Value>(), "This document"),
+    route!("GET" "/v1/vaults", LOOK_AFTER, 0, get(admin::vaults), &[], Content::Nothing => json::<api::VaultList>(), "The vaults that the caller may see"),
+    route!("POST" "/v1/vaults", ADMIN, JSON_BYTES_MAX, post(admin::create_vault), &[], json::<api::NewVault>() => json::<api::Vault>(), "Make a vault"),
+    route!("GET" "/v1/vaults/{vault}", LOOK_AFTER, 0, get(admin::vault), &[], Content::Nothing => json::<api::VaultFigures>(), "A vault: figures, quota, groups"),
+    route!("PUT" "/v1/vaults/{vault}/quota", ADMIN, JSON_BYTES_MAX, put(admin::set_quota), &[], json::<api::NewQuota>() => json::<api::Vault>(), "Give a vault another quota"),
+    route!("POST" "/v1/vaults/{vault}/chores", LOOK_AFTER, JSON_BYTES_MAX, post(admin::chore), &[], json::<Chore>() => json::<serde_json::Value>(), "Look after a vault: collect and scrub take admin, all else takes retention"),
+    route!("GET" "/v1/tokens", ADMIN, 0, get(admin::tokens), &[], Content::Nothing => json::<api::TokenList>(), "All tokens, without their secrets"),
+    route!("POST" "/v1/tokens", ADMIN, JSON_BYTES_MAX, post(admin::create_token), &[], json::<api::NewToken>() => json::<api::CreatedToken>(), "Make a token; its text is told once"),
+    route!("DELETE" "/v1/tokens/{token}", ADMIN, 0, delete(admin::revoke_token), &[], Content::Nothing => json::<api::Token>(), "Take a token back"),
+    route!("GET" "/v1/audit", ADMIN, 0, get(admin::audit), &[query("after", false, "integer")], Content::Nothing => json::<AuditPage>(), "Lines of the audit log after number ?after="),
+    route!("GET" "/v1/vaults/{vault}/list", SEE, 0, get(read::list), &[query("folder", true, "string")], Content::Nothing => json::<api::ObjectList>(), "Names and lengths of the objects in ?folder="),
+    route!("GET" "/v1/vaults/{vault}/keys", KEYS, 0, get(read::list_keys), &[], Content::Nothing => json::<api::ObjectList>(), "Names and lengths of the objects that hold the vault's key, wrapped"),
+    route!("GET" "/v1/vaults/{vault}/objects/keys/{name}", KEYS, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "An object that holds the vault's key, wrapped"),
+    route!("GET" "/v1/vaults/{vault}/objects/format", KEYS, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "What makes the vault a store"),
+    route!("GET" "/v1/vaults/{vault}/objects/catalog/{name}", SEE, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "A part of the catalog: which points there are"),
+    route!("GET" "/v1/vaults/{vault}/objects/{*name}", RESTORE, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "A range of a stored object"),
+    route!("POST" "/v1/vaults/{vault}/drafts", SHIP, JSON_BYTES_MAX, post(write::begin), &[], json::<api::DraftBase>() => json::<api::DraftId>(), "Begin an image, empty or on one that the vault holds"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/ask", SHIP, ASK_BYTES_MAX, post(write::ask), &[], Content::Bytes => Content::Bytes, "Lay known chunks into the image; answers which are lacking"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/regions", SHIP, REGIONS_BYTES_MAX, post(write::regions), &[], Content::Bytes => json::<api::Told>(), "Store chunks that were lacking"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/zero", SHIP, JSON_BYTES_MAX, post(write::zero), &[], json::<api::ZeroRanges>() => json::<api::Told>(), "Make ranges of the image zero"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/finish", SHIP, 0, post(write::finish), &[], Content::Nothing => json::<api::FinishedDraft>(), "Complete the image"),
+    route!("POST" "/v1/vaults/{vault}/points", SHIP, JSON_BYTES_MAX, post(write::commit), &[], json::<api::NewPoint>() => json::<api::Point>(), "List a point of complete images; once, however often it is asked for"),
+    route!("GET" "/v1/vaults/{vault}/groups/{group}/points", SHIP, 0, get(write::points), &[query("lineage", false, "string")], Content::Nothing => json::<api::PointList>(), "A group's points, newest first; of one ?lineage="),
+    route!("GET" "/v1/vaults/{vault}/seeds/{group}", SHIP, 0, get(write::seed), &[], Content::Nothing => json::<api::SeedFound>(), "How far a group's first copy is"),
+    route!("PUT" "/v1/vaults/{vault}/seeds/{group}", SHIP, JSON_BYTES_MAX, put(write::save_seed), &[], json::<api::Seed>() => json::<api::Told>(), "Save how far it is"),
 ];
 
 /// The calls, each behind its guard.
