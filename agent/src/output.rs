@@ -195,9 +195,9 @@ impl Output {
 
 impl RestoreSink for Output {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.device
-            .write_at(data, offset, Fua::No)
-            .map_err(device_error)?;
+        let written = self.device.write_at(data, offset, Fua::No);
+        // A flush that failed makes later writes fail, and says why itself.
+        written.map_err(|e| device_error(self.writeback.end().err().unwrap_or(e)))?;
         self.writeback.wrote(data.len() as u64);
         Ok(())
     }

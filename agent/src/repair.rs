@@ -55,6 +55,11 @@ pub enum StepFigures {
         /// Bytes of it that cannot be read now.
         lost_bytes: u64,
     },
+    /// A damaged object that nothing needs goes to the quarantine.
+    LetGo {
+        /// The object.
+        object: String,
+    },
     /// Another copy is used.
     UseCopy {
         /// Of which container or tree object.
@@ -142,6 +147,7 @@ fn step(step: RepairStep) -> StepFigures {
             disk: disk.to_string(),
             lost_bytes,
         },
+        RepairStep::LetGo { object } => StepFigures::LetGo { object },
         RepairStep::UseCopy {
             what,
             lost,

@@ -121,6 +121,19 @@ pub(crate) struct Collection<'a> {
 
 /// Collects the garbage of a store.
 pub(crate) fn collect(inner: &Inner, options: &GcOptions<'_>) -> Result<GcReport> {
+    collecting(inner, options, Collection::run)
+}
+
+/// Lets objects go that nothing needs, and neither moves nor removes any.
+pub(crate) fn let_go(inner: &Inner) -> Result<()> {
+    collecting(inner, &GcOptions::default(), Collection::let_go).map(drop)
+}
+
+fn collecting<'a>(
+    inner: &'a Inner,
+    options: &'a GcOptions<'_>,
+    act: impl FnOnce(&mut Collection<'a>) -> Result<()>,
+) -> Result<GcReport> {
     let writer = inner.writer()?;
     writer.check_latch()?;
     let Some(_only_one) = writer.collecting.try_lock() else {
@@ -134,7 +147,7 @@ pub(crate) fn collect(inner: &Inner, options: &GcOptions<'_>) -> Result<GcReport
         full: false,
         no_room: false,
     };
-    let done = match collection.run() {
+    let done = match act(&mut collection) {
         Err(StoreError::Stopped) => Ok(()),
         done => done,
     };
@@ -153,11 +166,8 @@ impl Collection<'_> {
         self.forget_removed()?;
         self.purge()?;
         self.let_debris_go()?;
+        let ends = self.begin();
         let engine = &self.writer.engine;
-        let opener = &engine.objects.opener;
-        // In this order: what gets its number after this is new; what had it before is pinned, or in the catalog.
-        let ends = [opener.containers.next(), opener.trees.next()].map(ObjectId);
-        engine.pins.begin_collection();
         let sums = engine.inventory.lock().sums();
         self.report.chunks = sums.chunks;
         let windows = self.windows(ends[0]);
@@ -182,6 +192,31 @@ impl Collection<'_> {
         self.purge()?;
         self.report.stopped |= self.no_room;
         Ok(())
+    }
+
+    fn let_go(&mut self) -> Result<()> {
+        let ends = self.begin();
+        for (i, window) in self.windows(ends[0]).into_iter().enumerate() {
+            let marks = self.mark(Wanted {
+                containers: window.clone(),
+                records: HashSet::new(),
+            })?;
+            if i == 0 {
+                self.let_trees_go_by(ends[1], &marks)?;
+            }
+            self.let_containers_go_by(window, &marks)?;
+        }
+        Ok(())
+    }
+
+    /// The first numbers of containers and tree objects that are not looked at.
+    fn begin(&self) -> [ObjectId; 2] {
+        let engine = &self.writer.engine;
+        let opener = &engine.objects.opener;
+        // In this order: what gets its number after this is new; what had it before is pinned, or in the catalog.
+        let ends = [opener.containers.next(), opener.trees.next()].map(ObjectId);
+        engine.pins.begin_collection();
+        ends
     }
 
     /// Points whose time to be brought back is over.
@@ -298,6 +333,28 @@ impl Collection<'_> {
     }
 
     fn sweep_containers(&mut self, ids: std::ops::Range<ObjectId>, marks: &Marks) -> Result<()> {
+        let moving = self.let_containers_go_by(ids, marks)?;
+        if self.options.dry_run || self.is_stopped() {
+            return Ok(());
+        }
+        if self.is_full() {
+            self.purge()?;
+        }
+        for bundle in plan::bundles(moving, crate::bundle::TARGET as u64) {
+            self.move_containers(&bundle, marks)?;
+            if self.no_room || self.is_stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets containers go that nothing needs. Returns those that are to be moved.
+    fn let_containers_go_by(
+        &mut self,
+        ids: std::ops::Range<ObjectId>,
+        marks: &Marks,
+    ) -> Result<Vec<Moving>> {
         let plan = {
             let locations = Arc::clone(&self.inner.state.lock().locations);
             let inventory = self.writer.engine.inventory.lock();
@@ -307,24 +364,15 @@ impl Collection<'_> {
         self.report.left_bytes += plan.left_bytes;
         if self.options.dry_run {
             self.would(Kind::Container, &plan);
-            return Ok(());
+            return Ok(Vec::new());
         }
         for some in plan.gone.chunks(GONE_PER_COMMIT) {
             self.let_containers_go(some)?;
             if self.is_stopped() {
-                return Ok(());
+                return Ok(Vec::new());
             }
         }
-        if self.is_full() {
-            self.purge()?;
-        }
-        for bundle in plan::bundles(plan.moving, crate::bundle::TARGET as u64) {
-            self.move_containers(&bundle, marks)?;
-            if self.no_room || self.is_stopped() {
-                return Ok(());
-            }
-        }
-        Ok(())
+        Ok(plan.moving)
     }
 
     /// Lets tree objects go that nothing needs. Returns those that are to be moved.

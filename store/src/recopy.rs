@@ -82,7 +82,10 @@ fn may_be_the_same(ours: &Store, hit: &Hit, disk: &PointDisk, replica: &Store) -
     let Some(here) = here else { return Ok(false) };
     let root = ours.image(&here.image).and_then(|image| image.root());
     match root {
-        Ok(root) => Ok(replica.image(&disk.image)?.root()? == root),
+        Ok(root) => match replica.image(&disk.image).and_then(|image| image.root()) {
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+            theirs => Ok(theirs? == root),
+        },
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
         Err(e) => Err(e),
     }
@@ -118,7 +121,10 @@ pub(crate) fn copy_again(
                 done.push((replacement, image));
             }
             Err(e) if e.kind() == ErrorKind::Corrupt => drop(failed.get_or_insert(e)),
-            Err(e) => return Err(e),
+            Err(e) => {
+                commit(ours, &mut done)?;
+                return Err(e);
+            }
         }
         reached += disk.size;
         progress(reached, all);

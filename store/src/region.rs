@@ -69,6 +69,12 @@ impl PackedRegion {
         &self.stored
     }
 
+    /// The same, in memory of its own.
+    pub(crate) fn by_itself(mut self) -> Self {
+        self.stored = Bytes::copy_from_slice(&self.stored);
+        self
+    }
+
     /// Whether only who has the key can open it.
     pub(crate) fn is_sealed(&self) -> bool {
         is_sealed(self.encoding)

@@ -6,6 +6,7 @@
 //!          what is lost, and lies elsewhere, too -> a commit says that it lies there (copies.rs)
 //!          the catalog does not open -> a commit takes the next number, a checkpoint of that number says what is left
 //!          what a replica has of what points have lost -> copied from there (recopy.rs)
+//!          what is damaged, and nothing needs (any more) -> let go of, into the quarantine (gc.rs)
 //!          what is in reach of its armor -> healed (scrub.rs)
 //! ```
 //!
@@ -21,8 +22,9 @@ use crate::armor::Kind;
 use crate::backend::Backend;
 use crate::catalog::{Catalog, Change, LostPart, State, Survey};
 use crate::copies::{self, Found, Thing};
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::format::{self, Format};
+use crate::gc;
 use crate::keys;
 use crate::lease::Lease;
 use crate::place::ObjectId;
@@ -93,6 +95,11 @@ pub enum RepairStep {
         disk: Name,
         /// Bytes of it that cannot be read now.
         lost_bytes: u64,
+    },
+    /// A damaged object that nothing needs goes to the quarantine, so that nothing is built on it.
+    LetGo {
+        /// The object.
+        object: String,
     },
     /// Another copy of a container or of a tree object is used from now on.
     UseCopy {
@@ -169,6 +176,11 @@ impl Store {
             ),
             None => Ok(()),
         };
+        match gc::let_go(&opened.inner) {
+            // While trees are lost nobody knows what nothing needs.
+            Err(e) if e.kind() == ErrorKind::Corrupt => {}
+            let_go => let_go?,
+        }
         let options = ScrubOptions {
             deep: false,
             threads: options.threads,
@@ -221,6 +233,17 @@ fn plan(reading: &Reading<'_>) -> Result<Planned> {
         lost_bytes: image.lost_bytes,
     };
     steps.extend(copyable.iter().map(copy));
+    // New images are laid on containers alone.
+    let has_containers = |(kind, id): Thing| match kind {
+        Kind::Container => true,
+        Kind::Bundle => !left.inner.objects.containers_in(id).is_empty(),
+        _ => false,
+    };
+    let idle = examined.idle.iter();
+    let idle = idle.filter(|(object, _)| has_containers(*object));
+    steps.extend(idle.map(|(_, lost)| RepairStep::LetGo {
+        object: lost.object.clone(),
+    }));
     let mut lost = examined.report.lost;
     if is_all {
         // No point needs it any more.

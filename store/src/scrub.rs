@@ -88,6 +88,8 @@ struct Scrub<'a> {
     lacking: Vec<(ObjectId, LostObject)>,
     /// What nobody reads, and is damaged.
     spare: Vec<LostObject>,
+    /// The same of what no image needed when it began; an image that was written meanwhile may.
+    idle: Vec<((Kind, ObjectId), LostObject)>,
     unreadable: BTreeSet<(Kind, ObjectId)>,
 }
 
@@ -124,6 +126,8 @@ pub(crate) struct Examined {
     pub(crate) trees_lost: bool,
     /// What is damaged beyond its armor, and read by nobody any more.
     pub(crate) spare: Vec<LostObject>,
+    /// Those of them that nothing has let go of.
+    pub(crate) idle: Vec<((Kind, ObjectId), LostObject)>,
     /// Every object that is damaged beyond its armor.
     pub(crate) unreadable: BTreeSet<(Kind, ObjectId)>,
 }
@@ -159,6 +163,7 @@ pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>, scope: Scope) -
         bad_trees: false,
         lacking: Vec::new(),
         spare: Vec::new(),
+        idle: Vec::new(),
         unreadable: BTreeSet::new(),
     };
     match scope {
@@ -178,7 +183,8 @@ pub(crate) fn examine(inner: &Inner, options: &ScrubOptions<'_>, scope: Scope) -
     if scrub.report.reached.is_none() {
         scrub.missing()?;
     }
-    if !scrub.bad_containers.is_empty() || scrub.bad_trees || !scrub.lacking.is_empty() {
+    let idle = !scrub.idle.is_empty();
+    if idle || !scrub.bad_containers.is_empty() || scrub.bad_trees || !scrub.lacking.is_empty() {
         scrub.hits()?;
     }
     Ok(scrub.end())
@@ -191,6 +197,7 @@ impl Scrub<'_> {
             marks: self.marks,
             trees_lost: self.bad_trees,
             spare: self.spare,
+            idle: self.idle,
             unreadable: self.unreadable,
         }
     }
@@ -430,14 +437,28 @@ impl Scrub<'_> {
         self.unreadable.insert((kind, id));
         let quarantined = self.inner.state.lock().quarantine.contains_key(&(kind, id));
         let elsewhere = kind != Kind::Bundle && objects.spot(kind, id).is_some();
-        if quarantined || elsewhere || self.is_unneeded(kind, id) {
+        if quarantined || elsewhere {
             self.spare.push(lost);
+            return;
+        }
+        let inside = match kind {
+            Kind::Container => vec![id],
+            Kind::Bundle => objects.containers_in(id),
+            _ => Vec::new(),
+        };
+        if let Some(writer) = &self.inner.writer {
+            // No chunk of it is one that the store has.
+            let inside = inside.iter().copied().collect();
+            writer.engine.index.lock().forget_containers(&inside);
+        }
+        if self.is_unneeded(kind, id) {
+            self.bad_containers.extend(inside);
+            self.idle.push(((kind, id), lost));
             return;
         }
         match kind {
             Kind::Container => drop(self.bad_containers.insert(id)),
             Kind::Bundle => {
-                let inside = objects.containers_in(id);
                 self.seen
                     .extend(inside.iter().map(|id| (Kind::Container, *id)));
                 self.bad_containers.extend(inside);
@@ -505,6 +526,26 @@ impl Scrub<'_> {
         // What a collection has taken since the beginning was needed by nothing any more.
         let lacking = self.lacking.drain(..).filter(|(id, _)| hit.contains(id));
         self.report.lost.extend(lacking.map(|(_, lost)| lost));
+        let (needed, idle) =
+            std::mem::take(&mut self.idle)
+                .into_iter()
+                .partition(|((kind, id), lost)| {
+                    let by_tree = trees.iter().any(|(object, _)| *object == lost.object);
+                    let inside = self.inner.objects.containers_in(*id);
+                    by_tree
+                        || match kind {
+                            Kind::Container => hit.contains(id),
+                            Kind::Bundle => inside.iter().any(|id| hit.contains(id)),
+                            _ => false,
+                        }
+                });
+        self.idle = idle;
+        self.spare
+            .extend(self.idle.iter().map(|(_, lost)| lost.clone()));
+        let needed: Vec<((Kind, ObjectId), LostObject)> = needed;
+        self.report
+            .lost
+            .extend(needed.into_iter().map(|(_, lost)| lost));
         let known: BTreeSet<&str> = self.report.lost.iter().map(|l| l.object.as_str()).collect();
         let new = trees
             .into_iter()

@@ -96,6 +96,9 @@ fn told(step: &StepFigures) -> Vec<String> {
             "copy disk {disk} of {point} again from the replica ({} of it cannot be read)",
             units::bytes(*lost_bytes)
         )],
+        StepFigures::LetGo { object } => vec![format!(
+            "let go of {object}: it is damaged, and nothing needs it (a collection removes it after its time in quarantine)"
+        )],
         StepFigures::UseCopy {
             what,
             lost,

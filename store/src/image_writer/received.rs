@@ -36,6 +36,8 @@ pub struct CheckedRegion {
 struct ImageOf {
     store: [u8; 16],
     size: u64,
+    /// Whether content was checked.
+    with_key: bool,
 }
 
 impl RegionCheck {
@@ -110,6 +112,7 @@ impl ImageWriter {
         ImageOf {
             store: self.engine.objects.store(),
             size: self.base.size,
+            with_key: self.engine.objects.opener.codec.is_some(),
         }
     }
 
@@ -168,7 +171,10 @@ impl ImageWriter {
             let places = match writer.all_known(&granules, &fingerprints)? {
                 // It came before, and its answer was lost.
                 Some(places) => places,
-                None => writer.packer.add_region(&fingerprints, region)?,
+                // It may be a small part of what brought it, which would be kept as long.
+                None => writer
+                    .packer
+                    .add_region(&fingerprints, region.by_itself())?,
             };
             for (granule, place) in granules.iter().zip(places) {
                 let Some(granule) = granule else { continue };
