@@ -176,7 +176,8 @@ impl Protect {
     }
 
     /// Cuts and waits until the point is durable on the target; its id. Where copies are paused for a
-    /// diff device that is slow, and no test makes it so, the machine is busy: it waits until they go on.
+    /// diff device that is slow, and no test makes it so, the machine is busy: it waits until they go on. Where the target is so far
+    /// behind that the cut was merged into a later one, as other cuts of a fast schedule make it, it cuts again as it is told to.
     ///
     /// # Errors
     /// If the command fails for another reason.
@@ -185,6 +186,12 @@ impl Protect {
             let said = standin::say(["cut", &self.group, "--state", &self.state, "--wait"])?;
             if said.status.success() {
                 return Ok(Some(said.out));
+            }
+            if said
+                .err
+                .contains("it was merged into the cut of generation")
+            {
+                return Ok(None);
             }
             let status = self.status()?;
             let busy = [Value::Null, BUSY_MACHINE.into()].contains(&status["cause"]);
