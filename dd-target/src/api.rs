@@ -191,6 +191,8 @@ pub struct GroupFigures {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectList {
     /// Plain names, and lengths in bytes.
+    // In answers schemathesis 4.32 knows no pairs.
+    #[schemars(with = "Vec<Vec<serde_json::Value>>")]
     pub objects: Vec<(String, u64)>,
 }
 
@@ -268,6 +270,7 @@ pub struct Point {
     /// Whether its guests were quiet.
     pub application: bool,
     /// Its disks: name, and the image's reference in base64.
+    #[schemars(with = "Vec<Vec<String>>")]
     pub disks: Vec<(String, String)>,
     /// Bytes of the objects that were created for it.
     pub stored_new_bytes: u64,
