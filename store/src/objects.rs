@@ -153,6 +153,15 @@ impl Objects {
         inside.map(|(id, _)| *id).collect()
     }
 
+    /// The containers that an object holds, as far as the catalog says.
+    pub(crate) fn containers_of(&self, (kind, id): (Kind, ObjectId)) -> Vec<ObjectId> {
+        match kind {
+            Kind::Container => vec![id],
+            Kind::Bundle => self.containers_in(id),
+            _ => Vec::new(),
+        }
+    }
+
     /// For who cannot rely on the catalog: finds the objects past those of which it knows.
     pub(crate) fn find_ends(&self) -> Result<()> {
         let opener = &self.opener;

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use block::Name;
 
-use crate::armor::Kind;
 use crate::catalog::Change;
 use crate::copies::Thing;
 use crate::error::{ErrorKind, Result, StoreError};
@@ -41,50 +40,58 @@ pub(crate) struct Copyable {
 /// Which of what is lost a replica has; and whether that is all.
 pub(crate) fn find(ours: &Store, replica: &Store, hits: &[Hit]) -> Result<(Vec<Copyable>, bool)> {
     ours.check_key_of(replica)?;
-    let theirs = replica.points().into_iter();
-    let theirs: BTreeMap<PointId, Arc<PointRecord>> =
-        theirs.map(|point| (point.id.clone(), point)).collect();
+    let removed = ours.removed_points().into_iter().map(|(point, _)| point);
+    let here = by_id(ours.points().into_iter().chain(removed));
+    let there = by_id(replica.points());
     let mut found = Vec::new();
     for hit in hits {
-        if let Some(disk) = disk_of(ours, hit, &theirs)
-            && may_be_the_same(ours, hit, &disk, replica)?
-        {
-            found.extend(hit.point.clone().map(|point| Copyable {
-                point,
-                disk,
+        let Some(id) = &hit.point else { continue };
+        let Some((mine, its)) = same_disk(here.get(id), there.get(id), &hit.disk) else {
+            continue;
+        };
+        if may_be_the_same(ours, mine, replica, its)? {
+            found.push(Copyable {
+                point: id.clone(),
+                disk: its.clone(),
                 lost_bytes: hit.ranges.iter().map(|range| range.len()).sum(),
-            }));
+            });
         }
     }
     let is_all = !hits.is_empty() && found.len() == hits.len();
     Ok((found, is_all))
 }
 
-/// The disk of the same point there: the same cut of the same disk.
-fn disk_of(
-    ours: &Store,
-    hit: &Hit,
-    theirs: &BTreeMap<PointId, Arc<PointRecord>>,
-) -> Option<PointDisk> {
-    let id = hit.point.as_ref()?;
-    let there = theirs.get(id)?;
-    let here = ours.inner.state.lock().point(id).cloned()?;
-    let cut = |point: &PointRecord| (point.lineage, point.generation, point.at);
-    let (mine, its) = (here.disk(&hit.disk)?, there.disk(&hit.disk)?);
-    (cut(&here) == cut(there) && mine.size == its.size).then(|| its.clone())
+fn by_id(
+    points: impl IntoIterator<Item = Arc<PointRecord>>,
+) -> BTreeMap<PointId, Arc<PointRecord>> {
+    let pair = |point: Arc<PointRecord>| (point.id.clone(), point);
+    points.into_iter().map(pair).collect()
 }
 
-/// Whether the image has the root that it has here, as far as that can still be known.
-fn may_be_the_same(ours: &Store, hit: &Hit, disk: &PointDisk, replica: &Store) -> Result<bool> {
-    let id = hit.point.as_ref();
-    let here = id.and_then(|id| ours.inner.state.lock().point(id).cloned());
-    let here = here.and_then(|point| point.disk(&hit.disk).cloned());
-    let Some(here) = here else { return Ok(false) };
-    let root = ours.image(&here.image).and_then(|image| image.root());
-    match root {
-        Ok(root) => match replica.image(&disk.image).and_then(|image| image.root()) {
+/// The disk of two points, if they are the same cut of disks of one size.
+fn same_disk<'a>(
+    here: Option<&'a Arc<PointRecord>>,
+    there: Option<&'a Arc<PointRecord>>,
+    disk: &Name,
+) -> Option<(&'a PointDisk, &'a PointDisk)> {
+    let (here, there) = (here?, there?);
+    let cut = |point: &PointRecord| (point.lineage, point.generation, point.at);
+    let (mine, its) = (here.disk(disk)?, there.disk(disk)?);
+    (cut(here) == cut(there) && mine.size == its.size).then_some((mine, its))
+}
+
+/// Whether an image has the root that it has here, as far as that can still be known.
+fn may_be_the_same(
+    ours: &Store,
+    mine: &PointDisk,
+    replica: &Store,
+    its: &PointDisk,
+) -> Result<bool> {
+    let root = |store: &Store, disk: &PointDisk| store.image(&disk.image)?.root();
+    match root(ours, mine) {
+        Ok(known) => match root(replica, its) {
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
-            theirs => Ok(theirs? == root),
+            found => Ok(found? == known),
         },
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(true),
         Err(e) => Err(e),
@@ -139,14 +146,10 @@ pub(crate) fn copy_again(
 /// No chunk of what cannot be read is a chunk that the store has.
 fn forget(ours: &Store, unreadable: &BTreeSet<Thing>) -> Result<()> {
     let objects = &ours.inner.objects;
-    let mut containers = BTreeSet::<ObjectId>::new();
-    for (kind, id) in unreadable {
-        match kind {
-            Kind::Container => drop(containers.insert(*id)),
-            Kind::Bundle => containers.extend(objects.containers_in(*id)),
-            _ => {}
-        }
-    }
+    let containers = unreadable
+        .iter()
+        .flat_map(|object| objects.containers_of(*object));
+    let containers: BTreeSet<ObjectId> = containers.collect();
     let engine = &ours.inner.writer()?.engine;
     engine.index.lock().forget_containers(&containers);
     Ok(())

@@ -234,11 +234,7 @@ fn plan(reading: &Reading<'_>) -> Result<Planned> {
     };
     steps.extend(copyable.iter().map(copy));
     // New images are laid on containers alone.
-    let has_containers = |(kind, id): Thing| match kind {
-        Kind::Container => true,
-        Kind::Bundle => !left.inner.objects.containers_in(id).is_empty(),
-        _ => false,
-    };
+    let has_containers = |object| !left.inner.objects.containers_of(object).is_empty();
     let idle = examined.idle.iter();
     let idle = idle.filter(|(object, _)| has_containers(*object));
     steps.extend(idle.map(|(_, lost)| RepairStep::LetGo {

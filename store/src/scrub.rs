@@ -441,31 +441,20 @@ impl Scrub<'_> {
             self.spare.push(lost);
             return;
         }
-        let inside = match kind {
-            Kind::Container => vec![id],
-            Kind::Bundle => objects.containers_in(id),
-            _ => Vec::new(),
-        };
+        let inside = objects.containers_of((kind, id));
         if let Some(writer) = &self.inner.writer {
             // No chunk of it is one that the store has.
             let inside = inside.iter().copied().collect();
             writer.engine.index.lock().forget_containers(&inside);
         }
+        self.bad_containers.extend(&inside);
         if self.is_unneeded(kind, id) {
-            self.bad_containers.extend(inside);
             self.idle.push(((kind, id), lost));
             return;
         }
-        match kind {
-            Kind::Container => drop(self.bad_containers.insert(id)),
-            Kind::Bundle => {
-                self.seen
-                    .extend(inside.iter().map(|id| (Kind::Container, *id)));
-                self.bad_containers.extend(inside);
-                self.bad_trees = true;
-            }
-            _ => self.bad_trees = true,
-        }
+        self.bad_trees |= kind != Kind::Container;
+        let inside = inside.into_iter().map(|id| (Kind::Container, id));
+        self.seen.extend(inside);
         self.seen.insert((kind, id));
         self.report.lost.push(lost);
     }
@@ -526,26 +515,19 @@ impl Scrub<'_> {
         // What a collection has taken since the beginning was needed by nothing any more.
         let lacking = self.lacking.drain(..).filter(|(id, _)| hit.contains(id));
         self.report.lost.extend(lacking.map(|(_, lost)| lost));
-        let (needed, idle) =
-            std::mem::take(&mut self.idle)
-                .into_iter()
-                .partition(|((kind, id), lost)| {
-                    let by_tree = trees.iter().any(|(object, _)| *object == lost.object);
-                    let inside = self.inner.objects.containers_in(*id);
-                    by_tree
-                        || match kind {
-                            Kind::Container => hit.contains(id),
-                            Kind::Bundle => inside.iter().any(|id| hit.contains(id)),
-                            _ => false,
-                        }
-                });
+        // An image that was written meanwhile may need what none needed before.
+        let is_hit = |(thing, lost): &(_, LostObject)| {
+            let inside = self.inner.objects.containers_of(*thing);
+            inside.iter().any(|id| hit.contains(id))
+                || trees.iter().any(|(object, _)| *object == lost.object)
+        };
+        let (needed, idle): (Vec<_>, _) =
+            std::mem::take(&mut self.idle).into_iter().partition(is_hit);
         self.idle = idle;
-        self.spare
-            .extend(self.idle.iter().map(|(_, lost)| lost.clone()));
-        let needed: Vec<((Kind, ObjectId), LostObject)> = needed;
-        self.report
-            .lost
-            .extend(needed.into_iter().map(|(_, lost)| lost));
+        let spare = self.idle.iter().map(|(_, lost)| lost.clone());
+        self.spare.extend(spare);
+        let needed = needed.into_iter().map(|(_, lost)| lost);
+        self.report.lost.extend(needed);
         let known: BTreeSet<&str> = self.report.lost.iter().map(|l| l.object.as_str()).collect();
         let new = trees
             .into_iter()

@@ -177,13 +177,6 @@ impl State {
         images
     }
 
-    /// A point that is listed, or can be brought back.
-    pub(crate) fn point(&self, id: &PointId) -> Option<&Arc<PointRecord>> {
-        let removed = || self.removed.get(id).map(|(point, _)| point);
-        let listed = self.points.iter().find(|point| point.id == *id);
-        listed.or_else(removed)
-    }
-
     /// Whether a point or a seed has this very image.
     pub(crate) fn holds_image(&self, image: &ImageRef) -> bool {
         let of_point = |point: &Arc<PointRecord>| point.disks.iter().any(|d| d.image == *image);
