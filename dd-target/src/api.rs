@@ -136,7 +136,9 @@ pub struct NewVault {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewQuota {
-    /// Bytes that it may take; null: no limit.
+    /// Bytes that it may take; null: no limit. Left out, nobody could say what was meant.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schemars(required)]
     pub quota_bytes: Option<u64>,
 }
 
@@ -191,8 +193,6 @@ pub struct GroupFigures {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectList {
     /// Plain names, and lengths in bytes.
-    // In answers schemathesis 4.32 knows no pairs.
-    #[schemars(with = "Vec<Vec<serde_json::Value>>")]
     pub objects: Vec<(String, u64)>,
 }
 
@@ -270,7 +270,6 @@ pub struct Point {
     /// Whether its guests were quiet.
     pub application: bool,
     /// Its disks: name, and the image's reference in base64.
-    #[schemars(with = "Vec<Vec<String>>")]
     pub disks: Vec<(String, String)>,
     /// Bytes of the objects that were created for it.
     pub stored_new_bytes: u64,

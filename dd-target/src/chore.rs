@@ -26,8 +26,9 @@ pub fn whole_seconds(time: Duration) -> u64 {
 }
 
 /// Something to do on a target.
+// A field that nobody knows may be a misspelt one that was to keep something from being done.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "do", rename_all = "kebab-case")]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Chore {
     /// Take points off the list; they can be brought back for a while.
     Remove {

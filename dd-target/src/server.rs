@@ -33,7 +33,7 @@ use crate::server::drafts::Drafts;
 use crate::server::ending::Ending;
 use crate::server::figures::Figures;
 use crate::server::guard::UnderWay;
-use crate::server::limits::{BODY_BYTES_AT_ONCE, THREADS_MAX};
+use crate::server::limits::{BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, THREADS_MAX};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::state_dir::StateDir;
 use crate::server::tokens::Tokens;
@@ -128,6 +128,7 @@ pub(crate) struct Inner {
     under_way: UnderWay,
     /// One permit a byte.
     bodies: Arc<Semaphore>,
+    chores: Arc<Semaphore>,
     /// In which hour each token was last seen to read each vault.
     reads: Mutex<HashMap<(String, Name), u64>>,
     figures: Figures,
@@ -167,6 +168,7 @@ impl Server {
             keep: options.keep,
             under_way: UnderWay::default(),
             bodies: Arc::new(Semaphore::new(BODY_BYTES_AT_ONCE)),
+            chores: Arc::new(Semaphore::new(CHORES_AT_ONCE)),
             reads: Mutex::default(),
             figures: Figures::default(),
             openapi: openapi::of(roles::ROUTES),

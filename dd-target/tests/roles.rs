@@ -215,6 +215,57 @@ fn a_restart_keeps_tokens_and_vaults_and_its_certificate() {
     assert!(error.to_string().contains("already"), "{error}");
 }
 
+/// Found by schemathesis: refusals of the framework were text, or nothing at all.
+#[test]
+fn every_refusal_is_a_problem() {
+    let bench = Bench::new();
+    let all = bench.token(&Role::ALL);
+    for (method, path, token, expected) in [
+        ("GET", "/v1/nothing", None, 404),
+        ("POST", "/healthz", None, 405),
+        ("GET", "/v1/vaults", None, 401),
+        ("GET", "/v1/vaults/%ff/keys", None, 401),
+        ("GET", "/v1/vaults/%ff/keys", Some(&*all), 400),
+        ("GET", "/v1/audit?after=-1", Some(&*all), 400),
+        ("GET", "/v1/vaults/v/list", Some(&*all), 400),
+        (
+            "GET",
+            "/v1/vaults/v/groups/g/points?lineage=a&lineage=b",
+            Some(&*all),
+            400,
+        ),
+        ("GET", "/v1/vaults/v/objects/%66ormat", Some(&*all), 404),
+    ] {
+        let (status, body) = bench.ask(method, path, token);
+        assert_eq!(status, expected, "{method} {path}: {body}");
+        let problem: dd_target::Problem = serde_json::from_str(&body).expect(path);
+        assert!(!problem.error.is_empty());
+    }
+}
+
+/// Found by schemathesis: a quota that was left out was taken for none, and a field that no chore has was passed over, so that
+/// a scrub that was to change nothing healed.
+#[test]
+fn what_is_left_out_or_misspelt_is_not_guessed() {
+    let bench = Bench::new();
+    let admin = bench.token(&[Admin]);
+    for (method, path, body) in [
+        ("PUT", "/v1/vaults/v/quota", "{}"),
+        (
+            "POST",
+            "/v1/vaults/v/chores",
+            r#"{"do":"scrub","deep":false,"heal":true,"dry_run":true}"#,
+        ),
+    ] {
+        let (status, answer) = bench.ask_with(method, path, Some(&admin), |request| {
+            request
+                .header("content-type", "application/json")
+                .body(body)
+        });
+        assert_eq!(status, 400, "{body}: {answer}");
+    }
+}
+
 #[test]
 fn bodies_that_are_too_long_or_no_json_are_refused() {
     let bench = Bench::new();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -23,6 +23,14 @@ use crate::server::{Shared, blocking};
 pub(crate) fn given<T>(body: Result<Json<T>, JsonRejection>) -> Answer<T> {
     match body {
         Ok(Json(body)) => Ok(body),
+        Err(rejection) => Err(Refusal::invalid(rejection.body_text())),
+    }
+}
+
+/// The same of a query.
+pub(crate) fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
+    match query {
+        Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(Refusal::invalid(rejection.body_text())),
     }
 }
@@ -147,7 +155,12 @@ pub(crate) async fn chore(
     body: Result<Json<Chore>, JsonRejection>,
 ) -> Answer<Json<Done>> {
     let chore = given(body)?;
+    // One may take days, and a thread as long: others must find some.
+    let room = Arc::clone(&shared.chores).try_acquire_owned();
+    let crowded = "the server has too many chores under way";
+    let room = room.map_err(|_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?;
     blocking(move || {
+        let _room = room;
         let what = serde_json::to_string(&chore).expect("chores are plain data");
         let role = role_of(&chore);
         let vault = shared.vaults.find(&vault)?;
@@ -187,8 +200,9 @@ pub(crate) struct After {
 
 pub(crate) async fn audit(
     State(shared): State<Shared>,
-    Query(After { after }): Query<After>,
+    query: Result<Query<After>, QueryRejection>,
 ) -> Answer<Json<AuditPage>> {
+    let After { after } = asked(query)?;
     blocking(move || {
         let page = shared.audit.page(after);
         page.map(Json).map_err(|error| Refusal::failed(&error))

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -91,12 +92,14 @@ impl UnderWay {
 /// Lets a request through, or says why not.
 pub(crate) async fn guard(
     State((shared, route)): State<(Shared, &'static Route)>,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
     next: Next,
 ) -> Response {
-    let vault = params.iter().find(|(name, _)| *name == "vault");
-    let vault = vault.map(|(_, vault)| vault.to_owned());
+    let vault = params.map(|params| {
+        let vault = params.iter().find(|(name, _)| *name == "vault");
+        vault.map(|(_, vault)| vault.to_owned())
+    });
     match pass(&shared, route, vault, request).await {
         Ok((request, held)) => HELD.scope(Arc::new(held), next.run(request)).await,
         Err(refusal) => refusal.into_response(),
@@ -106,13 +109,19 @@ pub(crate) async fn guard(
 async fn pass(
     shared: &Shared,
     route: &'static Route,
-    vault: Option<String>,
+    vault: Result<Option<String>, RawPathParamsRejection>,
     mut request: Request,
 ) -> Answer<(Request, Held)> {
     let mut under_way = None;
     if let Needs::One(roles) = route.needs {
+        // A path that is no text names nothing; who asks for it is not told before it is known who that is.
+        let (vault, no_text) = match vault {
+            Ok(vault) => (vault, None),
+            Err(rejection) => (None, Some(Refusal::invalid(rejection.body_text()))),
+        };
         let asked = Asked::of(&request, vault)?;
         let caller = admit(shared, roles, asked).await?;
+        no_text.map_or(Ok(()), Err)?;
         let crowded = "this token has too many requests under way";
         let room = shared.under_way.begin(&caller.token.id);
         under_way = Some(room.ok_or_else(|| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?);

@@ -13,6 +13,8 @@ pub(crate) const REQUESTS_PER_TOKEN: usize = 32;
 pub(crate) const BODY_BYTES_AT_ONCE: usize = 256 << 20;
 /// Threads on which requests wait for disks.
 pub(crate) const THREADS_MAX: usize = 64;
+/// Chores under way at once, of everybody. Further ones are answered with 429.
+pub(crate) const CHORES_AT_ONCE: usize = 16;
 
 /// How long a client may take for its part of the TLS handshake.
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);

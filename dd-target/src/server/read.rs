@@ -7,12 +7,14 @@ use std::ops::Range;
 use axum::Extension;
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use crate::api::{ObjectList, Role};
+use crate::server::admin::asked;
 use crate::server::audit::Event;
 use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
@@ -35,8 +37,9 @@ pub(crate) async fn list(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(vault): Path<String>,
-    Query(Listed { folder }): Query<Listed>,
+    query: Result<Query<Listed>, QueryRejection>,
 ) -> Answer<Json<ObjectList>> {
+    let Listed { folder } = asked(query)?;
     if !is_folder(&folder) {
         return Err(Refusal::missing("there is no such folder in a store"));
     }
@@ -107,7 +110,10 @@ pub(crate) async fn object(
         place.read(&name, range.start, &mut bytes)?;
         shared.figures.read(bytes.len() as u64);
         let range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
-        let head = [(header::CONTENT_RANGE, range)];
+        let head = [
+            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (header::CONTENT_RANGE, range),
+        ];
         Ok((StatusCode::PARTIAL_CONTENT, head, Body::from(bytes)).into_response())
     })
     .await

@@ -71,10 +71,16 @@ impl IntoResponse for Refusal {
             self.status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
         );
+        let stranger = self.status == StatusCode::UNAUTHORIZED;
         let mut response = (self.status, Json(self.problem)).into_response();
         if again {
             let seconds = HeaderValue::from(AGAIN_S);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if stranger {
+            // RFC 9110, 15.5.2.
+            let how = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
         }
         response
     }

@@ -3,6 +3,7 @@
 //! Rule: what is not in the table does not exist, and nothing is in it without saying who may.
 
 use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Router, middleware};
 
@@ -11,6 +12,7 @@ use crate::chore::Chore;
 use crate::server::audit::AuditPage;
 use crate::server::limits::JSON_BYTES_MAX;
 use crate::server::openapi::{Content, Parameter, json};
+use crate::server::refusal::Refusal;
 use crate::server::{Shared, admin, guard, health, openapi, read, write};
 use crate::wire::{ASK_BYTES_MAX, REGIONS_BYTES_MAX};
 
@@ -123,7 +125,13 @@ pub(crate) fn router(shared: &Shared) -> Router {
     };
     let all = ROUTES.iter().fold(Router::new(), guarded);
     // The guard has read each body, as long as its call takes.
-    let all = all.layer(DefaultBodyLimit::disable());
+    let all = all
+        .layer(DefaultBodyLimit::disable())
+        .fallback(async || Refusal::missing("there is no such call"))
+        .method_not_allowed_fallback(async || {
+            let sentence = "there is no such call of that method";
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence)
+        });
     all.with_state(shared.clone())
 }
 

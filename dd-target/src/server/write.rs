@@ -8,7 +8,7 @@
 //! replaces or backdates anything.
 
 use axum::body::Bytes;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -21,7 +21,7 @@ use crate::api::{
     ZeroRanges,
 };
 use crate::record;
-use crate::server::admin::given;
+use crate::server::admin::{asked, given};
 use crate::server::audit::Event;
 use crate::server::drafts::{Draft, full};
 use crate::server::guard::Caller;
@@ -293,8 +293,9 @@ pub(crate) async fn points(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path((vault, group)): Path<(String, String)>,
-    Query(Which { lineage }): Query<Which>,
+    query: Result<Query<Which>, QueryRejection>,
 ) -> Answer<Json<PointList>> {
+    let Which { lineage } = asked(query)?;
     let group = group_of(&group)?;
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
