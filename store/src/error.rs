@@ -9,7 +9,7 @@ use crate::codec::Malformed;
 use crate::protection::Protection;
 
 /// Result of a call on the store.
-pub type Result<T> = std::result::Result<T, StoreError>;
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// What a caller can do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

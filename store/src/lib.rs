@@ -35,6 +35,7 @@ mod index;
 mod inventory;
 mod keeping;
 mod keys;
+mod landing;
 mod lease;
 mod locations;
 mod objects;
@@ -80,6 +81,7 @@ pub use gc::{GcOptions, GcReport};
 pub use image::Image;
 pub use image_writer::{Base, CheckedRegion, FinishedImage, ImageWriter, RegionCheck};
 pub use keys::{InvalidSecret, KeySlot, Keys, Secret};
+pub use landing::Landing;
 pub use pool::OnWorker;
 pub use protection::Protection;
 pub use records::{

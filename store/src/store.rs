@@ -199,11 +199,10 @@ impl Store {
     }
 
     /// The same for a point of another store, under the number that it has there.
-    pub(crate) fn commit_replica(
-        &self,
-        draft: &PointDraft,
-        sequence: u64,
-    ) -> Result<Arc<PointRecord>> {
+    ///
+    /// # Errors
+    /// As [`commit_point`](Self::commit_point); `Invalid` if the group has given the number, or a later one, already.
+    pub fn commit_replica(&self, draft: &PointDraft, sequence: u64) -> Result<Arc<PointRecord>> {
         let images = draft.disks.iter().map(|(_, image)| image);
         self.inner.check_holders(images)?;
         let mut state = self.inner.state.lock();
@@ -218,7 +217,8 @@ impl Store {
     }
 
     /// The number that a group's next point gets.
-    pub(crate) fn next_number(&self, group: &Name) -> u64 {
+    #[must_use]
+    pub fn next_number(&self, group: &Name) -> u64 {
         self.inner.state.lock().next_number(group)
     }
 

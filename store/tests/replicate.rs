@@ -269,3 +269,24 @@ fn a_crash_in_the_middle_of_a_copy_costs_time() {
         assert_eq!(ours.points().len(), 3, "operation {at}");
     }
 }
+
+/// The chunk of the last granule, which is short, must be seen, and was to be laid by its name alone where another granule of
+/// the same few MiB held the same: the copy ended with "a bug".
+#[test]
+fn the_granule_in_which_a_disk_ends_may_be_like_another() {
+    let [there, here] = pair(None);
+    let theirs = Store::open_writer(&there, with(None)).unwrap();
+    let mut last = vec![0; 4096];
+    last[..4096 - 512].fill(7);
+    let mut writer = theirs.image_writer(Base::Empty { size: SIZE }).unwrap();
+    writer.put(3, &last).unwrap();
+    writer.put(GRANULES - 1, &last).unwrap();
+    let image = writer.finish().unwrap();
+    theirs.commit_point(draft("g", image)).unwrap();
+    let ours = Store::open_writer(&here, with(None)).unwrap();
+    let copied = copy_all(&ours, &theirs);
+    let image = ours.image(&copied[0].point.disks[0].image).unwrap();
+    let read = read_all(&image);
+    let end = read.len();
+    assert!(read[3 * 4096..][..3584] == last[..3584] && read[end - 3584..] == last[..3584]);
+}
