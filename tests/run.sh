@@ -37,10 +37,16 @@ phase_simulation() {
 # What a write costs, in instructions: the only cost that does not depend on the neighbours.
 phase_instructions() { bash bench/instructions.sh; }
 
+# The server's API, by its own page, with everything at once and with as little as a stranger has.
+phase_api() {
+  cargo build --locked -p cli || return 1
+  EXAMPLES=${API_EXAMPLES:-5} SEED=$STANDIN_SEED bash tests/schemathesis.sh all ship none
+}
+
 phase_fuzz() { bash fuzz/run.sh "${FUZZ_SECONDS:-6}"; }
 
 phases=("$@")
-[ "$#" -gt 0 ] || phases=(format lints tests docs simulation instructions fuzz)
+[ "$#" -gt 0 ] || phases=(format lints tests docs simulation instructions api fuzz)
 failed=()
 summary=""
 for phase in "${phases[@]}"; do

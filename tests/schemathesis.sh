@@ -323,12 +323,10 @@ expected-statuses = ["2xx", "3xx", "4xx", "507"]
 TOML
 
 # Not asked for yet:
-# - content_type_conformance: a query or a path that makes no sense is answered in plain text, and not with a Problem; bytes of
-#   objects come without their type;
 # - positive_data_acceptance: the page does not say which texts are names, lineages, ranges, and how long things may be;
 # - negative_data_rejection: so it takes a number in a path for a wrong name, and a draft of ours for one that is none;
 # - response_headers_conformance: the page says nothing of headers.
-checks=not_a_server_error,status_code_conformance,response_schema_conformance,unsupported_method,allow_header_conformance,ignored_auth
+checks=not_a_server_error,content_type_conformance,status_code_conformance,response_schema_conformance,unsupported_method,allow_header_conformance,ignored_auth
 
 token() {
   (umask 077 && "$standin" token create --state state --name "$1" "${@:2}" > "$1" 2> token.log)

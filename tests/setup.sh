@@ -16,6 +16,7 @@ peers=(
   e2fsprogs xfsprogs busybox-static             # guests' disks
   kmod cpio python3 util-linux
   valgrind                                      # counts instructions: bench/instructions.sh
+  python3-venv curl jq                          # the API's fuzzing: tests/schemathesis.sh
 )
 packages=("${build[@]}")
 [ "$what" = all ] && packages+=("${peers[@]}")
