@@ -22,7 +22,12 @@ pub(crate) struct Held {
     pub(crate) point: Option<Arc<PointRecord>>,
     /// The saved seed.
     pub(crate) seed: Option<Arc<SeedRecord>>,
+    /// There was something of this lineage that was not made here; it is left out.
+    pub(crate) foreign: bool,
 }
+
+/// Why nothing is laid upon a history with something foreign in it.
+pub(crate) const FOREIGN: &str = "the target has a point of this history that was not made here";
 
 /// A sealed generation, as far as it matters here.
 pub(crate) struct Sealed<'a> {
@@ -47,6 +52,9 @@ pub(crate) enum Plan {
 
 /// Decides.
 pub(crate) fn plan(held: &Held, sealed: &Sealed<'_>) -> Plan {
+    if held.foreign {
+        return Plan::Missing(FOREIGN);
+    }
     let fits = |base: u64| sealed.since.0 <= base && base < sealed.generation.0;
     let own = |lineage: &[u8; 16]| *lineage == sealed.lineage.0;
     if let Some(point) = held.point.as_ref().filter(|point| own(&point.lineage)) {

@@ -26,6 +26,7 @@ use crate::gaps::GapLedger;
 use crate::hooks::{HookOptions, Hooks};
 use crate::ladder::{self, Ladder};
 use crate::limits::Limits;
+use crate::made_here::MadeHere;
 use crate::open_target::OpenTarget;
 use crate::places::{GroupPlace, Record};
 use crate::recent::Recent;
@@ -75,6 +76,7 @@ pub(crate) struct Engine {
     reread: AtomicU64,
     /// What the next start finds.
     record: Mutex<Record>,
+    pub(crate) made_here: Arc<MadeHere>,
     /// Held through a cut or a restart of tracking, so that a cut and its lineage belong together.
     cutting: Mutex<()>,
 }
@@ -160,6 +162,7 @@ impl Engine {
         record: Record,
     ) -> Result<Self> {
         let gaps = gaps::open(&group, &world, policy.every, &place)?;
+        let made_here = MadeHere::of(&place)?;
         let total = group
             .disks()
             .iter()
@@ -212,6 +215,7 @@ impl Engine {
             changed: Condvar::new(),
             reread: AtomicU64::new(0),
             record: Mutex::new(record),
+            made_here: Arc::new(made_here),
             cutting: Mutex::new(()),
         })
     }
@@ -457,7 +461,11 @@ impl Engine {
     /// What the target has that concerns the history that counts.
     pub(crate) fn held(&self, target: &TargetWriter) -> Result<Held> {
         let held = target.held(&self.name, &self.group.lineage().0);
-        held.map_err(self.target.unwritten("see what the target has"))
+        let held = held.map_err(self.target.unwritten("see what the target has"))?;
+        if held.foreign {
+            self.note_cause(Cause::ForeignPoint);
+        }
+        Ok(held)
     }
 
     /// Whether the next cut, or the oldest that is sealed, can be laid on what the target has. The

@@ -64,6 +64,22 @@ pub enum Error {
         /// Why not.
         source: RemoteError,
     },
+    /// What is about to be shipped cannot be written down.
+    #[error("cannot write down what is shipped (`made` in the state directory of the group)")]
+    Account {
+        /// Why not.
+        source: io::Error,
+    },
+    /// A vault that others ship to lists something else in place of what was shipped.
+    #[error(
+        "`{target}` lists {point}, which was not made here, in place of the point that was shipped"
+    )]
+    Foreign {
+        /// Where.
+        target: String,
+        /// Which.
+        point: String,
+    },
     /// A disk that somebody else serves cannot be had.
     #[error(transparent)]
     Nbd(#[from] export::ConnectError),
@@ -302,6 +318,12 @@ impl Error {
             Self::Vault { source, .. } => return source.hint(),
             Self::Seeding { .. } => {
                 "try again, or add --wait; `standin status` shows how far it is"
+            }
+            Self::Foreign { .. } => {
+                "the disks are copied anew by themselves; if nobody else should have the token, revoke it and make another"
+            }
+            Self::Account { .. } => {
+                "see why the file system of the state directory fails; nothing is lost so far"
             }
             Self::Crowded => "try again later, or without --wait",
             Self::Stopping { .. } => "start `standin protect` again",

@@ -32,6 +32,7 @@ mod keeping;
 mod keys;
 mod ladder;
 mod limits;
+mod made_here;
 mod memory;
 mod open_files;
 mod open_target;

@@ -106,10 +106,8 @@ pub(crate) fn seed(engine: &Engine, store: &TargetWriter) -> Result<Seeded> {
     let lineage = engine.group.lineage();
     let since = engine.group.since();
     let newest = engine.group.open_generation().previous();
-    let found = store.seed(&engine.name);
-    let found = found
-        .map_err(target_error(engine, "see how far the first copy is"))?
-        .filter(|seed| goes_on(seed, lineage, since..=newest, &engine.disk_sizes()));
+    let found = engine.held(store)?.seed;
+    let found = found.filter(|seed| goes_on(seed, lineage, since..=newest, &engine.disk_sizes()));
     let began = found.as_ref().map(|seed| Generation(seed.generation));
     let generation = began.unwrap_or(newest);
     engine.adjust_priority();

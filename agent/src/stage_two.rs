@@ -22,7 +22,7 @@ use crate::ship::Shipped;
 use crate::target::Missing;
 use crate::target_writer::{TargetWriter, WriteError};
 use crate::trouble::Step;
-use crate::{Error, Kind, Result, seed, ship};
+use crate::{Error, Kind, Result, base, seed, ship};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
@@ -159,6 +159,7 @@ pub(crate) fn open_first(engine: &Engine) -> Result<TargetWriter> {
         ..Around::new(Arc::clone(&engine.world.clock))
     };
     let store = engine.target.writer(&around, missing)?;
+    let store = store.accounted(&engine.made_here);
     engine.note_target(&store)?;
     engine.works(Step::OpenTarget);
     debug!(group = %engine.name, target = %engine.target, "target opened");
@@ -177,8 +178,11 @@ fn find_base(engine: &Engine, store: &TargetWriter) -> Result<Round> {
         engine.seeded(lineage, first_cut, held.point.is_none());
         return Ok(Round::Went);
     }
-    if !engine.group.sealed().is_empty() {
-        let why = "the target lacks what the sealed diffs build on";
+    if held.foreign || !engine.group.sealed().is_empty() {
+        let why = match held.foreign {
+            true => base::FOREIGN,
+            false => "the target lacks what the sealed diffs build on",
+        };
         engine
             .restart_tracking(lineage, why)
             .inspect_err(|e| engine.fails(Step::Seed, e))?;

@@ -13,7 +13,7 @@ use store::{
 };
 
 use crate::secret_file::SecretFile;
-use crate::target_writer::{TargetWriter, WriteError};
+use crate::target_writer::{Shipper, TargetWriter, WriteError};
 use crate::{Error, Result};
 use place::Place;
 
@@ -201,7 +201,7 @@ impl Target {
         let codec = codec.map_err(self.failed("open the vault"))?;
         let vault = Vault::open(url, &Access::of_this_process());
         let vault = vault.map_err(self.refused("open the vault"))?;
-        Ok(TargetWriter::Vault(vault.with_codec(codec)))
+        Ok(TargetWriter::Vault(Shipper::new(vault.with_codec(codec))))
     }
 
     fn store(&self, around: &Around, missing: Missing) -> Result<Store> {
@@ -315,9 +315,15 @@ impl Target {
     /// The same of whoever adds points.
     pub(crate) fn unwritten(&self, doing: &'static str) -> impl Fn(WriteError) -> Error {
         let (of_store, of_vault) = (self.failed(doing), self.refused(doing));
+        let target = self.to_string();
         move |error| match error {
             WriteError::Store(error) => of_store(error),
             WriteError::Vault(error) => of_vault(error),
+            WriteError::Account(source) => Error::Account { source },
+            WriteError::Foreign(point) => Error::Foreign {
+                target: target.clone(),
+                point: point.to_string(),
+            },
         }
     }
 

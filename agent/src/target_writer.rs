@@ -1,8 +1,11 @@
 //! Who adds points to a target: a store that this process has open, or a vault behind a server.
 //!
 //! Rule: both do the same; what only a store can (reading images for the audit, chores) goes by [`TargetWriter::store`].
+//! Rule: a store has one writer. A vault has many: what it lists of a protection's history is believed where the
+//! protection has made it (`made_here.rs`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use block::{GranuleRange, Name, UnixNanos};
@@ -10,17 +13,26 @@ use dd_target::client::{
     RemoteError, RemoteImage, RemoteImageWriter, RemotePoint, RemoteSeed, Vault,
 };
 use store::{
-    Base, Consistency, FinishedImage, ImageRef, ImageWriter, PointDraft, PointRecord, SeedDisk,
-    SeedDraft, SeedRecord, Store, StoreError,
+    Base, Consistency, FinishedImage, ImageRef, ImageWriter, PointDraft, PointId, PointRecord,
+    SeedDisk, SeedDraft, Store, StoreError,
 };
 
 use crate::base::Held;
+use crate::made_here::{Made, MadeHere};
 
 /// A target that points are added to.
 #[derive(Clone)]
 pub(crate) enum TargetWriter {
     Store(Store),
-    Vault(Vault),
+    Vault(Shipper),
+}
+
+/// One of those who add points to a vault.
+#[derive(Clone)]
+pub(crate) struct Shipper {
+    vault: Vault,
+    /// What it made before; `None` if it builds on nothing that it finds.
+    made_here: Option<Arc<MadeHere>>,
 }
 
 /// Why a target could not.
@@ -28,6 +40,10 @@ pub(crate) enum TargetWriter {
 pub(crate) enum WriteError {
     Store(StoreError),
     Vault(RemoteError),
+    /// The account of what was made here cannot be written.
+    Account(io::Error),
+    /// The vault lists another point in place of the one that it was asked to list.
+    Foreign(PointId),
 }
 
 impl From<StoreError> for WriteError {
@@ -106,7 +122,84 @@ pub(crate) struct NewSeedDisk {
 
 type Written<T> = std::result::Result<T, WriteError>;
 
+impl Shipper {
+    pub(crate) fn new(vault: Vault) -> Self {
+        let made_here = None;
+        Self { vault, made_here }
+    }
+
+    fn about_to_ask(&self, made: Made) -> Written<()> {
+        let made_here = self.made_here.as_ref();
+        let written = made_here.map(|made_here| made_here.ask(made));
+        written.transpose().map_err(WriteError::Account)?;
+        Ok(())
+    }
+
+    fn held(&self, group: &Name, lineage: &[u8; 16]) -> Written<Held> {
+        let held = Held {
+            point: self.vault.points(group, Some(lineage))?.into_iter().next(),
+            seed: self.vault.seed(group)?,
+            foreign: false,
+        };
+        Ok(match &self.made_here {
+            Some(made_here) => made_here.only_ours(lineage, held),
+            None => held,
+        })
+    }
+
+    fn commit_point(&self, new: NewPoint) -> Written<Arc<PointRecord>> {
+        let made = |image: &TargetImage| image.image().clone();
+        let images: Vec<_> = new.disks.iter().map(|(n, i)| (n, made(i))).collect();
+        let images = images.iter().map(|(name, image)| (*name, image));
+        self.about_to_ask(Made::point(&new.lineage, new.generation, images))?;
+        let disks = new.disks.iter();
+        let disks: Vec<_> = disks
+            .map(|(name, image)| (name.clone(), image.of_vault().clone()))
+            .collect();
+        let point = self.vault.commit_point(&RemotePoint {
+            group: &new.group,
+            disks: &disks,
+            at: new.at,
+            lineage: new.lineage,
+            generation: new.generation,
+            labels: &new.labels,
+            consistency: new.consistency,
+        })?;
+        let made_here = self.made_here.as_ref();
+        match made_here.is_none_or(|made_here| made_here.has_point(&point)) {
+            true => Ok(point),
+            false => Err(WriteError::Foreign(point.id.clone())),
+        }
+    }
+
+    fn save_seed(&self, seed: &NewSeed<'_>) -> Written<()> {
+        let disks = seed.disks.iter();
+        let images = disks.map(|disk| (&disk.name, disk.cursor_granule, disk.image.image()));
+        self.about_to_ask(Made::seed(&seed.lineage, seed.generation, images))?;
+        let disks = seed.disks.iter();
+        Ok(self.vault.save_seed(&RemoteSeed {
+            group: seed.group,
+            lineage: seed.lineage,
+            generation: seed.generation,
+            disks: disks
+                .map(|d| (&d.name, d.cursor_granule, d.image.of_vault()))
+                .collect(),
+        })?)
+    }
+}
+
 impl TargetWriter {
+    /// The same, for a protection: what it finds of its history counts where it was made here.
+    pub(crate) fn accounted(self, made_here: &Arc<MadeHere>) -> Self {
+        match self {
+            Self::Vault(shipper) => Self::Vault(Shipper {
+                made_here: Some(Arc::clone(made_here)),
+                ..shipper
+            }),
+            store => store,
+        }
+    }
+
     /// The store, if this process has it open.
     pub(crate) fn store(&self) -> Option<&Store> {
         match self {
@@ -123,7 +216,7 @@ impl TargetWriter {
                 let of_group = points.iter().rev().filter(|p| p.group() == group);
                 of_group.take(2).cloned().collect()
             }
-            Self::Vault(vault) => vault.points(group, None)?,
+            Self::Vault(shipper) => shipper.vault.points(group, None)?,
         })
     }
 
@@ -140,27 +233,20 @@ impl TargetWriter {
                     of_group.find(|point| own(point)).cloned()
                 });
                 let seed = store.seed(group);
-                Held { point, seed }
+                Held {
+                    point,
+                    seed,
+                    foreign: false,
+                }
             }
-            Self::Vault(vault) => Held {
-                point: vault.points(group, Some(lineage))?.into_iter().next(),
-                seed: vault.seed(group)?,
-            },
-        })
-    }
-
-    /// A group's seed, if one is under way.
-    pub(crate) fn seed(&self, group: &Name) -> Written<Option<Arc<SeedRecord>>> {
-        Ok(match self {
-            Self::Store(store) => store.seed(group),
-            Self::Vault(vault) => vault.seed(group)?,
+            Self::Vault(shipper) => shipper.held(group, lineage)?,
         })
     }
 
     pub(crate) fn image_writer(&self, base: Base) -> Written<TargetImageWriter> {
         Ok(match self {
             Self::Store(store) => TargetImageWriter::Store(Box::new(store.image_writer(base)?)),
-            Self::Vault(vault) => TargetImageWriter::Vault(vault.image_writer(base)?),
+            Self::Vault(shipper) => TargetImageWriter::Vault(shipper.vault.image_writer(base)?),
         })
     }
 
@@ -181,21 +267,7 @@ impl TargetWriter {
                     consistency: new.consistency,
                 })?)
             }
-            Self::Vault(vault) => {
-                let disks = new.disks.iter();
-                let disks: Vec<_> = disks
-                    .map(|(name, image)| (name.clone(), image.of_vault().clone()))
-                    .collect();
-                Ok(vault.commit_point(&RemotePoint {
-                    group: &new.group,
-                    disks: &disks,
-                    at: new.at,
-                    lineage: new.lineage,
-                    generation: new.generation,
-                    labels: &new.labels,
-                    consistency: new.consistency,
-                })?)
-            }
+            Self::Vault(shipper) => shipper.commit_point(new),
         }
     }
 
@@ -214,17 +286,7 @@ impl TargetWriter {
                     disks: seed.disks.iter().map(disk).collect(),
                 })?)
             }
-            Self::Vault(vault) => {
-                let disks = seed.disks.iter();
-                Ok(vault.save_seed(&RemoteSeed {
-                    group: seed.group,
-                    lineage: seed.lineage,
-                    generation: seed.generation,
-                    disks: disks
-                        .map(|d| (&d.name, d.cursor_granule, d.image.of_vault()))
-                        .collect(),
-                })?)
-            }
+            Self::Vault(shipper) => shipper.save_seed(seed),
         }
     }
 

@@ -46,6 +46,8 @@ pub enum Cause {
     MarksLost,
     /// Tracking began anew, and the disks were copied anew.
     CopiedAnew,
+    /// The target lists a point of the history that this protection did not make.
+    ForeignPoint,
     /// Cuts were made late; the machine was busy.
     Late,
 }
@@ -101,6 +103,7 @@ impl fmt::Display for Cause {
             Self::NotRunning => "not-running",
             Self::MarksLost => "marks-lost",
             Self::CopiedAnew => "copied-anew",
+            Self::ForeignPoint => "foreign-point",
             Self::Late => "late",
         })
     }

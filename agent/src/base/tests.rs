@@ -99,6 +99,7 @@ fn only_a_point_between_since_and_generation_is_a_base() {
     let held = |lineage, generation| Held {
         point: Some(world.point(lineage, generation, &[("a", SIZE)])),
         seed: None,
+        foreign: false,
     };
     for (point, since, generation, plan) in [
         (5, 5, 6, "over"),
@@ -137,6 +138,7 @@ fn only_a_complete_seed_of_the_same_history_is_a_base() {
     let held = |lineage, generation, complete| Held {
         point: None,
         seed: Some(world.seed(lineage, generation, complete)),
+        foreign: false,
     };
     assert_eq!(planned(&held(OURS, 0, true), 0, 1), "over");
     assert_eq!(planned(&held(OURS, 0, false), 0, 1), "missing");
@@ -157,6 +159,7 @@ fn a_point_of_other_disks_is_no_base() {
         let held = Held {
             point: Some(world.point(OURS, 5, disks)),
             seed: None,
+            foreign: false,
         };
         assert_eq!(planned(&held, 5, 6), "missing", "{disks:?}");
     }

@@ -188,6 +188,7 @@ fn cause_text(cause: Cause) -> &'static str {
         Cause::NotRunning => "no process protected the group",
         Cause::MarksLost => "writes could not be marked",
         Cause::CopiedAnew => "the disks are copied anew",
+        Cause::ForeignPoint => "the target lists a point that was not made here",
         Cause::Late => "the machine is busy",
     }
 }
