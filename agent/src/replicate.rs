@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use block::{Clock, Name};
 use dd_target::Progress;
-use store::PointId;
+use dd_target::client::{Access, CopyError, Vault};
+use store::{PointId, PointRecord, Replicated, Store};
 
 use crate::{Result, Target};
 
@@ -16,7 +17,8 @@ use crate::{Result, Target};
 pub struct ReplicateOptions {
     /// Where the points are.
     pub from: Target,
-    /// Where they are to be, too. A store is made there if there is none; encrypted if the other one is, with the same keys.
+    /// Where they are to be, too. A store is made there if there is none, but for a vault; encrypted if the other one is, with the
+    /// same keys.
     pub to: Target,
     /// Only those of this group.
     pub group: Option<Name>,
@@ -44,6 +46,10 @@ pub fn points_to_replicate(
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<PointId>> {
     let from = options.from.reader(clock)?;
+    if options.to.vault().is_some() {
+        let points = Replica::open(options, &from, clock)?.points_to_copy(options, &from)?;
+        return Ok(points.iter().map(|point| point.id.clone()).collect());
+    }
     let points = match options.to.reader_if_there(clock)? {
         Some(to) => {
             let checked = to.check_key_of(&from);
@@ -72,23 +78,95 @@ pub fn replicate(
 ) -> Result<ReplicatedPoints> {
     let began = clock.monotonic();
     let from = options.from.reader(clock)?;
-    let to = options.to.replica(&options.from, clock)?;
-    let checked = to.check_key_of(&from);
-    checked.map_err(options.to.failed("copy points to the target"))?;
-    let before = to.figures().stored_bytes;
+    let to = Replica::open(options, &from, clock)?;
+    let before = to.stored_bytes();
     let mut done = ReplicatedPoints {
         points: Vec::new(),
         copied_bytes: 0,
         stored_bytes: 0,
         took: Duration::ZERO,
     };
-    for point in to.points_to_copy(&from, options.group.as_ref()) {
-        let copied = to.copy_point(&from, &point.id, &progress);
-        let copied = copied.map_err(options.to.failed("copy a point to the target"))?;
+    for point in to.points_to_copy(options, &from)? {
+        let copied = to.copy(options, &from, &point, progress)?;
         done.points.push(copied.point.id.clone());
         done.copied_bytes += copied.copied_bytes;
+        done.stored_bytes += copied.point.stored_new_bytes;
     }
-    done.stored_bytes = to.figures().stored_bytes.saturating_sub(before);
+    if let (Some(before), Some(after)) = (before, to.stored_bytes()) {
+        done.stored_bytes = after.saturating_sub(before);
+    }
     done.took = clock.monotonic().saturating_sub(began);
     Ok(done)
+}
+
+/// Where points are copied to.
+enum Replica {
+    Store(Store),
+    Vault(Vault),
+}
+
+impl Replica {
+    fn open(options: &ReplicateOptions, from: &Store, clock: &Arc<dyn Clock>) -> Result<Self> {
+        let to = &options.to;
+        let (replica, checked) = match to.vault() {
+            None => {
+                let store = to.replica(&options.from, clock)?;
+                let checked = store.check_key_of(from);
+                (Self::Store(store), checked)
+            }
+            Some(url) => {
+                let vault = Vault::open(url, &Access::of_this_process());
+                let vault = vault.map_err(to.refused("open the vault"))?;
+                (Self::Vault(vault), from.check_key_at(&to.backend()?))
+            }
+        };
+        checked.map_err(to.failed("copy points to the target"))?;
+        Ok(replica)
+    }
+
+    fn points_to_copy(
+        &self,
+        options: &ReplicateOptions,
+        from: &Store,
+    ) -> Result<Vec<Arc<PointRecord>>> {
+        let group = options.group.as_ref();
+        match self {
+            Self::Store(store) => Ok(store.points_to_copy(from, group)),
+            Self::Vault(vault) => {
+                let points = vault.points_to_copy(from, group);
+                points.map_err(options.to.refused("see what the target has"))
+            }
+        }
+    }
+
+    fn copy(
+        &self,
+        options: &ReplicateOptions,
+        from: &Store,
+        point: &PointRecord,
+        progress: Progress<'_>,
+    ) -> Result<Replicated> {
+        const DOING: &str = "copy a point to the target";
+        match self {
+            Self::Store(store) => {
+                let copied = store.copy_point(from, &point.id, &progress);
+                copied.map_err(options.to.failed(DOING))
+            }
+            Self::Vault(vault) => {
+                let copied = vault.copy_point(from, point, &progress);
+                copied.map_err(|error| match error {
+                    CopyError::From(error) => options.from.failed("read a point")(error),
+                    CopyError::To(error) => options.to.refused(DOING)(error),
+                })
+            }
+        }
+    }
+
+    /// Bytes that it takes; nobody but its server knows of a vault, which others fill, too.
+    fn stored_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Store(store) => Some(store.figures().stored_bytes),
+            Self::Vault(_) => None,
+        }
+    }
 }

@@ -230,6 +230,9 @@ pub struct FinishedDraft {
     pub stored_bytes: u64,
     /// Bytes that differ from its base.
     pub changed_bytes: u64,
+    /// What its whole content comes to, in hexadecimal digits, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
 }
 
 /// A point to be listed.
@@ -250,6 +253,9 @@ pub struct NewPoint {
     pub application: bool,
     /// Its disks, with their drafts.
     pub disks: Vec<(String, String)>,
+    /// The number that it is to have, for a copy of a point that has it elsewhere; left out, the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
 }
 
 /// A point, as its shipper must know it.
@@ -282,6 +288,8 @@ pub struct Point {
 pub struct PointList {
     /// The points.
     pub points: Vec<Point>,
+    /// The number that the group's next point gets.
+    pub next_sequence: u64,
 }
 
 /// The progress of a first copy.

@@ -12,15 +12,19 @@ use block::Name;
 
 use crate::problem::{Kind, Problem};
 
+pub use image_copy::CopyError;
 pub use image_writer::RemoteImageWriter;
 pub use keeper::Remote;
 pub use objects::Objects;
 pub use vault::{RemoteImage, RemotePoint, RemoteSeed, Vault};
 
 mod connection;
+mod draft;
+mod image_copy;
 mod image_writer;
 mod keeper;
 mod objects;
+mod replicate;
 mod vault;
 
 /// A server: `https://HOST:PORT`.
@@ -203,6 +207,14 @@ pub enum RemoteError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// An image that was copied is not the same there.
+    #[error(
+        "an image that was copied to `{server}` has not the content that it has here; nothing was listed"
+    )]
+    OtherContent {
+        /// Which server.
+        server: String,
+    },
 }
 
 impl RemoteError {
@@ -214,6 +226,7 @@ impl RemoteError {
             // A draft that is gone is begun again.
             Self::Unreachable { .. } | Self::ImageFailed { .. } => Kind::Retry,
             Self::Refused { problem, .. } => problem.kind,
+            Self::OtherContent { .. } => Kind::Damaged,
             Self::File { .. } | Self::Answer { .. } | Self::Invalid(_) => Kind::Failed,
         }
     }
@@ -230,6 +243,9 @@ impl RemoteError {
                 "is the server running? if it has a certificate of its own, name its file: --ca FILE, or STANDIN_CA"
             }
             Self::Refused { problem, .. } => return problem.hint.clone(),
+            Self::OtherContent { .. } => {
+                "the server, or what it keeps, cannot be trusted with it: let it be scrubbed, and see who ships to it"
+            }
             Self::Answer { .. } | Self::ImageFailed { .. } | Self::Invalid(_) => return None,
         };
         Some(text.to_owned())

@@ -16,6 +16,7 @@ pub(crate) struct NewPoint {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) consistency: Consistency,
     pub(crate) disks: Vec<(Name, String)>,
+    pub(crate) sequence: Option<u64>,
 }
 
 pub(crate) fn image(text: &str) -> Option<ImageRef> {
@@ -44,6 +45,7 @@ pub(crate) fn new_point(new: api::NewPoint) -> Option<NewPoint> {
         labels: new.labels,
         consistency: consistency(new.application),
         disks: new.disks.into_iter().map(disk).collect::<Option<_>>()?,
+        sequence: new.sequence,
     })
 }
 

@@ -52,6 +52,8 @@ fn is_plain(name: &str) -> bool {
 
 /// Bytes of an entry: a granule and the fingerprint of what it holds.
 const ENTRY: usize = 8 + 32;
+/// The granule of a chunk that is a part of its region, and of no granule.
+pub(crate) const NOWHERE: u64 = u64::MAX;
 /// Bytes of a frame before its entries.
 const FRAME_HEAD: usize = 8;
 /// Most entries that are asked for at once.

@@ -6,11 +6,14 @@ use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, ensure};
+use block::{Clock as _, Name, SystemClock};
+use dd_target::client::{Access, RemotePoint, Vault};
+use store::Base;
 use tests::nbd::Address;
 use tests::process::Beside;
 use tests::protect::How;
 use tests::time::wait_for;
-use tests::{Bench, Load, Protect, Shape, image, standin};
+use tests::{Bench, Ledger, Load, Protect, Shape, Window, image, standin};
 
 use crate::places::{LIMIT, MIB};
 
@@ -75,6 +78,32 @@ impl Wire {
             shown("STANDIN_TOKEN_FILE", role),
             shown("STANDIN_CA", "server/server.pem"),
         ]);
+    }
+
+    /// Lists a point of the group's next cut, as whoever has stolen the ship token can: the newest one, with nonsense in it.
+    fn forge(&self) -> Result<()> {
+        let access = Access {
+            token: Some(self.bench.path("ship")),
+            certificate: None,
+            authorities: Some(self.bench.path("server/server.pem")),
+        };
+        let vault = Vault::open(&self.bench.target().parse()?, &access)?;
+        let group: Name = "g".parse()?;
+        let newest = vault.points(&group, None)?;
+        let newest = newest.first().context("there is a point")?;
+        let disk = &newest.disks[0];
+        let mut image = vault.image_writer(Base::Image(disk.image.clone()))?;
+        image.put(0, &vec![0xbb; usize::try_from(DISK / 2)?])?;
+        vault.commit_point(&RemotePoint {
+            group: &group,
+            disks: &[(disk.name.clone(), image.finish()?)],
+            at: SystemClock::new().wall(),
+            lineage: newest.lineage,
+            generation: newest.generation + 1,
+            labels: &newest.labels,
+            consistency: newest.consistency,
+        })?;
+        Ok(())
     }
 
     fn restart(&mut self) -> Result<()> {
@@ -153,6 +182,63 @@ fn wire_a_disk_is_protected_over_tls_and_outlives_a_kill_of_the_server() -> Resu
     Ok(())
 }
 
+/// A thief of the ship token lists a point of the cut that comes next. The protection took it for its own, removed
+/// the diffs of that cut, and laid all later points over nonsense; so it does after a restart, and after a power cut.
+#[test]
+fn wire_nothing_is_built_on_what_a_thief_of_the_token_lists() -> Result<()> {
+    let wire = Wire::start()?;
+    let (disk, ledger) = wire.bench.stamped_disk("disk", DISK)?;
+    wire.show("ship");
+    let how = How::new(&wire.bench, &[&disk]);
+    let mut protect = Protect::start(&wire.bench, &how)?;
+    protect.cut()?;
+    let load = Load::start(
+        &protect.address,
+        "disk",
+        &ledger,
+        &Shape::mixed(0..image::sectors(DISK)),
+        wire.bench.seed,
+    );
+    load.wait_acked(200)?;
+    wire.forge()?;
+    let (after, window) = next_point(&wire.bench, &ledger)?;
+    load.stop()?;
+    let gaps = protect.gaps()?.to_string();
+    ensure!(gaps.contains("foreign-point"), "{gaps}");
+    let image_reads = |protect: &Protect| {
+        let status = protect.status()?;
+        status["seed"]["read_bytes"].as_u64().context("a number")
+    };
+
+    // Its own points are known again, whatever ends the process.
+    protect.kill9()?;
+    protect = Protect::start(&wire.bench, &how)?;
+    protect.cut()?;
+    ensure!(image_reads(&protect)? == 0, "the disk was copied anew");
+    protect.stop()?;
+    // What is listed while nobody protects is no more believed.
+    wire.forge()?;
+    protect = Protect::start(&wire.bench, &how)?;
+    let (last, last_window) = next_point(&wire.bench, &ledger)?;
+    protect.stop()?;
+    wire.show("restore");
+    wire.bench.check_point(&after, &ledger, window)?;
+    wire.bench.check_point(&last, &ledger, last_window)?;
+    Ok(())
+}
+
+/// The next cut that becomes a point: the one that the forged point was to replace does not.
+fn next_point(bench: &Bench, ledger: &Ledger) -> Result<(String, Window)> {
+    wait_for("a point after the forged one", LIMIT, || {
+        let asked = ledger.tick();
+        let said = standin::say(["cut", "g", "--state", &bench.state(), "--wait"])?;
+        let id = said.out.split_whitespace().last().map(str::to_owned);
+        let answered = ledger.tick();
+        let window = Window { asked, answered };
+        Ok(id.filter(|_| said.status.success()).map(|id| (id, window)))
+    })
+}
+
 #[test]
 fn wire_an_imported_image_restores_byte_for_byte_and_changes_cost_what_changed() -> Result<()> {
     let wire = Wire::start()?;
@@ -171,6 +257,47 @@ fn wire_an_imported_image_restores_byte_for_byte_and_changes_cost_what_changed()
     let stored = second["stored_bytes"].as_u64().context("a number")?;
     ensure!(stored < MIB, "20 kB of changes took {stored} bytes");
     wire.show("restore");
+    wire.bench.compare("g@2", None, &path)?;
+    Ok(())
+}
+
+#[test]
+fn wire_a_vault_takes_the_points_of_another_target() -> Result<()> {
+    let mut wire = Wire::start()?;
+    let vault = wire.bench.target();
+    let path = wire.bench.path("disk.raw");
+    image::sparse(&path, DISK)?;
+    image::scribble(&path, 0, 9 * MIB, wire.bench.seed)?;
+    let near = format!("dir:{}", wire.bench.text("near"));
+    let text = wire.bench.text("disk.raw");
+    let import = ["import", &text, "--target", &near, "--group", "g"];
+    standin::run(import)?;
+    image::scribble(&path, 20 * MIB, 300_000, 5)?;
+    standin::run(import)?;
+
+    wire.show("ship");
+    let dry = standin::json(["replicate", &near, &vault, "--dry-run"])?;
+    ensure!(
+        dry["would_copy"] == serde_json::json!(["g@1", "g@2"]),
+        "{dry}"
+    );
+    let copied = standin::json(["replicate", &near, &vault])?;
+    ensure!(copied["points"] == dry["would_copy"], "{copied}");
+    let again = standin::json(["replicate", &near, &vault])?;
+    ensure!(again["copied_bytes"] == 0, "{again}");
+    wire.show("restore");
+    standin::refuse(["replicate", &near, &vault, "--dry-run"], 2, &["role"])?;
+    wire.bench.compare("g@2", None, &path)?;
+    standin::run(["point", "verify", "--all", "--target", &vault])?;
+    // Where something is lost of the near one, the vault has it.
+    let lose = wire.bench.path("near/containers");
+    let lost = std::process::Command::new("find")
+        .arg(&lose)
+        .args(["-type", "f", "-delete"])
+        .status()?;
+    ensure!(lost.success(), "{lost}");
+    standin::run(["store", "repair", &near, "--from", &vault, "--apply"])?;
+    wire.bench.set_target(&near);
     wire.bench.compare("g@2", None, &path)?;
     Ok(())
 }

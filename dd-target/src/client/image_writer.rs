@@ -14,37 +14,25 @@ use std::sync::Arc;
 use block::{GRANULE, GranuleRange};
 use parking_lot::Mutex;
 use store::{ChunkCodec, Fingerprint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::api::{FinishedDraft, ZeroRanges};
-use crate::chain;
 use crate::client::RemoteError;
-use crate::client::connection::{Ask, Connection};
+use crate::client::draft::Draft;
 use crate::client::vault::{RemoteImage, Vault};
-use crate::record;
 use crate::wire::{self, Entry};
 
 /// Granules that are asked for at once.
 const WINDOW: usize = 512;
-/// Windows under way at once.
-const WINDOWS_AT_ONCE: u32 = 6;
 /// Chunks of a region.
 const REGION: usize = 32;
-/// Ranges of zeroes that are told at once.
-const ZEROES: usize = 1024;
 /// Chunks that wait for another window to bring the same: beyond it all windows are waited for.
 const LATER_MAX: usize = 4096;
-/// Longest answer to zeroes, regions and an end.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 const CHUNK: usize = 4096;
 
 /// Writes one image of a vault. Dropped without [`finish`](Self::finish) it leaves nothing that counts.
 pub struct RemoteImageWriter {
     sender: Arc<Sender>,
-    draft: String,
     window: Window,
-    zeroes: Vec<(u64, u64)>,
     /// What was written: the end of each range by its start.
     written: BTreeMap<u64, u64>,
 }
@@ -64,41 +52,24 @@ struct Later {
 
 /// What all windows share.
 struct Sender {
-    connection: Arc<Connection>,
-    path: String,
+    draft: Draft,
     codec: ChunkCodec,
-    room: Arc<Semaphore>,
-    failed: Mutex<Failure>,
     /// Chunks that some window is bringing.
     bringing: Mutex<HashSet<Fingerprint>>,
     later: Mutex<Vec<Later>>,
 }
 
-#[derive(Default)]
-enum Failure {
-    #[default]
-    None,
-    /// Nobody was told yet.
-    New(RemoteError),
-    Told(Arc<str>),
-}
-
 impl RemoteImageWriter {
-    pub(super) fn new(vault: &Vault, draft: String) -> Self {
+    pub(super) fn new(vault: &Vault, draft: Draft) -> Self {
         let sender = Sender {
-            connection: Arc::clone(&vault.connection),
-            path: vault.path(&format!("drafts/{draft}")),
+            draft,
             codec: vault.codec.clone(),
-            room: Arc::new(Semaphore::new(WINDOWS_AT_ONCE as usize)),
-            failed: Mutex::default(),
             bringing: Mutex::default(),
             later: Mutex::default(),
         };
         Self {
             sender: Arc::new(sender),
-            draft,
             window: Window::default(),
-            zeroes: Vec::new(),
             written: BTreeMap::new(),
         }
     }
@@ -123,7 +94,7 @@ impl RemoteImageWriter {
                 self.dispatch()?;
             }
         }
-        self.sender.check()
+        self.sender.draft.check()
     }
 
     /// Makes granules zero.
@@ -135,11 +106,7 @@ impl RemoteImageWriter {
             return Ok(());
         }
         self.claim(granules.start, granules.count())?;
-        self.zeroes.push((granules.start, granules.end));
-        match self.zeroes.len() >= ZEROES {
-            true => self.tell_zeroes(),
-            false => self.sender.check(),
-        }
+        self.sender.draft.zero(granules)
     }
 
     /// Completes the image: the vault holds every chunk of it.
@@ -148,17 +115,8 @@ impl RemoteImageWriter {
     /// As [`put`](Self::put).
     pub fn finish(mut self) -> Result<RemoteImage, RemoteError> {
         self.dispatch()?;
-        self.tell_zeroes()?;
         self.settle()?;
-        let ask = Ask::bytes(self.sender.path("finish"), Vec::new());
-        let finished: FinishedDraft = self.sender.connection.json(ask)?;
-        let image = record::image(&finished.image);
-        let nonsense = || self.sender.connection.nonsense("it is no image");
-        Ok(RemoteImage {
-            image: image.ok_or_else(nonsense)?,
-            text: finished.image,
-            draft: self.draft,
-        })
+        self.sender.draft.finish(None)
     }
 
     /// Notes that granules are written; refuses those that were.
@@ -185,19 +143,15 @@ impl RemoteImageWriter {
 
     /// Sends the window on its way, once there is room for it.
     fn dispatch(&mut self) -> Result<(), RemoteError> {
-        self.sender.check()?;
+        self.sender.draft.check()?;
         if self.window.granules.is_empty() {
             return Ok(());
         }
         let window = std::mem::take(&mut self.window);
-        let permit = self.sender.wait_for(1)?;
         let sender = Arc::clone(&self.sender);
-        self.sender.connection.begin(async move {
-            if let Err(error) = sender.send(window).await {
-                sender.fail(error);
-            }
-            drop(permit);
-        });
+        self.sender
+            .draft
+            .begin(async move { sender.send(window).await })?;
         let many = self.sender.later.lock().len() > LATER_MAX;
         match many {
             true => self.settle(),
@@ -205,21 +159,9 @@ impl RemoteImageWriter {
         }
     }
 
-    fn tell_zeroes(&mut self) -> Result<(), RemoteError> {
-        self.sender.check()?;
-        let ranges = std::mem::take(&mut self.zeroes);
-        if ranges.is_empty() {
-            return Ok(());
-        }
-        let mut ask = Ask::post(self.sender.path("zero"), &ZeroRanges { ranges });
-        ask.again = true;
-        self.sender.connection.ask(ask, ANSWER_BYTES_MAX).map(drop)
-    }
-
     /// Waits for all windows, and brings what waited for one of them.
     fn settle(&mut self) -> Result<(), RemoteError> {
-        drop(self.sender.wait_for(WINDOWS_AT_ONCE)?);
-        self.sender.check()?;
+        self.sender.draft.settle()?;
         let later = std::mem::take(&mut *self.sender.later.lock());
         for some in later.chunks(WINDOW) {
             let chunks: Vec<&[u8]> = some.iter().map(|later| &*later.chunk).collect();
@@ -229,7 +171,7 @@ impl RemoteImageWriter {
             };
             let sender = Arc::clone(&self.sender);
             self.sender
-                .connection
+                .draft
                 .wait(async move { sender.send(window).await })?;
         }
         // Two of the same that the vault has let go of meanwhile.
@@ -242,41 +184,6 @@ impl RemoteImageWriter {
 }
 
 impl Sender {
-    fn path(&self, call: &str) -> String {
-        format!("{}/{call}", self.path)
-    }
-
-    fn fail(&self, error: RemoteError) {
-        let mut failed = self.failed.lock();
-        if matches!(*failed, Failure::None) {
-            *failed = Failure::New(error);
-        }
-    }
-
-    /// The first failure, as it is the first time, and by name later.
-    fn check(&self) -> Result<(), RemoteError> {
-        let mut failed = self.failed.lock();
-        match std::mem::take(&mut *failed) {
-            Failure::None => Ok(()),
-            Failure::New(error) => {
-                *failed = Failure::Told(chain(&error).into());
-                Err(error)
-            }
-            Failure::Told(first) => {
-                *failed = Failure::Told(Arc::clone(&first));
-                Err(RemoteError::ImageFailed { first })
-            }
-        }
-    }
-
-    /// Waits until so many windows may begin.
-    fn wait_for(&self, windows: u32) -> Result<OwnedSemaphorePermit, RemoteError> {
-        let room = Arc::clone(&self.room);
-        let closed = |_| RemoteError::Invalid("the image was given up");
-        self.connection
-            .wait(async move { room.acquire_many_owned(windows).await.map_err(closed) })
-    }
-
     /// Brings a window into the image.
     async fn send(self: &Arc<Self>, window: Window) -> Result<(), RemoteError> {
         let codec = self.codec.clone();
@@ -287,7 +194,7 @@ impl Sender {
             })
             .await?;
         let entries: Vec<Entry> = window.granules.iter().copied().zip(prints).collect();
-        let lacking = self.ask(&entries).await?;
+        let lacking = self.draft.ask(&entries).await?;
         let mine = self.divide(&window, &entries, &lacking);
         if mine.is_empty() {
             return Ok(());
@@ -298,7 +205,7 @@ impl Sender {
             .compute(move || pack(&codec, &window, &entries, &mine))
             .await;
         let sent = match body {
-            Ok(body) => self.bring(body).await,
+            Ok(body) => self.draft.bring(body).await,
             Err(error) => Err(error),
         };
         let mut bringing = self.bringing.lock();
@@ -306,25 +213,6 @@ impl Sender {
             bringing.remove(print);
         }
         sent
-    }
-
-    async fn ask(&self, entries: &[Entry]) -> Result<Vec<bool>, RemoteError> {
-        let mut body = Vec::new();
-        entries
-            .iter()
-            .for_each(|entry| wire::put_entry(&mut body, entry));
-        let ask = Ask::bytes(self.path("ask"), body);
-        let answer = self.connection.send(&ask, WINDOW).await?;
-        let lacking = wire::lacking(&answer.body, entries.len());
-        lacking.ok_or_else(|| {
-            self.connection
-                .nonsense("it has not a bit for each granule")
-        })
-    }
-
-    async fn bring(&self, body: Vec<u8>) -> Result<(), RemoteError> {
-        let ask = Ask::bytes(self.path("regions"), body);
-        self.connection.send(&ask, ANSWER_BYTES_MAX).await.map(drop)
     }
 
     /// Which of the lacking chunks this window brings; the others come with another one, or twice in this one.

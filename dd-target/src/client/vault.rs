@@ -11,6 +11,7 @@ use store::{Base, ChunkCodec, Consistency, ImageRef, PointRecord, SeedRecord};
 
 use crate::api;
 use crate::client::connection::{Ask, Connection};
+use crate::client::draft::Draft;
 use crate::client::image_writer::RemoteImageWriter;
 use crate::client::{Access, RemoteError, VaultUrl};
 use crate::record;
@@ -129,6 +130,10 @@ impl Vault {
     /// # Errors
     /// As [`points`](Self::points); if the vault does not hold the base.
     pub fn image_writer(&self, base: Base) -> Result<RemoteImageWriter, RemoteError> {
+        Ok(RemoteImageWriter::new(self, self.draft(base)?))
+    }
+
+    pub(super) fn draft(&self, base: Base) -> Result<Draft, RemoteError> {
         let base = match base {
             Base::Empty { size } => api::DraftBase::Empty(size),
             Base::Image(image) => api::DraftBase::Image(record::image_text(&image)),
@@ -137,7 +142,7 @@ impl Vault {
         // It becomes a part of paths.
         let legal = begun.draft.bytes().all(|byte| byte.is_ascii_hexdigit());
         match legal {
-            true => Ok(RemoteImageWriter::new(self, begun.draft)),
+            true => Ok(Draft::new(self, begun.draft)),
             false => Err(self.connection.nonsense("it is no draft")),
         }
     }
@@ -147,6 +152,15 @@ impl Vault {
     /// # Errors
     /// As [`points`](Self::points); nobody knows whether it is listed if the server cannot be reached: asking again is safe.
     pub fn commit_point(&self, new: &RemotePoint<'_>) -> Result<Arc<PointRecord>, RemoteError> {
+        self.commit(new, None)
+    }
+
+    /// The same, under a number that it has elsewhere.
+    pub(super) fn commit(
+        &self,
+        new: &RemotePoint<'_>,
+        sequence: Option<u64>,
+    ) -> Result<Arc<PointRecord>, RemoteError> {
         let disk = |(name, image): &(Name, RemoteImage)| (name.to_string(), image.draft.clone());
         let new = api::NewPoint {
             group: new.group.to_string(),
@@ -156,6 +170,7 @@ impl Vault {
             labels: new.labels.clone(),
             application: new.consistency == Consistency::Application,
             disks: new.disks.iter().map(disk).collect(),
+            sequence,
         };
         let point: api::Point = self.again(Method::POST, "points", &new)?;
         self.point(&point)

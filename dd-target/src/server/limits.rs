@@ -40,6 +40,8 @@ pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
 pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
 /// Ranges of zeroes in one request.
 pub(crate) const ZERO_RANGES_MAX: usize = 4096;
+/// How many numbers a copy of a point may skip; points of its origin that were removed had them.
+pub(crate) const NUMBERS_SKIPPED_MAX: u64 = 1 << 20;
 /// Points that are told of a group at once.
 pub(crate) const POINTS_MAX: usize = 100;
 /// How much older than the group's newest point one may claim to be, before it is refused instead of being as old as that.

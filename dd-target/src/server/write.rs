@@ -25,7 +25,9 @@ use crate::server::admin::{asked, given};
 use crate::server::audit::Event;
 use crate::server::drafts::{Draft, full};
 use crate::server::guard::Caller;
-use crate::server::limits::{AHEAD_MAX, BEHIND_MAX, POINTS_MAX, ZERO_RANGES_MAX};
+use crate::server::limits::{
+    AHEAD_MAX, BEHIND_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX, ZERO_RANGES_MAX,
+};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 use crate::server::{Inner, Shared, blocking};
@@ -102,7 +104,9 @@ pub(crate) async fn regions(
 /// Stores a region, once all of its chunks were found to be what they are said to be.
 fn put(shared: &Inner, caller: &Caller, draft: &Draft, frame: wire::Frame) -> Answer<()> {
     let count = frame.entries.len();
-    let (granules, prints) = frame.entries.into_iter().map(|(g, f)| (Some(g), f)).unzip();
+    let place = |granule| (granule != wire::NOWHERE).then_some(granule);
+    let entries = frame.entries.into_iter();
+    let (granules, prints) = entries.map(|(g, f)| (place(g), f)).unzip();
     let why = match draft.check().check(granules, prints, frame.region) {
         Ok(checked) => return draft.write(|writer| writer.put_checked(checked)),
         Err(StoreError::Invalid(why)) => why,
@@ -147,14 +151,21 @@ pub(crate) async fn finish(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path((vault, id)): Path<(String, String)>,
+    query: Result<Query<Finish>, QueryRejection>,
 ) -> Answer<Json<FinishedDraft>> {
+    let Finish { root } = asked(query)?;
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
         let image = draft.finish()?;
+        let root = match root {
+            false => None,
+            true => Some(draft.vault().store()?.image(image.image())?.root()?),
+        };
         Ok(Json(FinishedDraft {
             image: record::image_text(image.image()),
             stored_bytes: image.stored_new_bytes(),
             changed_bytes: image.changed_bytes(),
+            root: root.map(|root| root.to_string()),
         }))
     })
     .await
@@ -194,7 +205,7 @@ pub(crate) async fn commit(
             return Err(full(&vault));
         }
         let disks = disks?;
-        let point = store.commit_point(PointDraft {
+        let draft = PointDraft {
             group,
             disks,
             at,
@@ -202,7 +213,14 @@ pub(crate) async fn commit(
             generation: new.generation,
             labels: new.labels,
             consistency: new.consistency,
-        });
+        };
+        let point = match new.sequence {
+            None => store.commit_point(draft),
+            Some(sequence) => {
+                check_number(&store, &draft.group, sequence)?;
+                store.commit_replica(&draft, sequence)
+            }
+        };
         let point = point.inspect_err(|error| vault.lose(turn, error))?;
         new.disks
             .iter()
@@ -211,6 +229,18 @@ pub(crate) async fn commit(
         Ok(Json(record::point(&point)))
     })
     .await
+}
+
+/// Numbers are never given twice: whoever could take the last one would end the group.
+fn check_number(store: &Store, group: &Name, sequence: u64) -> Answer<()> {
+    let next = store.next_number(group);
+    match (next..next.saturating_add(NUMBERS_SKIPPED_MAX)).contains(&sequence) {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            StatusCode::CONFLICT,
+            format!("the next number of group {group} is {next}"),
+        )),
+    }
 }
 
 /// Whether a listed point is what is asked for again, after an answer that was lost: its images are those of the drafts.
@@ -284,6 +314,13 @@ pub(crate) async fn save_seed(
     .await
 }
 
+/// What is asked for with a complete image.
+#[derive(Deserialize)]
+pub(crate) struct Finish {
+    #[serde(default)]
+    root: bool,
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Which {
     lineage: Option<String>,
@@ -300,12 +337,17 @@ pub(crate) async fn points(
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
         shared.check_group(&caller, &vault, &group)?;
-        let points = vault.store()?.points();
+        let store = vault.store()?;
+        let points = store.points();
         let of_group = points.iter().rev().filter(|point| point.id.group == group);
         let told = of_group.map(|point| record::point(point));
         let wanted = told.filter(|point| lineage.as_ref().is_none_or(|l| *l == point.lineage));
         let points = wanted.take(POINTS_MAX).collect();
-        Ok(Json(PointList { points }))
+        let next_sequence = store.next_number(&group);
+        Ok(Json(PointList {
+            points,
+            next_sequence,
+        }))
     })
     .await
 }
