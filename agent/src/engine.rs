@@ -338,7 +338,8 @@ impl Engine {
     /// The newest point of the group on the target, whatever its history.
     pub(crate) fn note_target(&self, target: &TargetWriter) -> Result<()> {
         let failed = self.target.unwritten("see what the target has");
-        let found = target.newest(&self.name).map_err(failed)?;
+        let found = target.newest(&self.name, &self.group.lineage().0);
+        let found = found.map_err(failed)?;
         if let (Some(point), Some(store)) = (self.held(target)?.point, target.store()) {
             self.audit.follow(point, store.images());
         }

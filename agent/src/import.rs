@@ -100,7 +100,7 @@ pub fn import(
     let group = options.group.clone().unwrap_or_else(|| first.name.clone());
     let around = store::Around::new(Arc::clone(clock));
     let store = options.target.writer(&around, Missing::Create)?;
-    let newest = store.newest(&group);
+    let newest = store.newest(&group, &IMPORTED);
     let newest = newest.map_err(options.target.unwritten("see what the target has"))?;
     let newest = newest.into_iter().next();
     if newest

@@ -121,28 +121,42 @@ impl MadeHere {
     /// That of a group.
     pub(crate) fn of(place: &GroupPlace) -> Result<Self> {
         let path = place.dir();
-        let dir = OsDir::open(path).map(|dir| Arc::new(dir) as Arc<dyn Dir>);
-        dir.and_then(Self::open)
-            .map_err(Error::file("read what was shipped before, in", path))
+        let dir = OsDir::open(path).map_err(Error::file("open", path))?;
+        Ok(Self::open(Arc::new(dir)))
     }
 
-    fn open(dir: Arc<dyn Dir>) -> io::Result<Self> {
-        let file = match dir.open(NAME) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            opened => Some(opened?),
+    /// Reads it, if it is there. One that cannot be read knows nothing: guests are served all the same.
+    fn open(dir: Arc<dyn Dir>) -> Self {
+        let file = dir.open(NAME);
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let believes = file.as_ref().is_err_and(is_missing);
+        let read = file.and_then(|file| Ok((newest_slot(&*file)?, file)));
+        let state = match read {
+            Ok((slot, file)) => {
+                let (sequence, known) = slot.unwrap_or_default();
+                State {
+                    file: Some(file),
+                    sequence,
+                    known,
+                    believes,
+                }
+            }
+            Err(error) => {
+                if !believes {
+                    warn!(%error, "the account of what was shipped cannot be read; it is made anew");
+                }
+                State {
+                    file: None,
+                    sequence: 0,
+                    known: VecDeque::new(),
+                    believes,
+                }
+            }
         };
-        let slots = file.as_ref().map(|file| newest_slot(&**file)).transpose()?;
-        let (sequence, known) = slots.flatten().unwrap_or_default();
-        let state = State {
-            believes: file.is_none(),
-            file,
-            sequence,
-            known,
-        };
-        Ok(Self {
+        Self {
             dir,
             state: Mutex::new(state),
-        })
+        }
     }
 
     /// Writes down what the server is about to be asked to list.
@@ -158,49 +172,68 @@ impl MadeHere {
 
     /// Whether a point is one that was asked for here.
     pub(crate) fn has_point(&self, point: &PointRecord) -> bool {
-        self.has(Made::of_point(point))
+        self.knows(Made::of_point(point))
     }
 
-    /// Of what a server has of a history: what was made here, and whether there is anything else.
-    pub(crate) fn only_ours(&self, lineage: &[u8; 16], held: Held) -> Held {
-        let point = held.point.filter(|point| point.lineage == *lineage);
-        let seed = held.seed.filter(|seed| seed.lineage == *lineage);
-        let found = usize::from(point.is_some()) + usize::from(seed.is_some());
+    /// Of what a server has of a history, newest first: what was made here, and whether there is anything else that counts.
+    pub(crate) fn only_ours(
+        &self,
+        lineage: &[u8; 16],
+        points: Vec<Arc<PointRecord>>,
+        seed: Option<Arc<SeedRecord>>,
+    ) -> Held {
         let told = |what: &str| {
             warn!(
                 "the target lists {what} of this protection's history that it did not make; if nobody else should have its token, revoke it"
-            )
+            );
         };
-        let point = point.filter(|point| {
-            let ours = self.has_point(point);
+        let mut foreign = false;
+        let mut points = points.into_iter().filter(|p| p.lineage == *lineage);
+        let newest = points.next();
+        // One that was listed earlier for a later cut is in the way of that cut.
+        let reached = newest.as_ref().map_or(0, |newest| newest.generation);
+        let believes = std::mem::take(&mut self.state.lock().believes);
+        let point = newest.filter(|newest| {
+            let ours = believes || self.has_point(newest);
             if !ours {
-                told(&format!("point {}", point.id));
+                told(&format!("point {}", newest.id));
             }
+            foreign |= !ours;
             ours
         });
+        for other in points.filter(|p| p.generation > reached) {
+            if !self.has_point(&other) {
+                told(&format!("point {}", other.id));
+                foreign = true;
+            }
+        }
+        let seed = seed.filter(|seed| seed.lineage == *lineage);
         let seed = seed.filter(|seed| {
-            let ours = self.has(Made::of_seed(seed));
+            let ours = believes || self.knows(Made::of_seed(seed));
             if !ours {
                 told("a first copy");
             }
+            foreign |= !ours;
             ours
         });
-        let ours = usize::from(point.is_some()) + usize::from(seed.is_some());
-        self.state.lock().believes = false;
+        let mut state = self.state.lock();
+        let seen = [
+            point.as_deref().map(Made::of_point),
+            seed.as_deref().map(Made::of_seed),
+        ];
+        seen.into_iter()
+            .flatten()
+            .for_each(|made| state.remember(made));
         Held {
-            foreign: ours < found,
             point,
             seed,
+            foreign,
         }
     }
 
-    fn has(&self, made: Made) -> bool {
-        let mut state = self.state.lock();
-        let ours = state.believes || state.known.contains(&made);
-        if ours {
-            state.remember(made);
-        }
-        ours
+    fn knows(&self, made: Made) -> bool {
+        let state = self.state.lock();
+        state.believes || state.known.contains(&made)
     }
 }
 
@@ -217,10 +250,12 @@ impl State {
         let sequence = self.sequence + 1;
         let slot = encode(sequence, &self.known);
         let offset = (sequence % 2) * SLOT as u64;
-        match &self.file {
+        match self.file.take() {
             Some(file) => {
+                // Where it cannot be written any more it is made anew the next time.
                 file.write_all_at(&slot, offset)?;
                 file.sync_data()?;
+                self.file = Some(file);
             }
             None => {
                 // What a crash left of an earlier attempt.

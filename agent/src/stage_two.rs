@@ -16,6 +16,7 @@ use std::time::Duration;
 use store::Around;
 use tracing::{debug, info, warn};
 
+use crate::api::Cause;
 use crate::engine::{Engine, Shared, Stop};
 use crate::seed::Seeded;
 use crate::ship::Shipped;
@@ -138,6 +139,10 @@ fn round(engine: &Engine, store: &mut Option<TargetWriter>) -> Result<Round> {
             engine
                 .restart_tracking(lineage, why)
                 .inspect_err(|e| engine.fails(Step::Ship, e))?;
+            // The gap ends with a point of the new history.
+            if why == base::FOREIGN {
+                engine.note_cause(Cause::ForeignPoint);
+            }
         }
     }
     Ok(Round::Went)
@@ -186,6 +191,9 @@ fn find_base(engine: &Engine, store: &TargetWriter) -> Result<Round> {
         engine
             .restart_tracking(lineage, why)
             .inspect_err(|e| engine.fails(Step::Seed, e))?;
+        if held.foreign {
+            engine.note_cause(Cause::ForeignPoint);
+        }
         return Ok(Round::Went);
     }
     if engine.stop() != Stop::No {

@@ -135,15 +135,21 @@ impl Shipper {
         Ok(())
     }
 
+    fn counts(&self, point: &PointRecord) -> bool {
+        let made_here = self.made_here.as_ref();
+        made_here.is_none_or(|made_here| made_here.has_point(point))
+    }
+
     fn held(&self, group: &Name, lineage: &[u8; 16]) -> Written<Held> {
-        let held = Held {
-            point: self.vault.points(group, Some(lineage))?.into_iter().next(),
-            seed: self.vault.seed(group)?,
-            foreign: false,
-        };
+        let points = self.vault.points(group, Some(lineage))?;
+        let seed = self.vault.seed(group)?;
         Ok(match &self.made_here {
-            Some(made_here) => made_here.only_ours(lineage, held),
-            None => held,
+            Some(made_here) => made_here.only_ours(lineage, points, seed),
+            None => Held {
+                point: points.into_iter().next(),
+                seed,
+                foreign: false,
+            },
         })
     }
 
@@ -165,8 +171,7 @@ impl Shipper {
             labels: &new.labels,
             consistency: new.consistency,
         })?;
-        let made_here = self.made_here.as_ref();
-        match made_here.is_none_or(|made_here| made_here.has_point(&point)) {
+        match self.counts(&point) {
             true => Ok(point),
             false => Err(WriteError::Foreign(point.id.clone())),
         }
@@ -208,15 +213,23 @@ impl TargetWriter {
         }
     }
 
-    /// The newest points of a group, newest first, whatever their history.
-    pub(crate) fn newest(&self, group: &Name) -> Written<Vec<Arc<PointRecord>>> {
+    /// The newest points of a group, newest first, whatever their history; of `lineage` only those that count.
+    pub(crate) fn newest(
+        &self,
+        group: &Name,
+        lineage: &[u8; 16],
+    ) -> Written<Vec<Arc<PointRecord>>> {
         Ok(match self {
             Self::Store(store) => {
                 let points = store.points();
                 let of_group = points.iter().rev().filter(|p| p.group() == group);
                 of_group.take(2).cloned().collect()
             }
-            Self::Vault(shipper) => shipper.vault.points(group, None)?,
+            Self::Vault(shipper) => {
+                let mut points = shipper.vault.points(group, None)?;
+                points.retain(|p| p.lineage != *lineage || shipper.counts(p));
+                points
+            }
         })
     }
 

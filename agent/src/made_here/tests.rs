@@ -43,15 +43,15 @@ fn number(generation: u64) -> Made {
     Made::of_point(&point(generation, &[("a", 4096)]))
 }
 
-fn held(point: &Arc<PointRecord>) -> Held {
-    Held {
-        point: Some(Arc::clone(point)),
-        ..Held::default()
-    }
+fn open(world: &SimWorld) -> MadeHere {
+    MadeHere::open(world.dir())
 }
 
-fn open(world: &SimWorld) -> MadeHere {
-    MadeHere::open(world.dir()).expect("opened")
+impl MadeHere {
+    fn of_points(&self, lineage: &[u8; 16], points: &[&Arc<PointRecord>]) -> Held {
+        let points = points.iter().map(|point| Arc::clone(point)).collect();
+        self.only_ours(lineage, points, None)
+    }
 }
 
 /// A thief of a ship token lists a point of the next cut. Its protection took it for its own, released the
@@ -61,7 +61,7 @@ fn only_what_was_asked_for_is_ours() {
     let world = SimWorld::new(1);
     open(&world).ask(number(3)).expect("written");
     let made_here = open(&world);
-    let ours = made_here.only_ours(&OURS, held(&point(3, &[("a", 4096)])));
+    let ours = made_here.of_points(&OURS, &[&point(3, &[("a", 4096)])]);
     assert!(ours.point.is_some() && !ours.foreign);
     for foreign in [
         point(4, &[("a", 4096)]),
@@ -69,12 +69,46 @@ fn only_what_was_asked_for_is_ours() {
         point(3, &[("b", 4096)]),
         point(3, &[("a", 4096), ("b", 4096)]),
     ] {
-        let found = made_here.only_ours(&OURS, held(&foreign));
+        let found = made_here.of_points(&OURS, &[&foreign]);
         assert!(found.point.is_none() && found.foreign, "{foreign:?}");
     }
     // What is of another history concerns nobody.
-    let other = made_here.only_ours(&[2; 16], held(&point(4, &[("a", 4096)])));
+    let other = made_here.of_points(&[2; 16], &[&point(4, &[("a", 4096)])]);
     assert!(other.point.is_none() && !other.foreign);
+}
+
+/// A thief lists the cut after the next one while the next one is being shipped: what is listed last is ours, and the point of
+/// his cut was refused for ever.
+#[test]
+fn a_later_cut_that_was_listed_earlier_is_foreign() {
+    let world = SimWorld::new(1);
+    let made_here = open(&world);
+    made_here.ask(number(3)).expect("written");
+    let [ours, theirs] = [3, 4].map(|generation| point(generation, &[("a", 4096)]));
+    let older = point(2, &[("a", 512)]);
+    assert!(!made_here.of_points(&OURS, &[&ours, &older]).foreign);
+    assert!(
+        made_here
+            .of_points(&OURS, &[&ours, &theirs, &older])
+            .foreign
+    );
+}
+
+/// A bad sector in the account kept guests from their disks, and a file that takes no writes kept all points back.
+#[test]
+fn an_account_that_fails_is_made_anew() {
+    let world = SimWorld::new(1);
+    let made_here = open(&world);
+    made_here.ask(number(1)).expect("written");
+    let fails = |name: &str| (name == NAME || name == NEW_NAME).then_some(io::ErrorKind::Other);
+    world.set_fault(Some(Arc::new(fails)));
+    assert!(made_here.ask(number(2)).is_err());
+    world.set_fault(None);
+    made_here.ask(number(3)).expect("made anew");
+    for generation in [1, 3] {
+        let listed = point(generation, &[("a", 4096)]);
+        assert!(!open(&world).of_points(&OURS, &[&listed]).foreign);
+    }
 }
 
 #[test]
@@ -96,11 +130,7 @@ fn a_first_copy_is_ours_as_far_as_it_was_saved() {
     };
     made_here.ask(Made::of_seed(&seed(1))).expect("written");
     for (copied, is_ours) in [(1, true), (2, false)] {
-        let held = Held {
-            seed: Some(seed(copied)),
-            ..Held::default()
-        };
-        let found = made_here.only_ours(&OURS, held);
+        let found = made_here.only_ours(&OURS, Vec::new(), Some(seed(copied)));
         assert_eq!((found.seed.is_some(), !found.foreign), (is_ours, is_ours));
     }
 }
@@ -109,18 +139,18 @@ fn a_first_copy_is_ours_as_far_as_it_was_saved() {
 #[test]
 fn without_a_file_what_is_found_first_is_believed() {
     let world = SimWorld::new(1);
-    let newest = held(&point(3, &[("a", 4096)]));
+    let newest = point(3, &[("a", 4096)]);
     // The process ends before it asks for anything.
-    assert!(!open(&world).only_ours(&OURS, newest.clone()).foreign);
+    assert!(!open(&world).of_points(&OURS, &[&newest]).foreign);
     let made_here = open(&world);
-    assert!(!made_here.only_ours(&OURS, newest.clone()).foreign);
-    let later = held(&point(4, &[("a", 4096)]));
-    assert!(made_here.only_ours(&OURS, later.clone()).foreign);
+    assert!(!made_here.of_points(&OURS, &[&newest]).foreign);
+    let later = point(4, &[("a", 4096)]);
+    assert!(made_here.of_points(&OURS, &[&later]).foreign);
     made_here.ask(number(5)).expect("written");
     let made_here = open(&world);
     // That one was not listed in the end.
-    assert!(!made_here.only_ours(&OURS, newest).foreign);
-    assert!(made_here.only_ours(&OURS, later).foreign);
+    assert!(!made_here.of_points(&OURS, &[&newest]).foreign);
+    assert!(made_here.of_points(&OURS, &[&later]).foreign);
 }
 
 #[test]
@@ -129,12 +159,12 @@ fn the_newest_point_stays_ours_however_many_attempts_fail() {
     let made_here = open(&world);
     made_here.ask(number(1)).expect("written");
     for attempt in 0..3 * KEPT_MAX as u64 {
-        let newest = held(&point(1, &[("a", 4096)]));
-        assert!(!made_here.only_ours(&OURS, newest).foreign);
+        let newest = point(1, &[("a", 4096)]);
+        assert!(!made_here.of_points(&OURS, &[&newest]).foreign);
         made_here.ask(number(2 + attempt)).expect("written");
     }
-    let newest = held(&point(1, &[("a", 4096)]));
-    assert!(!open(&world).only_ours(&OURS, newest).foreign);
+    let newest = point(1, &[("a", 4096)]);
+    assert!(!open(&world).of_points(&OURS, &[&newest]).foreign);
 }
 
 #[test]
@@ -146,8 +176,8 @@ fn damage_makes_nothing_ours() {
     let file = world.dir().open(NAME).expect("it is there");
     let spoil = |at| file.write_all_at(&[0xa5; 3], at).expect("written");
     let is_ours = |generation| {
-        let newest = held(&point(generation, &[("a", 4096)]));
-        !open(&world).only_ours(&OURS, newest).foreign
+        let newest = point(generation, &[("a", 4096)]);
+        !open(&world).of_points(&OURS, &[&newest]).foreign
     };
     // The newest slot is the first one: one that is lost leaves the other.
     spoil(HEAD as u64);
@@ -172,18 +202,18 @@ fn whatever_was_asked_for_is_known_after_a_crash() {
             for world in [world.cut_power(), world.kill()] {
                 let after = open(&world);
                 for generation in &asked {
-                    let listed = held(&point(*generation, &[("a", 4096)]));
+                    let listed = point(*generation, &[("a", 4096)]);
                     // A file that is not there yet believes; so nothing may have been asked for.
                     let made_here = open(&world);
                     assert!(made_here.state.lock().file.is_some(), "{crash_at} {seed}");
                     assert!(
-                        !made_here.only_ours(&OURS, listed).foreign,
+                        !made_here.of_points(&OURS, &[&listed]).foreign,
                         "{crash_at} {seed}"
                     );
                 }
                 after.ask(number(9)).expect("it goes on");
-                let listed = held(&point(9, &[("a", 4096)]));
-                assert!(!open(&world).only_ours(&OURS, listed).foreign);
+                let listed = point(9, &[("a", 4096)]);
+                assert!(!open(&world).of_points(&OURS, &[&listed]).foreign);
             }
         }
     }
