@@ -209,6 +209,16 @@ pub enum Error {
         /// How many objects.
         objects: usize,
     },
+    /// A target refused points that were to be copied to it.
+    #[error("{points} points were left out, {first} among them: {why}")]
+    LeftOut {
+        /// How many.
+        points: usize,
+        /// The oldest of them.
+        first: String,
+        /// Why that one was.
+        why: String,
+    },
     /// Another process has taken over the target.
     #[error("another process has taken over the target `{target}`; newer cuts do not reach it")]
     Fenced {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use block::{Clock, Name};
 use dd_target::Progress;
-use dd_target::client::{Access, CopyError, Vault};
+use dd_target::client::{Access, CopyError, RemoteError, Vault};
 use store::{PointId, PointRecord, Replicated, Store};
 
-use crate::{Result, Target};
+use crate::{Error, Result, Target};
 
 /// What to copy, and where to.
 #[derive(Clone, Debug)]
@@ -29,12 +29,31 @@ pub struct ReplicateOptions {
 pub struct ReplicatedPoints {
     /// In the order of their making.
     pub points: Vec<PointId>,
+    /// Points that a vault refused, each with its reason: the others were copied all the same.
+    pub left_out: Vec<(PointId, String)>,
     /// Bytes that had to travel.
     pub copied_bytes: u64,
     /// Bytes by which the other target has grown.
     pub stored_bytes: u64,
     /// How long it took.
     pub took: Duration,
+}
+
+impl ReplicatedPoints {
+    /// Whether all were copied.
+    ///
+    /// # Errors
+    /// If some were left out.
+    pub fn verdict(&self) -> Result<()> {
+        match self.left_out.first() {
+            None => Ok(()),
+            Some((first, why)) => Err(Error::LeftOut {
+                points: self.left_out.len(),
+                first: first.to_string(),
+                why: why.clone(),
+            }),
+        }
+    }
 }
 
 /// The points that would be copied: those that come after what the other target has, or had, of their groups.
@@ -82,12 +101,20 @@ pub fn replicate(
     let before = to.stored_bytes();
     let mut done = ReplicatedPoints {
         points: Vec::new(),
+        left_out: Vec::new(),
         copied_bytes: 0,
         stored_bytes: 0,
         took: Duration::ZERO,
     };
     for point in to.points_to_copy(options, &from)? {
-        let copied = to.copy(options, &from, &point, progress)?;
+        let copied = match to.copy(options, &from, &point, progress) {
+            // What is wrong with one point must not keep all later ones, and other groups, out.
+            Err(error) if is_about_the_point(&error) => {
+                done.left_out.push((point.id.clone(), error.chain()));
+                continue;
+            }
+            copied => copied?,
+        };
         done.points.push(copied.point.id.clone());
         done.copied_bytes += copied.copied_bytes;
         done.stored_bytes += copied.point.stored_new_bytes;
@@ -97,6 +124,20 @@ pub fn replicate(
     }
     done.took = clock.monotonic().saturating_sub(began);
     Ok(done)
+}
+
+/// Whether a server said no to this point: its time, its group, its cut or its number.
+fn is_about_the_point(error: &Error) -> bool {
+    match error {
+        Error::Vault { source, .. } => matches!(
+            source,
+            RemoteError::Refused {
+                status: 403 | 409,
+                ..
+            }
+        ),
+        _ => false,
+    }
 }
 
 /// Where points are copied to.

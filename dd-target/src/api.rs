@@ -230,9 +230,6 @@ pub struct FinishedDraft {
     pub stored_bytes: u64,
     /// Bytes that differ from its base.
     pub changed_bytes: u64,
-    /// What its whole content comes to, in hexadecimal digits, if that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<String>,
 }
 
 /// A point to be listed.

@@ -207,6 +207,16 @@ pub enum RemoteError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// A vault lists what cannot come from where points are copied from.
+    #[error(
+        "`{server}` lists {point}, which does not come from here: somebody else adds points to its group"
+    )]
+    ForeignPoint {
+        /// Which server.
+        server: String,
+        /// Which point, or which number.
+        point: String,
+    },
     /// An image that was copied is not the same there.
     #[error(
         "an image that was copied to `{server}` has not the content that it has here; nothing was listed"
@@ -226,7 +236,7 @@ impl RemoteError {
             // A draft that is gone is begun again.
             Self::Unreachable { .. } | Self::ImageFailed { .. } => Kind::Retry,
             Self::Refused { problem, .. } => problem.kind,
-            Self::OtherContent { .. } => Kind::Damaged,
+            Self::OtherContent { .. } | Self::ForeignPoint { .. } => Kind::Damaged,
             Self::File { .. } | Self::Answer { .. } | Self::Invalid(_) => Kind::Failed,
         }
     }
@@ -243,6 +253,9 @@ impl RemoteError {
                 "is the server running? if it has a certificate of its own, name its file: --ca FILE, or STANDIN_CA"
             }
             Self::Refused { problem, .. } => return problem.hint.clone(),
+            Self::ForeignPoint { .. } => {
+                "its number hides one of the points here: see who has a token for the group, and copy to another vault"
+            }
             Self::OtherContent { .. } => {
                 "the server, or what it keeps, cannot be trusted with it: let it be scrubbed, and see who ships to it"
             }

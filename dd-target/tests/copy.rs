@@ -192,6 +192,65 @@ fn what_only_calls_itself_the_same_is_not_built_upon() {
     assert!(read(&bench, "v", None, 2) == first);
 }
 
+/// A thief of the token lists a point under a number of one that is still to come: that one was never copied, and nobody was told.
+#[test]
+fn numbers_that_others_took_are_told() {
+    let bench = Bench::new();
+    let there = place(&bench.path("there"));
+    Store::create(&there).unwrap();
+    let from = Store::open_writer(&there, around(&bench, None)).unwrap();
+    add(&from, 1, &content(1));
+    let vault = vault(&bench, "v");
+    assert_eq!(copy_all(&vault, &from).len(), 1);
+    let theirs = |generation| {
+        let writer = vault.image_writer(Base::Empty { size: SIZE }).unwrap();
+        let listed = vault.commit_point(&RemotePoint {
+            group: &GROUP.parse().unwrap(),
+            disks: &[("disk".parse().unwrap(), writer.finish().unwrap())],
+            at: UnixNanos(generation),
+            lineage: [4; 16],
+            generation,
+            labels: &BTreeMap::new(),
+            consistency: Consistency::Crash,
+        });
+        listed.unwrap()
+    };
+    theirs(8);
+    let refused = |why: &str| {
+        let points = vault.points_to_copy(&from, None);
+        assert!(
+            matches!(points, Err(RemoteError::ForeignPoint { .. })),
+            "{why}: {points:?}"
+        );
+    };
+    refused("a number that was not given here");
+    add(&from, 2, &content(2));
+    refused("another point has the number");
+}
+
+/// Whoever names an image learns no more of it than whether it is what he says.
+#[test]
+fn an_image_that_is_not_what_it_should_be_is_not_completed() {
+    let bench = Bench::new();
+    let token = bench.token(&[Role::Ship]);
+    let post = |path: &str, body: serde_json::Value| {
+        bench.ask_with("POST", &format!("/v1/vaults/v/{path}"), Some(&token), |r| {
+            r.json(&body)
+        })
+    };
+    let (_, draft) = post("drafts", serde_json::json!({ "empty": 4096 }));
+    let draft: serde_json::Value = serde_json::from_str(&draft).unwrap();
+    let path = format!("drafts/{}/finish?root=", draft["draft"].as_str().unwrap());
+    let (status, said) = post(&(path + &"00".repeat(32)), serde_json::json!(null));
+    assert_eq!(status, 422, "{said}");
+    let page = bench.remote(&bench.token(&[Role::Admin])).audit(0).unwrap();
+    let whys = page.lines.iter().filter_map(|line| line.why.as_ref());
+    assert!(
+        whys.into_iter().any(|why| why.contains("content")),
+        "{page:?}"
+    );
+}
+
 /// Numbers are never given twice, so whoever took the last one would end the group.
 #[test]
 fn a_number_is_the_next_or_a_little_later() {
@@ -206,10 +265,7 @@ fn a_number_is_the_next_or_a_little_later() {
         let (_, draft) = post("drafts", serde_json::json!({ "empty": 4096 }));
         let draft: serde_json::Value = serde_json::from_str(&draft).unwrap();
         let id = draft["draft"].as_str().unwrap();
-        post(
-            &format!("drafts/{id}/finish?root=true"),
-            serde_json::json!(null),
-        );
+        post(&format!("drafts/{id}/finish"), serde_json::json!(null));
         post(
             "points",
             serde_json::json!({

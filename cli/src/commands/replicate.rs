@@ -31,14 +31,19 @@ pub(crate) fn replicate(args: Replicate, printer: &Printer) -> Result<()> {
     bar.finish();
     let copied = copied?;
     let points: Vec<_> = copied.points.iter().map(ToString::to_string).collect();
+    let left_out = copied.left_out.iter();
+    let left_out: Vec<_> = left_out
+        .map(|(point, why)| json!({ "point": point.to_string(), "why": why }))
+        .collect();
     let document = json!({
         "points": points,
+        "left_out": left_out,
         "copied_bytes": copied.copied_bytes,
         "stored_bytes": copied.stored_bytes,
         "took_s": copied.took.as_secs_f64(),
     });
     printer.answer(&document, || match points.len() {
-        0 => format!("{} has them all", options.to),
+        0 if left_out.is_empty() => format!("{} has them all", options.to),
         count => format!(
             "{count} points copied to {} in {}: {} travelled, {} stored",
             options.to,
@@ -47,5 +52,5 @@ pub(crate) fn replicate(args: Replicate, printer: &Printer) -> Result<()> {
             units::bytes(copied.stored_bytes),
         ),
     });
-    Ok(())
+    copied.verdict()
 }

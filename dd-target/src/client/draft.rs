@@ -158,22 +158,19 @@ impl Draft {
         self.connection.ask(ask, ANSWER_BYTES_MAX).map(drop)
     }
 
-    /// Completes the image: the vault holds every chunk of it. If its whole content must come to `root`, that is asked for.
+    /// Completes the image: the vault holds every chunk of it. The server refuses it if its whole content does not come to `root`.
     pub(super) fn finish(&self, root: Option<Fingerprint>) -> Result<RemoteImage, RemoteError> {
         self.tell_zeroes()?;
         self.settle()?;
-        let call = match root {
-            None => "finish",
-            Some(_) => "finish?root=true",
+        let call = root.map_or("finish".to_owned(), |root| format!("finish?root={root}"));
+        let ask = Ask::bytes(self.path(&call), Vec::new());
+        let finished: FinishedDraft = match self.connection.json(ask) {
+            Err(RemoteError::Refused { status: 422, .. }) if root.is_some() => {
+                let server = self.connection.server();
+                return Err(RemoteError::OtherContent { server });
+            }
+            finished => finished?,
         };
-        let ask = Ask::bytes(self.path(call), Vec::new());
-        let finished: FinishedDraft = self.connection.json(ask)?;
-        if let Some(root) = root
-            && finished.root != Some(root.to_string())
-        {
-            let server = self.connection.server();
-            return Err(RemoteError::OtherContent { server });
-        }
         let image = record::image(&finished.image);
         let nonsense = || self.connection.nonsense("it is no image");
         Ok(RemoteImage {

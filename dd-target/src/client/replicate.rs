@@ -13,6 +13,11 @@ use crate::client::connection::Ask;
 use crate::client::image_copy::{CopyError, RemoteCopy};
 use crate::client::vault::{RemoteImage, RemotePoint, Vault};
 
+/// What a point is of.
+fn cut(point: &PointRecord) -> ([u8; 16], u64) {
+    (point.lineage, point.generation)
+}
+
 /// A point, as the store has it and as the vault does.
 type Common = (Arc<PointRecord>, Arc<PointRecord>);
 
@@ -32,10 +37,38 @@ impl Vault {
         groups.sort();
         groups.dedup();
         for group in &groups {
-            let next = self.list(group)?.next_sequence;
+            let listed = self.list(group)?;
+            let next = listed.next_sequence;
+            self.check_origin(from, group, &listed)?;
             points.retain(|point| point.group() != group || point.id.sequence >= next);
         }
         Ok(points)
+    }
+
+    /// A number that others took would hide the point that has it here.
+    fn check_origin(
+        &self,
+        from: &Store,
+        group: &Name,
+        listed: &api::PointList,
+    ) -> Result<(), RemoteError> {
+        let foreign = |point: String| {
+            let server = self.connection.server();
+            Err(RemoteError::ForeignPoint { server, point })
+        };
+        let given = from.next_number(group);
+        if listed.next_sequence > given {
+            return foreign(format!("a point after {group}@{}", given.saturating_sub(1)));
+        }
+        let here = from.points();
+        for point in &listed.points {
+            let there = self.point(point)?;
+            let same = here.iter().find(|here| here.id == there.id);
+            if same.is_some_and(|same| cut(same) != cut(&there)) {
+                return foreign(there.id.to_string());
+            }
+        }
+        Ok(())
     }
 
     /// Copies a point of a store. `progress` is told bytes looked at, and bytes in all.
@@ -80,9 +113,19 @@ impl Vault {
             labels: &point.labels,
             consistency: point.consistency,
         };
-        let point = self.commit(&new, Some(point.id.sequence))?;
+        let listed = self.commit(&new, Some(point.id.sequence))?;
+        let same = |(name, image): &(Name, RemoteImage)| {
+            let disk = listed.disk(name);
+            disk.is_some_and(|disk| disk.image == *image.image())
+        };
+        let is_it = listed.id == point.id && cut(&listed) == cut(point);
+        if !is_it || listed.disks.len() != disks.len() || !disks.iter().all(same) {
+            let server = self.connection.server();
+            let point = listed.id.to_string();
+            return Err(RemoteError::ForeignPoint { server, point }.into());
+        }
         Ok(Replicated {
-            point,
+            point: listed,
             copied_bytes,
         })
     }
@@ -91,7 +134,6 @@ impl Vault {
     fn newest_in_common(&self, from: &Store, group: &Name) -> Result<Option<Common>, RemoteError> {
         let theirs = from.points();
         let same = |ours: &PointRecord| {
-            let cut = |point: &PointRecord| (point.lineage, point.generation);
             let mut theirs = theirs.iter();
             theirs.find(|theirs| theirs.id == ours.id && cut(theirs) == cut(ours))
         };

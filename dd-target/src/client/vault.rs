@@ -200,7 +200,7 @@ impl Vault {
         Ok(())
     }
 
-    fn point(&self, point: &api::Point) -> Result<Arc<PointRecord>, RemoteError> {
+    pub(super) fn point(&self, point: &api::Point) -> Result<Arc<PointRecord>, RemoteError> {
         let record = record::point_record(point).map(Arc::new);
         record.ok_or_else(|| self.connection.nonsense("it is no point"))
     }

@@ -157,15 +157,13 @@ pub(crate) async fn finish(
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
         let image = draft.finish()?;
-        let root = match root {
-            false => None,
-            true => Some(draft.vault().store()?.image(image.image())?.root()?),
-        };
+        if let Some(root) = root {
+            check_root(&shared, &caller, &draft, &image, &root)?;
+        }
         Ok(Json(FinishedDraft {
             image: record::image_text(image.image()),
             stored_bytes: image.stored_new_bytes(),
             changed_bytes: image.changed_bytes(),
-            root: root.map(|root| root.to_string()),
         }))
     })
     .await
@@ -229,6 +227,25 @@ pub(crate) async fn commit(
         Ok(Json(record::point(&point)))
     })
     .await
+}
+
+/// Says yes or no, and writes down each no: whoever could ask for roots would learn what is in images that he only names.
+fn check_root(
+    shared: &Inner,
+    caller: &Caller,
+    draft: &Draft,
+    image: &FinishedImage,
+    root: &str,
+) -> Answer<()> {
+    let vault = draft.vault();
+    if vault.store()?.image(image.image())?.root()?.to_string() == *root {
+        return Ok(());
+    }
+    let why = "the image has not the content that it should have";
+    let mut entry = caller.entry(Event::Refused, Some(&vault.name), "an image".to_owned());
+    entry.why = Some(why.to_owned());
+    shared.refused(entry)?;
+    Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, why))
 }
 
 /// Numbers are never given twice: whoever could take the last one would end the group.
@@ -317,8 +334,8 @@ pub(crate) async fn save_seed(
 /// What is asked for with a complete image.
 #[derive(Deserialize)]
 pub(crate) struct Finish {
-    #[serde(default)]
-    root: bool,
+    /// What the whole content of the image must come to, in hexadecimal digits.
+    root: Option<String>,
 }
 
 #[derive(Deserialize)]
