@@ -151,6 +151,7 @@ RANGE = {"type": "string", "pattern": r"^bytes=[0-9]{1,2}-[0-9]{3,6}\Z"}
 BESIDE = {
     "/v1/audit": [("query", "after", False, U64)],
     LIST: [("query", "folder", True, some("catalog", "keys", *KNOWN["folders"]))],
+    "/v1/vaults/{vault}/drafts/{draft}/finish": [("query", "root", False, {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"})],
     "/v1/vaults/{vault}/groups/{group}/points": [("query", "lineage", False, LINEAGE)],
 }
 
