@@ -10,7 +10,7 @@
 //!
 //! Rule: nothing is asked for before it is durable here. So what is listed and not written here is not ours,
 //! whatever crashed, and however many answers were lost.
-//! Rule: a protection of before this file believes what it finds, once: until it asks for the first time.
+//! Rule: a protection of before this file believes what it finds when it first looks, until it has asked for something.
 //!
 //! `docs/formats/made.md` draws the file.
 
@@ -106,8 +106,9 @@ pub(crate) struct MadeHere {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    /// `None` until the first write.
+    /// `None` until the first write, and after one that failed.
     file: Option<Arc<dyn File>>,
     /// Of the newest slot.
     sequence: u64,
@@ -127,32 +128,19 @@ impl MadeHere {
 
     /// Reads it, if it is there. One that cannot be read knows nothing: guests are served all the same.
     fn open(dir: Arc<dyn Dir>) -> Self {
-        let file = dir.open(NAME);
-        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-        let believes = file.as_ref().is_err_and(is_missing);
-        let read = file.and_then(|file| Ok((newest_slot(&*file)?, file)));
-        let state = match read {
+        let read = dir.open(NAME);
+        let read = read.and_then(|file| Ok((newest_slot(&*file)?, file)));
+        let mut state = State::default();
+        match read {
             Ok((slot, file)) => {
-                let (sequence, known) = slot.unwrap_or_default();
-                State {
-                    file: Some(file),
-                    sequence,
-                    known,
-                    believes,
-                }
+                (state.sequence, state.known) = slot.unwrap_or_default();
+                state.file = Some(file);
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => state.believes = true,
             Err(error) => {
-                if !believes {
-                    warn!(%error, "the account of what was shipped cannot be read; it is made anew");
-                }
-                State {
-                    file: None,
-                    sequence: 0,
-                    known: VecDeque::new(),
-                    believes,
-                }
+                warn!(%error, "the account of what was shipped cannot be read; it is made anew");
             }
-        };
+        }
         Self {
             dir,
             state: Mutex::new(state),
