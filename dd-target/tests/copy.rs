@@ -71,6 +71,25 @@ fn vault(bench: &Bench, name: &str) -> Vault {
     Vault::open(&bench.vault(name), &access).unwrap()
 }
 
+/// A call as it is, for what no client says.
+fn post(bench: &Bench, token: &str, path: &str, body: &serde_json::Value) -> (u16, String) {
+    bench.ask_with("POST", &format!("/v1/vaults/v/{path}"), Some(token), |r| {
+        r.json(body)
+    })
+}
+
+/// An empty draft.
+fn draft(bench: &Bench, token: &str) -> String {
+    let (_, draft) = post(
+        bench,
+        token,
+        "drafts",
+        &serde_json::json!({ "empty": 4096 }),
+    );
+    let draft: serde_json::Value = serde_json::from_str(&draft).unwrap();
+    draft["draft"].as_str().unwrap().to_owned()
+}
+
 fn copy_all(vault: &Vault, from: &Store) -> Vec<Replicated> {
     let points = vault.points_to_copy(from, None).unwrap();
     let copy = |point: &Arc<PointRecord>| vault.copy_point(from, point, &|_, _| ()).unwrap();
@@ -233,14 +252,8 @@ fn numbers_that_others_took_are_told() {
 fn an_image_that_is_not_what_it_should_be_is_not_completed() {
     let bench = Bench::new();
     let token = bench.token(&[Role::Ship]);
-    let post = |path: &str, body: serde_json::Value| {
-        bench.ask_with("POST", &format!("/v1/vaults/v/{path}"), Some(&token), |r| {
-            r.json(&body)
-        })
-    };
-    let (_, draft) = post("drafts", serde_json::json!({ "empty": 4096 }));
-    let draft: serde_json::Value = serde_json::from_str(&draft).unwrap();
-    let path = format!("drafts/{}/finish?root=", draft["draft"].as_str().unwrap());
+    let post = |path: &str, body| post(&bench, &token, path, &body);
+    let path = format!("drafts/{}/finish?root=", draft(&bench, &token));
     let (status, said) = post(&(path + &"00".repeat(32)), serde_json::json!(null));
     assert_eq!(status, 422, "{said}");
     let page = bench.remote(&bench.token(&[Role::Admin])).audit(0).unwrap();
@@ -256,15 +269,9 @@ fn an_image_that_is_not_what_it_should_be_is_not_completed() {
 fn a_number_is_the_next_or_a_little_later() {
     let bench = Bench::new();
     let token = bench.token(&[Role::Ship]);
-    let post = |path: &str, body: serde_json::Value| {
-        bench.ask_with("POST", &format!("/v1/vaults/v/{path}"), Some(&token), |r| {
-            r.json(&body)
-        })
-    };
+    let post = |path: &str, body| post(&bench, &token, path, &body);
     let commit = |generation: u64, sequence: u64| {
-        let (_, draft) = post("drafts", serde_json::json!({ "empty": 4096 }));
-        let draft: serde_json::Value = serde_json::from_str(&draft).unwrap();
-        let id = draft["draft"].as_str().unwrap();
+        let id = draft(&bench, &token);
         post(&format!("drafts/{id}/finish"), serde_json::json!(null));
         post(
             "points",
