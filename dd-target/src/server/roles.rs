@@ -110,7 +110,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("POST" "/v1/vaults/{vault}/drafts/{draft}/ask", SHIP, ASK_BYTES_MAX, post(write::ask), &[], Content::Bytes => Content::Bytes, "Lay known chunks into the image; answers which are lacking"),
     route!("POST" "/v1/vaults/{vault}/drafts/{draft}/regions", SHIP, REGIONS_BYTES_MAX, post(write::regions), &[], Content::Bytes => json::<api::Told>(), "Store chunks that were lacking"),
     route!("POST" "/v1/vaults/{vault}/drafts/{draft}/zero", SHIP, JSON_BYTES_MAX, post(write::zero), &[], json::<api::ZeroRanges>() => json::<api::Told>(), "Make ranges of the image zero"),
-    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/finish", SHIP, 0, post(write::finish), &[query("root", false, "string")], Content::Nothing => json::<api::FinishedDraft>(), "Complete the image; with ?root= only if its content comes to that"),
+    route!("POST" "/v1/vaults/{vault}/drafts/{draft}/finish", SHIP, 0, post(write::finish), &[query("root", false, "string")], Content::Nothing => json::<api::FinishedDraft>(), "Complete the image; with ?root= refused if its content comes to something else"),
     route!("POST" "/v1/vaults/{vault}/points", SHIP, JSON_BYTES_MAX, post(write::commit), &[], json::<api::NewPoint>() => json::<api::Point>(), "List a point of complete images; once, however often it is asked for"),
     route!("GET" "/v1/vaults/{vault}/groups/{group}/points", SHIP, 0, get(write::points), &[query("lineage", false, "string")], Content::Nothing => json::<api::PointList>(), "A group's points, newest first; of one ?lineage="),
     route!("GET" "/v1/vaults/{vault}/seeds/{group}", SHIP, 0, get(write::seed), &[], Content::Nothing => json::<api::SeedFound>(), "How far a group's first copy is"),
