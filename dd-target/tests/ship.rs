@@ -352,6 +352,41 @@ fn a_vault_takes_no_more_than_its_quota() {
     }
 }
 
+/// A chore may take days, and a thread of the server as long: two tokens with slow ones took them all.
+#[test]
+fn of_slow_chores_a_few_are_under_way_and_others_are_told_to_come_again() {
+    let mut bench = Bench::new();
+    let vault = vault(&bench);
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(8)).unwrap();
+    commit(&vault, image, 1, 10).unwrap();
+    let admin = bench.token(&[Role::Admin]);
+    let pem = std::fs::read(bench.path("state/server.pem")).unwrap();
+    let roots = reqwest::Certificate::from_pem_bundle(&pem).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only(roots).no_proxy();
+    let client = client.build().unwrap();
+    let url = format!("{}/v1/vaults/v/chores", bench.url());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // A byte a second: none of them ends by itself.
+    let scrub = r#"{"do":"scrub","deep":false,"heal":false,"rate":1}"#;
+    let (told, answers) = std::sync::mpsc::channel();
+    for _ in 0..17 {
+        let request = client.post(&url).bearer_auth(&admin).body(scrub);
+        let request = request.header("content-type", "application/json");
+        let told = told.clone();
+        runtime.spawn(async move {
+            let status = request.send().await.map(|answer| answer.status().as_u16());
+            let _ = told.send(status);
+        });
+    }
+    let limit = std::time::Duration::from_secs(60);
+    assert_eq!(answers.recv_timeout(limit).unwrap().unwrap(), 429);
+    // The others are under way, and whoever ships is served.
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(9)).unwrap();
+    commit(&vault, image, 2, 20).unwrap();
+    assert!(answers.try_recv().is_err());
+    bench.stop();
+}
+
 #[test]
 fn a_granule_is_written_once() {
     let bench = Bench::new();
