@@ -7,6 +7,8 @@
 //!
 //! Rule: a region is checked (checksum and fingerprints) before a byte of it goes out.
 
+mod gather;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use block::{ByteRange, GRANULE, GranuleRange, index};
 use parking_lot::Mutex;
 
+use self::gather::Gather;
 use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::fingerprint::CHUNK;
 use crate::image::Image;
@@ -40,12 +43,20 @@ pub trait RestoreSink: Sync {
 
 /// Takes what a sweep over an image finds.
 pub(crate) trait Sweep: Sync {
-    /// Chunks that were checked, and where they belong; cut at the end of the disk.
-    fn data(&self, offset: u64, data: &[u8]) -> Result<()>;
+    /// What takes the chunks that one thread reads.
+    fn taker(&self) -> Box<dyn Taker + '_>;
     /// A part that holds nothing.
     fn zero(&self, range: ByteRange) -> Result<()>;
     /// A part that cannot be read. `Err` ends the sweep.
     fn damaged(&self, ranges: Vec<ByteRange>, error: StoreError) -> Result<()>;
+}
+
+/// Takes the chunks that one thread of a sweep reads.
+pub(crate) trait Taker {
+    /// Chunks that were checked, and where they belong; cut at the end of the disk.
+    fn data(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+    /// No more come.
+    fn end(&mut self) -> Result<()>;
 }
 
 impl Image {
@@ -70,9 +81,19 @@ fn sink_error(source: io::Error) -> StoreError {
     io_error("write to", "the output".into(), source)
 }
 
+impl Taker for Gather<'_> {
+    fn data(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.add(offset, data)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.write()
+    }
+}
+
 impl Sweep for Restore<'_> {
-    fn data(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.0.write(offset, data).map_err(sink_error)
+    fn taker(&self) -> Box<dyn Taker + '_> {
+        Box::new(Gather::new(self.0))
     }
 
     fn zero(&self, range: ByteRange) -> Result<()> {
@@ -170,13 +191,18 @@ impl Window<'_> {
         let tasks: Vec<&[Run]> = runs.chunk_by(|a, b| container(a) == container(b)).collect();
         let next = AtomicUsize::new(0);
         let failed = Mutex::new(None);
+        let fail = |error| {
+            failed.lock().get_or_insert(error);
+        };
         let work = || {
+            let mut taker = self.to.taker();
             while failed.lock().is_none() {
                 let task = next.fetch_add(1, Ordering::Relaxed);
-                let Some(task) = tasks.get(task) else { return };
-                if let Err(e) = self.read_container(task) {
-                    failed.lock().get_or_insert(e);
-                }
+                let done = match tasks.get(task) {
+                    Some(task) => self.read_container(task, &mut *taker),
+                    None => return taker.end().unwrap_or_else(fail),
+                };
+                done.unwrap_or_else(fail);
             }
         };
         std::thread::scope(|scope| {
@@ -192,7 +218,7 @@ impl Window<'_> {
     }
 
     /// `runs` lie in one container, in order of slots.
-    fn read_container(&self, runs: &[Run]) -> Result<()> {
+    fn read_container(&self, runs: &[Run], taker: &mut dyn Taker) -> Result<()> {
         let Some(id) = runs[0].place.map(Place::container) else {
             return Ok(());
         };
@@ -227,7 +253,7 @@ impl Window<'_> {
                         // Garbage collection was faster.
                         rest.push_front(now);
                         let rest: Vec<Run> = rest.into();
-                        return self.read_container(&rest);
+                        return self.read_container(&rest, taker);
                     }
                     Err(e) => {
                         self.lose(&[now], e)?;
@@ -239,7 +265,7 @@ impl Window<'_> {
             let at = (position - usize::from(entry.first)) * CHUNK;
             let range = self.bytes(now.start, now.end());
             let data = &chunks[at..at + index(range.len())];
-            self.to.data(now.start * GRANULE, data)?;
+            taker.data(now.start * GRANULE, data)?;
             self.report(range.len());
         }
         Ok(())
