@@ -16,17 +16,23 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{Access, BlockDevice, ByteRange, Dir, Fua, OsDir, Production, ZeroOptions};
+use block::{
+    Access, BlockDevice, ByteRange, Caching, Dir, Fua, OpenError, OsDir, Production, ZeroOptions,
+};
 use store::RestoreSink;
 
 use crate::restore::Format;
 use crate::writeback::Writeback;
 use crate::{Error, Result};
 
+/// Writes past the page cache take as long as the device does; so many keep one at work that does many at once.
+const WAITING_WRITERS: usize = 8;
+
 /// A place that is being written.
 pub(crate) struct Output {
     device: Arc<dyn BlockDevice>,
-    writeback: Writeback,
+    /// Unless writes go past the page cache.
+    writeback: Option<Writeback>,
     kind: Kind,
     path: PathBuf,
     force: bool,
@@ -35,9 +41,18 @@ pub(crate) struct Output {
 }
 
 enum Kind {
-    File { _lock: Production },
+    File(Production),
     Vmdk(block::vmdk::NewFlat),
-    Device { _lock: Production },
+    Device(Production),
+}
+
+impl Kind {
+    fn device(&self) -> &Arc<dyn BlockDevice> {
+        match self {
+            Self::File(opened) | Self::Device(opened) => &opened.device,
+            Self::Vmdk(vmdk) => vmdk.device(),
+        }
+    }
 }
 
 impl Output {
@@ -69,34 +84,43 @@ impl Output {
         let replaced = lock_replaced(existing.into_iter().flatten())?;
         let partial = partial_path(path);
         remove_partial(&partial)?;
-        let (device, kind) = match format {
-            Format::Raw => {
-                let file = block::create_raw(&partial, size)?;
-                (Arc::clone(&file.device), Kind::File { _lock: file })
-            }
+        let (kind, caching) = match format {
+            Format::Raw => past_cache(|caching| {
+                let file = block::create_raw(&partial, size, caching)?;
+                Ok(Kind::File(file))
+            })?,
             Format::Vmdk => {
                 let inner = partial.join(path.file_name().unwrap_or_default());
                 fs::create_dir(&partial).map_err(Error::file("create", &partial))?;
-                let vmdk = block::vmdk::create_flat(&inner, size).inspect_err(|_| {
+                past_cache(|caching| {
+                    let vmdk = block::vmdk::create_flat(&inner, size, caching)?;
+                    Ok(Kind::Vmdk(vmdk))
+                })
+                .inspect_err(|_| {
                     // It was ours and is empty.
                     let _ = fs::remove_dir_all(&partial);
-                })?;
-                (Arc::clone(vmdk.device()), Kind::Vmdk(vmdk))
+                })?
             }
         };
-        Self::of(device, kind, path, force, replaced)
+        Self::of(kind, caching, path, force, replaced)
     }
 
     fn of(
-        device: Arc<dyn BlockDevice>,
         kind: Kind,
+        caching: Caching,
         path: &Path,
         force: bool,
         replaced: Option<Production>,
     ) -> Result<Self> {
-        let flushed = Arc::clone(&device);
-        let writeback = Writeback::begin(move || flushed.flush());
-        let writeback = writeback.map_err(Error::file("write", path))?;
+        let device = Arc::clone(kind.device());
+        let writeback = match caching {
+            Caching::Direct => None,
+            Caching::Buffered => {
+                let flushed = Arc::clone(&device);
+                let writeback = Writeback::begin(move || flushed.flush());
+                Some(writeback.map_err(Error::file("write", path))?)
+            }
+        };
         Ok(Self {
             device,
             writeback,
@@ -126,7 +150,8 @@ impl Output {
                 "add --force if that is what you want",
             ));
         }
-        let opened = block::open_production(path, Access::ReadWrite)?;
+        let (opened, caching) =
+            past_cache(|caching| block::open_production_with(path, Access::ReadWrite, caching))?;
         if opened.device.size() < size {
             return Err(Error::usage(
                 format!(
@@ -137,15 +162,22 @@ impl Output {
                 "choose a device that is as large as the disk",
             ));
         }
-        let device = Arc::clone(&opened.device);
-        Self::of(device, Kind::Device { _lock: opened }, path, force, None)
+        Self::of(Kind::Device(opened), caching, path, force, None)
+    }
+
+    /// How many writes may wait for the device at once, beside those that the processors make.
+    pub(crate) fn waiting_writers(&self) -> usize {
+        match self.writeback {
+            Some(_) => 0,
+            None => WAITING_WRITERS,
+        }
     }
 
     /// Reserves space for the whole disk, so that it cannot run out later.
     pub(crate) fn allocate(&self, size: u64) -> Result<()> {
         let (dir, name) = match &self.kind {
-            Kind::Device { .. } => return Ok(()),
-            Kind::File { .. } => (parent(&self.path), partial_path(&self.path)),
+            Kind::Device(_) => return Ok(()),
+            Kind::File(_) => (parent(&self.path), partial_path(&self.path)),
             Kind::Vmdk(_) => (partial_path(&self.path), flat_path(&self.path)),
         };
         let name = name
@@ -163,12 +195,13 @@ impl Output {
     /// Makes the disk durable and gives it its name.
     pub(crate) fn publish(self) -> Result<()> {
         let failed = Error::file("complete", self.path.clone());
-        let flushed = self.writeback.end().and_then(|()| self.device.flush());
-        let published = flushed
+        let published = self
+            .written_back()
+            .and_then(|()| self.device.flush())
             .map_err(device_error)
             .and_then(|()| match self.kind {
-                Kind::Device { .. } => Ok(()),
-                Kind::File { .. } => settle(&partial_path(&self.path), &self.path, self.force),
+                Kind::Device(_) => Ok(()),
+                Kind::File(_) => settle(&partial_path(&self.path), &self.path, self.force),
                 Kind::Vmdk(vmdk) => vmdk
                     .publish()
                     .and_then(|()| settle_vmdk(&self.path, self.force)),
@@ -176,20 +209,25 @@ impl Output {
         published.map_err(failed)
     }
 
+    /// Waits for what is made durable meanwhile.
+    fn written_back(&self) -> block::Result<()> {
+        self.writeback.as_ref().map_or(Ok(()), Writeback::end)
+    }
+
     /// Removes what was begun.
     pub(crate) fn discard(self) {
         let partial = partial_path(&self.path);
         // What is left is named `.partial`; the next restore tries again to remove it.
         let _ = match self.kind {
-            Kind::Device { .. } => Ok(()),
-            Kind::File { .. } => fs::remove_file(&partial),
+            Kind::Device(_) => Ok(()),
+            Kind::File(_) => fs::remove_file(&partial),
             Kind::Vmdk(_) => fs::remove_dir_all(&partial),
         };
     }
 
     /// Whether a part that is not written reads as zeroes.
     fn starts_zero(&self) -> bool {
-        !matches!(self.kind, Kind::Device { .. })
+        !matches!(self.kind, Kind::Device(_))
     }
 }
 
@@ -197,8 +235,10 @@ impl RestoreSink for Output {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let written = self.device.write_at(data, offset, Fua::No);
         // A flush that failed makes later writes fail, and says why itself.
-        written.map_err(|e| device_error(self.writeback.end().err().unwrap_or(e)))?;
-        self.writeback.wrote(data.len() as u64);
+        written.map_err(|e| device_error(self.written_back().err().unwrap_or(e)))?;
+        if let Some(writeback) = &self.writeback {
+            writeback.wrote(data.len() as u64);
+        }
         Ok(())
     }
 
@@ -210,6 +250,21 @@ impl RestoreSink for Output {
             .write_zeroes(range, ZeroOptions::RELAXED)
             .map_err(device_error)
     }
+}
+
+/// Opens past the page cache, which a disk of any size would fill with what nobody reads soon, or through it where it cannot be
+/// passed.
+fn past_cache<T>(
+    open: impl Fn(Caching) -> std::result::Result<T, OpenError>,
+) -> Result<(T, Caching)> {
+    let direct = match open(Caching::Direct) {
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => None,
+        opened => Some((opened?, Caching::Direct)),
+    };
+    Ok(match direct {
+        Some(opened) => opened,
+        None => (open(Caching::Buffered)?, Caching::Buffered),
+    })
 }
 
 /// Keeps "no space left" what it is.

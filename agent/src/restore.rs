@@ -97,7 +97,8 @@ pub fn restore(
         true => Ok(()),
         false => output.allocate(disk.size),
     };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = processors + output.waiting_writers();
     let failed = options.target.failed("restore the disk");
     let written = reserved
         .and_then(|()| {

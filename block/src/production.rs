@@ -194,16 +194,22 @@ pub fn open_production_with(
 /// Creates a raw file of `size` bytes, all a hole, for its owner alone; opened and locked.
 ///
 /// # Errors
-/// `Io` with `AlreadyExists` if the name is taken; as [`open_production`].
-pub fn create_raw(path: &Path, size: u64) -> Result<Production, OpenError> {
-    fs::OpenOptions::new()
+/// `Io` with `AlreadyExists` if the name is taken; as [`open_production_with`], and there is no file then.
+pub fn create_raw(path: &Path, size: u64, caching: Caching) -> Result<Production, OpenError> {
+    let file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .and_then(|file| file.set_len(size))
         .map_err(|e| OpenError::io(path, e))?;
-    open_raw(path, Access::ReadWrite.into())
+    let access = Access::ReadWrite;
+    file.set_len(size)
+        .map_err(|e| OpenError::io(path, e))
+        .and_then(|()| open_raw(path, Opening { access, caching }))
+        .inspect_err(|_| {
+            // It was ours and is empty.
+            let _ = fs::remove_file(path);
+        })
 }
 
 impl Production {

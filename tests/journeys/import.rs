@@ -9,7 +9,7 @@ use tests::served::Served;
 use tests::time::wait_for;
 use tests::{Bench, Protect, image, standin};
 
-use crate::places::{LIMIT, MIB};
+use crate::places::{LIMIT, MIB, Mount};
 
 const SIZE: u64 = 96 * MIB;
 
@@ -184,4 +184,40 @@ fn import_refuses_what_it_cannot_take() -> Result<()> {
     standin::refuse(&unknown, 1, &["refuses"])?;
     ensure!(bench.points()?.len() == 2, "a point was made");
     Ok(())
+}
+
+/// A restore writes past the page cache, which a `ramfs` has no way to do; and a disk whose end is no page's, which none has.
+#[test]
+fn import_comes_back_wherever_the_page_cache_can_be_passed_or_not() -> Result<()> {
+    let bench = Bench::new()?;
+    let disk = scattered(&bench, "disk.raw")?;
+    let odd = bench.path("odd.raw");
+    image::sparse(&odd, 5 * MIB + 512)?;
+    image::scribble(&odd, 2 * MIB + 512, 3 * MIB, bench.seed)?;
+    let cached = Mount::ramfs(bench.path("cached"))?;
+    for (group, disk) in [("disk", &disk), ("odd", &odd)] {
+        import(&bench, &[&disk.display().to_string()], group)?;
+        for dir in [bench.dir(), cached.at()] {
+            let raw = dir.join(format!("{group}-back.raw"));
+            let vmdk = dir.join(format!("{group}-back.vmdk"));
+            restore(&bench, group, &raw, "raw")?;
+            restore(&bench, group, &vmdk, "vmdk")?;
+            let flat = dir.join(format!("{group}-back-flat.vmdk"));
+            for back in [raw, flat] {
+                ensure!(
+                    image::difference(disk, &back)?.is_none(),
+                    "{} is another disk",
+                    back.display()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn restore(bench: &Bench, group: &str, to: &Path, format: &str) -> Result<String> {
+    let (point, to) = (format!("{group}@latest"), to.display().to_string());
+    let target = bench.target();
+    let args = ["restore", &point, "--target", &target, "--output", &to];
+    standin::run(args.iter().chain(&["--format", format]))
 }

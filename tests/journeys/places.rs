@@ -47,13 +47,23 @@ pub(crate) struct Mount(PathBuf);
 
 impl Mount {
     pub(crate) fn tmpfs(at: PathBuf, mib: u64) -> Result<Self> {
+        Self::of(at, &format!("tmpfs -o size={mib}M"))
+    }
+
+    /// One that is the page cache, and nothing behind it.
+    pub(crate) fn ramfs(at: PathBuf) -> Result<Self> {
+        Self::of(at, "ramfs")
+    }
+
+    fn of(at: PathBuf, kind: &str) -> Result<Self> {
         fs::create_dir_all(&at)?;
-        let line = format!(
-            "mount -t tmpfs -o size={mib}M standin-test '{}'",
-            at.display()
-        );
+        let line = format!("mount -t {kind} standin-test '{}'", at.display());
         process::sh(Path::new("/"), &line, LIMIT)?;
         Ok(Self(at))
+    }
+
+    pub(crate) fn at(&self) -> &Path {
+        &self.0
     }
 
     pub(crate) fn remount(&self, options: &str) -> Result<()> {

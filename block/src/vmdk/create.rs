@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::descriptor::is_plain;
-use crate::{BlockDevice, Dir, OpenError, OsDir, Production, SECTOR, create_raw};
+use crate::{BlockDevice, Caching, Dir, OpenError, OsDir, Production, SECTOR, create_raw};
 
 /// A VMDK (monolithicFlat) whose content is being written.
 pub struct NewFlat {
@@ -29,7 +29,7 @@ pub struct NewFlat {
 /// # Errors
 /// `Io`: `AlreadyExists` if either file exists, `InvalidInput` if `path` does not end in `.vmdk` or
 /// its name cannot stand in a descriptor. `PartialSector`.
-pub fn create_flat(path: &Path, size: u64) -> Result<NewFlat, OpenError> {
+pub fn create_flat(path: &Path, size: u64, caching: Caching) -> Result<NewFlat, OpenError> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
     let stem = name.strip_suffix(".vmdk").unwrap_or("");
     if stem.is_empty() || !is_plain(name) || !super::is_named_vmdk(path) {
@@ -41,7 +41,7 @@ pub fn create_flat(path: &Path, size: u64) -> Result<NewFlat, OpenError> {
         return Err(OpenError::io(path, io::ErrorKind::AlreadyExists.into()));
     }
     let data_name = format!("{stem}-flat.vmdk");
-    let data = create_raw(&path.with_file_name(&data_name), size)?;
+    let data = create_raw(&path.with_file_name(&data_name), size, caching)?;
     Ok(NewFlat {
         data,
         path: path.to_owned(),

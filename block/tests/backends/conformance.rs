@@ -167,7 +167,7 @@ fn vmdk_made_for_a_restore() {
     conformance::check(|| {
         let dir = scratch();
         let path = dir.path().join("disk.vmdk");
-        let new = vmdk::create_flat(&path, SIZE as u64).expect("create");
+        let new = vmdk::create_flat(&path, SIZE as u64, Caching::Buffered).expect("create");
         (new.device().clone(), (new, dir))
     });
 }

@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 
 use block::{
-    Access, ByteRange, Dir, ErrorKind, Fua, OsDir, ZeroOptions, create_raw, open_production,
+    Access, ByteRange, Caching, Dir, ErrorKind, Fua, OsDir, ZeroOptions, create_raw,
+    open_production,
 };
 
 use crate::common::{attempt, run, scratch, text};
@@ -37,7 +38,8 @@ impl Drop for Small {
 #[test]
 fn a_sparse_disk_that_outgrows_its_file_system_is_full_and_goes_on_when_there_is_space() {
     let small = Small::new();
-    let disk = create_raw(&small.path().join("disk.img"), 64 << 20).expect("sparse");
+    let disk =
+        create_raw(&small.path().join("disk.img"), 64 << 20, Caching::Buffered).expect("sparse");
     let device = disk.device.as_ref();
     device.write_at(&[1; 1 << 20], 0, Fua::Yes).expect("fits");
     let error = device
@@ -85,7 +87,7 @@ fn mapped_words_on_a_full_file_system_are_an_error_before_they_are_stored() {
 fn after_a_failed_flush_a_disk_refuses_to_write_until_it_is_opened_again() {
     let small = Small::new();
     let backing = small.path().join("backing");
-    drop(create_raw(&backing, 64 << 20).expect("sparse"));
+    drop(create_raw(&backing, 64 << 20, Caching::Buffered).expect("sparse"));
     let attach = ["--find", "--show", text(&backing)];
     let path = std::path::PathBuf::from(run("losetup", &attach).trim());
     let outcome = std::panic::catch_unwind(|| {

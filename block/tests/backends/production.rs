@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use block::{
-    Access, BlockDevice, ByteRange, ExtentState, Fua, Hole, Identity, OpenError, Speed,
+    Access, BlockDevice, ByteRange, Caching, ExtentState, Fua, Hole, Identity, OpenError, Speed,
     ZeroOptions, create_raw, open_production,
 };
 
@@ -102,7 +102,7 @@ fn a_block_device_is_known_by_what_it_says_of_itself_and_has_no_stamp() {
 fn holes_of_the_file_are_told_and_zeroing_makes_or_fills_them() {
     let dir = scratch();
     let path = dir.path().join("disk.img");
-    let disk = create_raw(&path, 8 << 20).expect("create");
+    let disk = create_raw(&path, 8 << 20, Caching::Buffered).expect("create");
     let device = disk.device.as_ref();
     device
         .write_at(&[1; 1 << 20], 1 << 20, Fua::Yes)
@@ -141,7 +141,7 @@ fn a_taken_name_is_not_overwritten() {
     let dir = scratch();
     let path = dir.path().join("disk.img");
     fs::write(&path, vec![1; 512]).expect("write");
-    let error = create_raw(&path, 1 << 20).expect_err("taken");
+    let error = create_raw(&path, 1 << 20, Caching::Buffered).expect_err("taken");
     assert!(matches!(error, OpenError::Io { .. }), "{error}");
     assert_eq!(fs::read(&path).expect("read"), vec![1; 512]);
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use block::{
-    Access, BlockDevice, ByteRange, ExtentState, Fua, OpenError, ZeroOptions, open_production, vmdk,
+    Access, BlockDevice, ByteRange, Caching, ExtentState, Fua, OpenError, ZeroOptions,
+    open_production, vmdk,
 };
 
 use crate::common::{raw_file, run, scratch, sparse_content, text};
@@ -139,7 +140,7 @@ fn a_vmdk_made_for_a_restore_is_one_for_qemu() {
     let raw = dir.path().join("raw");
     raw_file(&raw, &content);
     let path = dir.path().join("restored disk.vmdk");
-    let new = vmdk::create_flat(&path, content.len() as u64).expect("create");
+    let new = vmdk::create_flat(&path, content.len() as u64, Caching::Buffered).expect("create");
     new.device().write_at(&content, 0, Fua::No).expect("write");
     assert!(!path.exists(), "no disk before its bytes are durable");
     new.publish().expect("publish");
@@ -160,15 +161,17 @@ fn a_vmdk_made_for_a_restore_is_one_for_qemu() {
 fn a_restore_never_replaces_a_disk() {
     let dir = scratch();
     let path = dir.path().join("disk.vmdk");
-    vmdk::create_flat(&path, 1 << 20)
+    vmdk::create_flat(&path, 1 << 20, Caching::Buffered)
         .expect("create")
         .publish()
         .expect("publish");
-    let taken = vmdk::create_flat(&path, 1 << 20).err().expect("taken");
+    let taken = vmdk::create_flat(&path, 1 << 20, Caching::Buffered)
+        .err()
+        .expect("taken");
     assert!(matches!(taken, OpenError::Io { .. }), "{taken}");
     let other = dir.path().join("other.vmdk");
     fs::write(other.with_file_name("other-flat.vmdk"), b"data").expect("write");
-    vmdk::create_flat(&other, 1 << 20)
+    vmdk::create_flat(&other, 1 << 20, Caching::Buffered)
         .err()
         .expect("data file taken");
     for name in [
@@ -178,7 +181,7 @@ fn a_restore_never_replaces_a_disk() {
         "a\"b.vmdk",
         "a\nb.vmdk",
     ] {
-        let error = vmdk::create_flat(&dir.path().join(name), 1 << 20)
+        let error = vmdk::create_flat(&dir.path().join(name), 1 << 20, Caching::Buffered)
             .err()
             .expect(name);
         assert!(error.to_string().contains("name of a VMDK"), "{error}");
