@@ -14,6 +14,7 @@
 //! Rule: what was healed is believed only after the payload's own checksums were found right; the
 //! payload may hold bytes that a guest chose, plates among them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::codec::{Decoded, Decoder, Encode, Malformed};
@@ -205,22 +206,24 @@ fn table_of(shards: &[u8], shard: usize) -> Vec<u8> {
 
 /// Whether every byte of an object is as it was written, by its checksums. An object without armor is not known to be.
 pub(crate) fn is_intact(object: &[u8], owner: Owner) -> bool {
-    let ends = || {
-        let (front, back) = (object.get(..PLATE_LEN)?, object.last_chunk::<PLATE_LEN>()?);
-        let plate = Plate::decode(front, owner).ok()?;
-        if back != front || !plate.fits(object.len() as u64) {
-            return None;
-        }
-        let payload = plate.payload();
-        let shards_end = plate.shard_at(plate.shards() + plate.recovery);
-        let table = table_of(&object[payload.start..shards_end], plate.shard);
-        let front = &object[PLATE_LEN..][..table.len()];
-        let back = &object[shards_end..][..table.len()];
-        let padding = &object[PLATE_LEN + table.len()..payload.start];
-        let as_made = table == front && table == back && padding.iter().all(|byte| *byte == 0);
-        (as_made && crc32c::crc32c(&table) == plate.table_crc).then_some(())
-    };
-    ends().is_some()
+    intact_payload(object, owner).is_some()
+}
+
+/// The payload of an object that is as it was written.
+fn intact_payload(object: &[u8], owner: Owner) -> Option<&[u8]> {
+    let (front, back) = (object.get(..PLATE_LEN)?, object.last_chunk::<PLATE_LEN>()?);
+    let plate = Plate::decode(front, owner).ok()?;
+    if back != front || !plate.fits(object.len() as u64) {
+        return None;
+    }
+    let payload = plate.payload();
+    let shards_end = plate.shard_at(plate.shards() + plate.recovery);
+    let table = table_of(&object[payload.start..shards_end], plate.shard);
+    let front = &object[PLATE_LEN..][..table.len()];
+    let back = &object[shards_end..][..table.len()];
+    let padding = &object[PLATE_LEN + table.len()..payload.start];
+    let as_made = table == front && table == back && padding.iter().all(|byte| *byte == 0);
+    (as_made && crc32c::crc32c(&table) == plate.table_crc).then(|| &object[payload])
 }
 
 /// What a small object holds: `decode` reads it as it lies there, else as it was before the damage. Objects of
@@ -241,9 +244,9 @@ pub(crate) fn read_small<T>(
 
 /// What was made of a damaged object.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Healed {
+pub(crate) struct Healed<'a> {
     /// What it probably held; its own checksums decide.
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Cow<'a, [u8]>,
     /// Bytes of the object that are not as they were written.
     pub(crate) damaged_bytes: u64,
     /// Whether its checksums were found; else the payload is what lies where it should.
@@ -254,14 +257,21 @@ pub(crate) struct Healed {
 ///
 /// # Errors
 /// Why that cannot be done.
-pub(crate) fn heal(object: &[u8], owner: Owner) -> Decoded<Healed> {
+pub(crate) fn heal(object: &[u8], owner: Owner) -> Decoded<Healed<'_>> {
+    if let Some(payload) = intact_payload(object, owner) {
+        return Ok(Healed {
+            payload: payload.into(),
+            damaged_bytes: 0,
+            by_checksums: true,
+        });
+    }
     let hopeless = |what| Malformed { what, at: 0 };
     let Some((plate, table)) = find_table(object, owner) else {
         // Nothing can be computed, but a plate may still say where the payload lies.
         let payload = find_payload(object, owner);
         let payload =
             payload.ok_or_else(|| hopeless("it has no armor, or both ends of it are damaged"))?;
-        return Ok(compared(owner, payload.to_vec(), object, false));
+        return Ok(compared(owner, payload.into(), object, false));
     };
     let crc_of = |i: usize| {
         let crc = table[i * 4..][..4].try_into();
@@ -288,11 +298,16 @@ pub(crate) fn heal(object: &[u8], owner: Owner) -> Decoded<Healed> {
         payload.put_bytes(shard.ok_or_else(|| hopeless("a shard could not be computed"))?);
     }
     payload.truncate(plate.payload_len);
-    Ok(compared(owner, payload, object, true))
+    Ok(compared(owner, payload.into(), object, true))
 }
 
 /// How much of an object is not as it was written.
-fn compared(owner: Owner, payload: Vec<u8>, object: &[u8], by_checksums: bool) -> Healed {
+fn compared<'a>(
+    owner: Owner,
+    payload: Cow<'a, [u8]>,
+    object: &[u8],
+    by_checksums: bool,
+) -> Healed<'a> {
     let whole = wrap(owner, &payload);
     let differ = whole.iter().zip(object).filter(|(a, b)| a != b).count();
     let lengths = whole.len().abs_diff(object.len());

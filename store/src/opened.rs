@@ -7,6 +7,7 @@
 //!
 //! Rule: healing here changes nothing in the store; a scrub does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use block::index;
@@ -215,7 +216,7 @@ impl Opener {
             "an object is damaged, and was healed to be read; a scrub puts it right"
         );
         let footprint = payload.len() + 64;
-        let opened = Arc::new(Opened::Healed(payload));
+        let opened = Arc::new(Opened::Healed(payload.into_owned()));
         self.opened.put((kind, id), opened, footprint);
         Ok(())
     }
@@ -231,12 +232,12 @@ impl Opener {
     }
 
     /// The payload of an object with all its checks done, healed if need be, and how many bytes were damaged.
-    pub(crate) fn healed_payload(
+    pub(crate) fn healed_payload<'a>(
         &self,
         kind: Kind,
         id: ObjectId,
-        object: &[u8],
-    ) -> Result<(Vec<u8>, u64)> {
+        object: &'a [u8],
+    ) -> Result<(Cow<'a, [u8]>, u64)> {
         let failed = |malformed| StoreError::malformed(self.path(kind, id), malformed);
         let owner = self.owner(kind, id);
         match armor::heal(object, owner) {
@@ -246,7 +247,7 @@ impl Opener {
                 Ok((healed.payload, healed.damaged_bytes))
             }
             Err(no_armor) => match self.check_payload(kind, object, id) {
-                Ok(()) => Ok((object.to_vec(), 0)),
+                Ok(()) => Ok((object.into(), 0)),
                 Err(_) => Err(failed(no_armor)),
             },
         }

@@ -221,11 +221,8 @@ fn unpack(encoding: u8, chunks: u16, stored: Cow<'_, [u8]>) -> Result<Cow<'_, [u
     let raw = match encoding & !SEALED {
         RAW => stored,
         _ => {
-            let mut raw = vec![0; raw_len];
-            if decompress(&stored, &mut raw) != Some(raw_len) {
-                return Err("a region cannot be decompressed");
-            }
-            raw.into()
+            let raw = decompress(&stored, raw_len);
+            raw.ok_or("a region cannot be decompressed")?.into()
         }
     };
     match raw.len() == raw_len {
@@ -239,22 +236,22 @@ fn compress(raw: &[u8]) -> Option<Vec<u8>> {
     thread_local! {
         static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
     }
-    let mut out = vec![0; raw.len()];
+    let mut out = Vec::with_capacity(raw.len());
     let len = COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
         }
-        // A result that does not fit the buffer is an error: then it is not smaller.
-        slot.as_mut()?.compress_to_buffer(raw, &mut out[..]).ok()
+        // A result that does not fit is an error: then it is not smaller.
+        slot.as_mut()?.compress_to_buffer(raw, &mut out).ok()
     })?;
     (len < raw.len()).then(|| {
-        out.truncate(len);
         out.shrink_to_fit();
         out
     })
 }
 
-fn decompress(stored: &[u8], raw: &mut [u8]) -> Option<usize> {
+/// `None` if it is not zstd, or of more than `raw_len` bytes.
+fn decompress(stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
     thread_local! {
         static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     }
@@ -262,7 +259,7 @@ fn decompress(stored: &[u8], raw: &mut [u8]) -> Option<usize> {
         if slot.is_none() {
             *slot = zstd::bulk::Decompressor::new().ok();
         }
-        slot.as_mut()?.decompress_to_buffer(stored, raw).ok()
+        slot.as_mut()?.decompress(stored, raw_len).ok()
     })
 }
 

@@ -316,7 +316,7 @@ impl Scrub<'_> {
         // after each object.
         let at_once = match self.options.threads {
             0 | 1 => 1,
-            threads => 4 * threads,
+            threads => 16 * threads,
         };
         for some in all[passed..].chunks(at_once) {
             let found = side_by_side(some, self.options.threads, |position| self.check(*position));
@@ -352,7 +352,7 @@ impl Scrub<'_> {
             Ok((_, 0)) => Found::Whole(len),
             Ok((payload, damaged_bytes)) => Found::Healed {
                 len,
-                payload,
+                payload: payload.into_owned(),
                 damaged_bytes,
             },
         })
