@@ -34,20 +34,23 @@ const GRANULES: u64 = 700;
 const SIZE: u64 = GRANULES * GRANULE - 512;
 const GROUPS: [&str; 2] = ["web", "mail"];
 
+/// What an image holds. Copied only to be changed: it was half of a history's time.
+type Bytes = Arc<Vec<u8>>;
+
 /// What must be there.
 #[derive(Default)]
 struct Told {
-    points: BTreeMap<PointId, Vec<u8>>,
-    seeds: BTreeMap<String, Vec<u8>>,
+    points: BTreeMap<PointId, Bytes>,
+    seeds: BTreeMap<String, Bytes>,
     /// A commit that was begun and not answered: it may have happened.
     begun: Option<Begun>,
 }
 
 enum Begun {
-    Point(String, Vec<u8>),
-    Seed(String, Vec<u8>),
+    Point(String, Bytes),
+    Seed(String, Bytes),
     Removal(Vec<PointId>),
-    Back(PointId, Vec<u8>),
+    Back(PointId, Bytes),
 }
 
 /// One process with the store open for writing, and what it is doing.
@@ -56,8 +59,8 @@ struct Process<'a> {
     rng: ChaCha8Rng,
     told: &'a mut Told,
     writers: Vec<(ImageWriter, Content)>,
-    finished: Vec<(FinishedImage, Vec<u8>)>,
-    open: Vec<(Image, Vec<u8>)>,
+    finished: Vec<(FinishedImage, Bytes)>,
+    open: Vec<(Image, Bytes)>,
     /// Other processes that read: with what was listed when they opened the store.
     readers: Vec<(Store, BTreeMap<PointId, ImageRef>)>,
     dir: Arc<dyn Dir>,
@@ -105,17 +108,23 @@ impl Process<'_> {
         if self.writers.len() > 2 {
             return Ok(());
         }
-        let mut bases = vec![(Base::Empty { size: SIZE }, Content::new(SIZE).bytes)];
+        let mut bases = vec![(Base::Empty { size: SIZE }, None)];
         for (id, bytes) in &self.told.points {
             let point = self.store.point(&store::PointRef::Id(id.clone()))?;
-            bases.push((Base::Image(point.disks[0].image.clone()), bytes.clone()));
+            bases.push((Base::Image(point.disks[0].image.clone()), Some(bytes)));
         }
         for (image, bytes) in &self.finished {
-            bases.push((Base::Image(image.image().clone()), bytes.clone()));
+            bases.push((Base::Image(image.image().clone()), Some(bytes)));
         }
         let (base, bytes) = bases.swap_remove(self.rng.random_range(0..bases.len()));
+        let content = match bytes {
+            None => Content::new(SIZE),
+            Some(bytes) => Content {
+                bytes: bytes.to_vec(),
+            },
+        };
         let writer = self.store.image_writer(base)?;
-        self.writers.push((writer, Content { bytes }));
+        self.writers.push((writer, content));
         Ok(())
     }
 
@@ -136,7 +145,10 @@ impl Process<'_> {
         }
         // Stretches of a few hundred known chunks: much is a duplicate of what may be garbage by now.
         let first = self.rng.random_range(0..400);
-        let mut data: Vec<u8> = (first..first + count).flat_map(chunk).collect();
+        let mut data = (first..first + count)
+            .map(chunk)
+            .collect::<Vec<_>>()
+            .concat();
         content.put(start, &mut data);
         writer.put(start, &data)
     }
@@ -146,7 +158,8 @@ impl Process<'_> {
             return Ok(());
         };
         let (writer, content) = self.writers.swap_remove(i);
-        self.finished.push((writer.finish()?, content.bytes));
+        self.finished
+            .push((writer.finish()?, Arc::new(content.bytes)));
         Ok(())
     }
 
@@ -350,7 +363,7 @@ fn check(dir: &Arc<dyn Dir>, told: &mut Told, story: &str) {
         Some(Begun::Seed(group, bytes)) => {
             let saved = store.seed(&name(&group));
             if saved
-                .is_some_and(|seed| read_all(&store.image(&seed.disks[0].image).unwrap()) == bytes)
+                .is_some_and(|seed| read_all(&store.image(&seed.disks[0].image).unwrap()) == *bytes)
             {
                 told.seeds.insert(group, bytes);
             }
@@ -373,7 +386,7 @@ fn check(dir: &Arc<dyn Dir>, told: &mut Told, story: &str) {
         let report = store.verify_image(image, &|_, _| ()).unwrap();
         assert!(report.is_whole(), "{story}: {id}: {report:?}");
         assert!(
-            read_all(&store.image(image).unwrap()) == *bytes,
+            read_all(&store.image(image).unwrap()) == **bytes,
             "{story}: {id}"
         );
     }
@@ -382,7 +395,7 @@ fn check(dir: &Arc<dyn Dir>, told: &mut Told, story: &str) {
             .seed(&name(group))
             .unwrap_or_else(|| panic!("{story}: no seed"));
         let image = store.image(&seed.disks[0].image).unwrap();
-        assert!(read_all(&image) == *bytes, "{story}: the seed of {group}");
+        assert!(read_all(&image) == **bytes, "{story}: the seed of {group}");
     }
 }
 
