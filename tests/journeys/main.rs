@@ -19,6 +19,7 @@ mod replicate;
 mod s3;
 mod seed;
 mod soak;
+mod together;
 mod trouble;
 mod upkeep;
 mod wire;

@@ -21,14 +21,14 @@ use crate::places::{LIMIT, MIB};
 const DISK: u64 = 48 * MIB;
 
 /// A server with a vault `v`, and the tokens of its users.
-struct Wire {
-    bench: Bench,
+pub(crate) struct Wire {
+    pub(crate) bench: Bench,
     address: String,
     server: Beside,
 }
 
 impl Wire {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let mut bench = Bench::new()?;
         let Address::Tcp(address) = Address::free_port()? else {
             unreachable!("a port was asked for");
@@ -40,13 +40,13 @@ impl Wire {
             address,
             server,
         };
-        for (name, more) in [
+        for (role, more) in [
             ("admin", &[][..]),
             ("retention", &["--vault", "v"]),
             ("restore", &["--vault", "v"]),
             ("ship", &["--vault", "v", "--group", "g"]),
         ] {
-            wire.make_token(name, more)?;
+            wire.make_token(role, &[role], more)?;
         }
         wire.show("admin");
         let url = wire.url();
@@ -58,22 +58,21 @@ impl Wire {
         format!("https://{}", self.address)
     }
 
-    /// A file with a token of the role of that name.
-    fn make_token(&self, role: &str, more: &[&str]) -> Result<()> {
+    /// A file of that name with a token of these roles.
+    pub(crate) fn make_token(&self, name: &str, roles: &[&str], more: &[&str]) -> Result<()> {
         let state = self.bench.text("server");
-        let mut args = vec![
-            "token", "create", "--state", &state, "--name", role, "--role", role,
-        ];
+        let mut args = vec!["token", "create", "--state", &state, "--name", name];
+        args.extend(roles.iter().flat_map(|role| ["--role", role]));
         args.extend(more);
         let text = standin::run(args)?;
         let mut private = fs::OpenOptions::new();
         private.create(true).write(true).mode(0o600);
-        let file = private.open(self.bench.path(role));
+        let file = private.open(self.bench.path(name));
         Ok(file?.write_all(text.as_bytes())?)
     }
 
     /// What commands show from here on.
-    fn show(&self, role: &str) {
+    pub(crate) fn show(&self, role: &str) {
         let shown = |name: &str, file: &str| (name.to_owned(), self.bench.text(file));
         standin::set_environment(vec![
             shown("STANDIN_TOKEN_FILE", role),
@@ -116,8 +115,19 @@ impl Wire {
     }
 
     fn restart(&mut self) -> Result<()> {
-        self.server = serve(&self.bench, &self.address)?;
+        self.server = self.serve()?;
         Ok(())
+    }
+
+    /// One more server of the place, on the same address; the last one is gone.
+    pub(crate) fn serve(&self) -> Result<Beside> {
+        serve(&self.bench, &self.address)
+    }
+
+    /// Its server, started anew, for who will kill it.
+    pub(crate) fn take_server(&mut self) -> Result<Beside> {
+        self.server.kill9()?;
+        self.serve()
     }
 }
 
