@@ -353,6 +353,56 @@ fn a_vault_takes_no_more_than_its_quota() {
 }
 
 /// A chore may take days, and a thread of the server as long: two tokens with slow ones took them all.
+/// Each draft held the container that it filled, up to 4 MiB or, in a bucket, 16: with a token to ship, which may have 512
+/// drafts, anybody could take all of the server's memory.
+#[test]
+fn drafts_hold_no_more_memory_than_they_may_together() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let admin = bench.token(&[Role::Admin]);
+    let held = || -> u64 {
+        let (_, figures) = bench.ask("GET", "/metrics", Some(&admin));
+        let mut lines = figures.lines();
+        let line = lines.find_map(|line| line.strip_prefix("standin_target_draft_bytes "));
+        line.unwrap().parse().unwrap()
+    };
+    let mut writers: Vec<_> = (0..150)
+        .map(|seed| {
+            let mut writer = vault.image_writer(Base::Empty { size: SIZE }).unwrap();
+            writer.put(0, &noise(seed)).unwrap();
+            writer
+        })
+        .collect();
+    let last = writers.len() as u64 - 1;
+    let (newest, oldest) = (writers.pop().unwrap(), writers.swap_remove(0));
+    // 300 MiB have arrived, as soon as each has finished what it was sent.
+    for (generation, (writer, seed)) in [(newest, last), (oldest, 0)].into_iter().enumerate() {
+        let mut writer = writer;
+        writer.put(2048, &noise(seed + 1000)).unwrap();
+        let image = writer.finish().unwrap();
+        assert!((128 << 20..=256 << 20).contains(&held()), "{}", held());
+        commit(&vault, image, generation as u64, 10).unwrap();
+        let mut expected = vec![0; index(SIZE)];
+        expected[..NOISE].copy_from_slice(&noise(seed));
+        expected[8 << 20..][..NOISE].copy_from_slice(&noise(seed + 1000));
+        assert!(restored(&bench) == expected, "{seed}");
+    }
+}
+
+const NOISE: usize = 2 << 20;
+
+/// Bytes that do not compress: a window's.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state ^ (state >> 29)).to_le_bytes()
+    });
+    words.take(NOISE / 8).flatten().collect()
+}
+
 #[test]
 fn of_slow_chores_a_few_are_under_way_and_others_are_told_to_come_again() {
     let mut bench = Bench::new();

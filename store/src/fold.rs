@@ -39,6 +39,11 @@ impl TreeWriter {
         }
     }
 
+    /// Bytes of the object that is being filled.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
+    }
+
     pub(crate) fn add(&mut self, record: &[u8]) -> Result<RecordRef> {
         let objects = &self.engine.objects;
         let (id, bytes) = self.open.get_or_insert_with(|| {

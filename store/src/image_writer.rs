@@ -29,6 +29,7 @@ pub use received::{CheckedRegion, RegionCheck};
 use waiting::Waiting;
 
 mod bounds;
+mod held;
 mod received;
 mod waiting;
 

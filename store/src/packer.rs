@@ -137,6 +137,11 @@ impl Packer {
         Ok(places)
     }
 
+    /// Bytes of the container that is being filled.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.open.as_ref().map_or(0, Container::held_bytes)
+    }
+
     fn close_if_full(&mut self) -> Result<()> {
         match &self.open {
             Some(open) if open.is_full(self.engine.container_bytes) => self.close(),
@@ -245,6 +250,12 @@ impl Container {
             let _ = answer.send(region);
         });
         self.regions.push(result);
+    }
+
+    fn held_bytes(&self) -> u64 {
+        // A fingerprint, and its slot in the table.
+        let known = self.chunks.fingerprints.capacity() * (size_of::<Fingerprint>() + 4);
+        self.stored.load(Ordering::Relaxed) + (self.raw.capacity() + known) as u64
     }
 
     /// Regions on their way to the workers are few, so what is stored so far is near enough.

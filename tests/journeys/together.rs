@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,6 +57,7 @@ struct Room<'a> {
     told: Mutex<Told>,
     /// Odd while the server is down.
     deaths: AtomicU64,
+    failed: AtomicBool,
     end: Duration,
 }
 
@@ -127,7 +128,7 @@ impl User<'_> {
     fn goes_on(&self) -> bool {
         // While the server is down there is nothing to do.
         let_pass(Duration::from_millis(20));
-        elapsed() < self.room.end
+        self.room.goes_on()
     }
 
     fn listed(&mut self) -> Result<Vec<String>> {
@@ -226,11 +227,19 @@ impl User<'_> {
                         ensure!(found["whole"] == true, "{found}");
                     }
                 }
-                1 => drop(self.must(&thorough)?),
-                _ => drop(self.must(&thorough[..5])?),
+                1 => self.collect(&thorough)?,
+                _ => self.collect(&thorough[..5])?,
             }
         }
         Ok(())
+    }
+
+    /// Also while the server is at work for a client that was killed.
+    fn collect(&mut self, args: &[&str]) -> Result<()> {
+        match self.run(args)? {
+            Ended::Failed(text) if !text.contains("running already") => bail!("{args:?}:\n{text}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -242,6 +251,18 @@ impl<'a> Room<'a> {
             name: name.to_owned(),
             rng: ChaCha8Rng::seed_from_u64(self.bench.seed ^ (number << 40)),
         }
+    }
+
+    fn goes_on(&self) -> bool {
+        elapsed() < self.end && !self.failed.load(SeqCst)
+    }
+
+    /// What one user met ends all.
+    fn watch(&self, done: Result<()>) -> Result<()> {
+        if done.is_err() {
+            self.failed.store(true, SeqCst);
+        }
+        done
     }
 
     /// The file holds what the point does.
@@ -256,9 +277,9 @@ impl<'a> Room<'a> {
     }
 
     /// Ends when the time is over, or one of the users has failed.
-    fn kill_servers(&self, server: &mut Beside, failed: &AtomicU64) -> Result<()> {
+    fn kill_servers(&self, server: &mut Beside) -> Result<()> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.bench.seed ^ 0xdead);
-        while elapsed() < self.end && failed.load(SeqCst) == 0 {
+        while self.goes_on() {
             let_pass(Duration::from_millis(rng.random_range(300..9000)));
             let peak = server.peak_memory()?;
             self.deaths.fetch_add(1, SeqCst);
@@ -332,26 +353,22 @@ fn together_a_vault_keeps_every_point_while_all_is_used_and_killed() -> Result<(
         wire: &wire,
         told: Mutex::default(),
         deaths: AtomicU64::new(0),
+        failed: AtomicBool::new(false),
         end: elapsed() + lasting,
-    };
-    let failed = AtomicU64::new(0);
-    let watched = |done: Result<()>| {
-        failed.fetch_add(u64::from(done.is_err()), SeqCst);
-        done
     };
     std::thread::scope(|scope| -> Result<()> {
         let users = [
-            scope.spawn(|| watched(room.user("import-a", 1).import(GROUPS[0]))),
-            scope.spawn(|| watched(room.user("import-b", 2).import(GROUPS[1]))),
-            scope.spawn(|| watched(room.user("restore", 3).restore())),
-            scope.spawn(|| watched(room.user("retention", 4).retain())),
-            scope.spawn(|| watched(room.user("upkeep", 5).look_after())),
+            scope.spawn(|| room.watch(room.user("import-a", 1).import(GROUPS[0]))),
+            scope.spawn(|| room.watch(room.user("import-b", 2).import(GROUPS[1]))),
+            scope.spawn(|| room.watch(room.user("restore", 3).restore())),
+            scope.spawn(|| room.watch(room.user("retention", 4).retain())),
+            scope.spawn(|| room.watch(room.user("upkeep", 5).look_after())),
         ];
-        room.kill_servers(&mut server, &failed)?;
+        let killed = room.watch(room.kill_servers(&mut server));
         for user in users {
             user.join().expect("no user panics")?;
         }
-        Ok(())
+        killed
     })?;
     room.check()
 }

@@ -1,10 +1,14 @@
 //! Drafts: images that clients write through the server, each an image writer of the vault's store.
 //!
 //! Rule: a draft is its token's, and of the store as it was opened when the draft began: when that is given up, so is the
-//! draft. Whoever asks for one that is gone begins the image again; chunks that have arrived are known by then.
+//! draft. Whoever asks for one that is gone begins the image again; chunks that have arrived are known by then. However many
+//! there are, they hold no more than [`DRAFT_BYTES_MAX`] in memory, and what is being written.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -14,7 +18,7 @@ use parking_lot::Mutex;
 use store::{Base, FinishedImage, ImageWriter, RegionCheck, StoreError};
 
 use crate::server::guard::Caller;
-use crate::server::limits::{DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
+use crate::server::limits::{DRAFT_BYTES_MAX, DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 
@@ -33,6 +37,8 @@ pub(crate) struct Draft {
     touched: Mutex<Duration>,
     check: RegionCheck,
     state: Mutex<State>,
+    /// Bytes in memory, when it was last written to.
+    held: AtomicU64,
 }
 
 enum State {
@@ -70,6 +76,7 @@ impl Drafts {
             touched: Mutex::new(self.clock.monotonic()),
             check: writer.region_check(),
             state: Mutex::new(State::Open(Box::new(writer))),
+            held: AtomicU64::new(0),
         };
         let mut all = self.all.lock();
         let of_token = all.values().filter(|draft| draft.token == caller.token.id);
@@ -113,6 +120,27 @@ impl Drafts {
         self.all.lock().len()
     }
 
+    /// Bytes that they hold in memory.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.all.lock().values().map(|draft| draft.held()).sum()
+    }
+
+    /// While they hold more than they may, those that hold most hold less. One that somebody writes to is passed over: he
+    /// makes room after that, too.
+    pub(crate) fn make_room(&self) {
+        if self.held_bytes() <= DRAFT_BYTES_MAX {
+            return;
+        }
+        let mut all: Vec<_> = self.all.lock().values().cloned().collect();
+        all.sort_by_cached_key(|draft| Reverse(draft.held()));
+        for draft in all {
+            if self.held_bytes() <= DRAFT_BYTES_MAX {
+                return;
+            }
+            draft.hold_less();
+        }
+    }
+
     pub(crate) fn drop_all(&self) {
         self.all.lock().clear();
     }
@@ -142,16 +170,37 @@ impl Draft {
         act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>,
     ) -> Answer<T> {
         match &mut *self.state.lock() {
-            State::Open(writer) => Ok(act(writer)?),
+            State::Open(writer) => {
+                let done = act(writer);
+                self.held.store(writer.held_bytes(), Relaxed);
+                Ok(done?)
+            }
             // What is asked for again was done before: its image is complete.
             State::Finished(_) => Err(Refusal::invalid("the draft is complete")),
             State::Lost => Err(gone()),
         }
     }
 
+    fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    /// Unless somebody is at work on it.
+    fn hold_less(&self) {
+        let Some(mut state) = self.state.try_lock() else {
+            return;
+        };
+        if let State::Open(writer) = &mut *state {
+            // Whoever writes to it next is told what failed.
+            let _ = writer.hold_less();
+            self.held.store(writer.held_bytes(), Relaxed);
+        }
+    }
+
     /// Completes it; a second time, too.
     pub(crate) fn finish(&self) -> Answer<FinishedImage> {
         let mut state = self.state.lock();
+        self.held.store(0, Relaxed);
         match std::mem::replace(&mut *state, State::Lost) {
             State::Open(writer) => {
                 let image = writer.finish()?;

@@ -27,7 +27,8 @@ pub(crate) async fn metrics(State(shared): State<Shared>) -> Answer<String> {
 fn told(shared: &Inner) -> String {
     let mut out = String::new();
     shared.figures.tell(&mut out);
-    let (drafts, now) = (shared.drafts.count(), shared.clock.wall());
+    let (drafts, held) = (shared.drafts.count(), shared.drafts.held_bytes());
+    let now = shared.clock.wall();
     let mut ages = String::new();
     let mut bytes = String::new();
     // A vault that nobody has used yet is not opened for its figures.
@@ -55,6 +56,7 @@ fn told(shared: &Inner) -> String {
     let _ = write!(
         out,
         "# HELP standin_target_drafts Images in the making.\n# TYPE standin_target_drafts gauge\nstandin_target_drafts {drafts}\n\
+         # HELP standin_target_draft_bytes What they hold in memory.\n# TYPE standin_target_draft_bytes gauge\nstandin_target_draft_bytes {held}\n\
          # HELP standin_target_stored_bytes What an open vault takes.\n# TYPE standin_target_stored_bytes gauge\n{bytes}\
          # HELP standin_target_point_age_seconds Since the cut of a group's newest point.\n# TYPE standin_target_point_age_seconds gauge\n{ages}"
     );

@@ -36,6 +36,9 @@ pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// Drafts that a token has, at most: two for each disk of the largest group.
 pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
+/// Bytes that all drafts may hold in memory. Beyond it those that hold most put what they have into their stores: in smaller
+/// containers than they would.
+pub(crate) const DRAFT_BYTES_MAX: u64 = 256 << 20;
 /// A draft that nobody touches for so long is dropped.
 pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
 /// Ranges of zeroes in one request.

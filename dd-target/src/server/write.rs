@@ -74,6 +74,7 @@ pub(crate) async fn ask(
                 asked.map(|(granule, print)| writer.put_known(*granule, print).map(|known| !known));
             lacks.collect::<Result<Vec<_>, _>>()
         })?;
+        shared.drafts.make_room();
         Ok(wire::bitmap(&lacking))
     })
     .await
@@ -95,6 +96,7 @@ pub(crate) async fn regions(
         for frame in frames {
             put(&shared, &caller, &draft, frame)?;
         }
+        shared.drafts.make_room();
         shared.figures.shipped(body.len() as u64);
         Ok(TOLD)
     })
@@ -142,6 +144,7 @@ pub(crate) async fn zero(
             });
             ranges.try_for_each(|granules| writer.zero(granules))
         })?;
+        shared.drafts.make_room();
         Ok(TOLD)
     })
     .await
