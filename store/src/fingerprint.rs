@@ -19,23 +19,11 @@ mod key;
 
 #[cfg(target_arch = "x86_64")]
 mod lanes;
-/// No other processor that we know has as many lanes.
-#[cfg(not(target_arch = "x86_64"))]
-mod lanes {
-    pub(super) const LANES: usize = 16;
-
-    pub(super) fn digests(
-        _: &[&[u8; super::CHUNK]; LANES],
-        _: super::Start,
-    ) -> Option<[[u8; 32]; LANES]> {
-        None
-    }
-}
+#[cfg(target_arch = "x86_64")]
+mod streams;
 
 /// Chunks that are best hashed at once.
-pub(crate) const AT_ONCE: usize = lanes::LANES;
-/// Fewer are hashed one by one: all lanes take as long as seven of them.
-const AT_ONCE_MIN: usize = 8;
+pub(crate) const AT_ONCE: usize = 16;
 
 /// Bytes of a chunk.
 pub(crate) const CHUNK: usize = index(GRANULE);
@@ -72,6 +60,18 @@ impl Start {
     };
 }
 
+/// The SHA-256 of each of at most [`AT_ONCE`] chunks, after what `start` stands for; `None` where this processor is not known to
+/// be faster with several at once.
+#[cfg(target_arch = "x86_64")]
+fn several(chunks: &[&[u8; CHUNK]], start: Start) -> Option<Vec<[u8; 32]>> {
+    lanes::digests(chunks, start).or_else(|| streams::digests(chunks, start))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn several(_: &[&[u8; CHUNK]], _: Start) -> Option<Vec<[u8; 32]>> {
+    None
+}
+
 /// A SHA-256 or HMAC-SHA-256, or [`Fingerprint::ZERO`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
@@ -82,28 +82,19 @@ impl Fingerprint {
 
     /// The fingerprints of chunks that are not all zeroes; fastest for a multiple of [`AT_ONCE`].
     pub(crate) fn of_chunks(chunks: &[&[u8; CHUNK]], key: Option<&FingerprintKey>) -> Vec<Self> {
+        let start = key.map_or(Start::UNKEYED, FingerprintKey::start);
         let mut found = Vec::with_capacity(chunks.len());
         for some in chunks.chunks(AT_ONCE) {
-            match (Self::of_some(some, key), key) {
-                (Some(digests), _) => found.extend(digests[..some.len()].iter().map(|d| Self(*d))),
+            match (several(some, start), key) {
+                (Some(digests), None) => found.extend(digests.into_iter().map(Self)),
+                (Some(inner), Some(key)) => {
+                    found.extend(inner.into_iter().map(|inner| Self(key.finish(inner))));
+                }
                 (None, Some(key)) => found.extend(some.iter().map(|chunk| Self(key.of(chunk)))),
                 (None, None) => found.extend(some.iter().map(|chunk| Self::of_bytes(*chunk))),
             }
         }
         found
-    }
-
-    /// `None` if it is better done one by one.
-    fn of_some(some: &[&[u8; CHUNK]], key: Option<&FingerprintKey>) -> Option<[[u8; 32]; AT_ONCE]> {
-        if some.len() < AT_ONCE_MIN {
-            return None;
-        }
-        // Lanes that are left over hash the first one again.
-        let all = std::array::from_fn(|at| *some.get(at).unwrap_or(&some[0]));
-        match key {
-            None => lanes::digests(&all, Start::UNKEYED),
-            Some(key) => Some(lanes::digests(&all, key.start())?.map(|inner| key.finish(inner))),
-        }
     }
 
     /// The fingerprint of a node from those of its children.

@@ -20,11 +20,13 @@ use std::arch::x86_64::{
 use super::{CHUNK, Start};
 
 /// Chunks that are hashed at once.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
+/// Fewer are better hashed otherwise: all lanes take as long as ten chunks in [`streams`](super::streams).
+const LANES_MIN: usize = 10;
 const BLOCK: usize = 64;
 
 /// Constants, section 4.2.2.
-const K: [u32; 64] = [
+pub(super) const K: [u32; 64] = [
     0x428a_2f98,
     0x7137_4491,
     0xb5c0_fbcf,
@@ -92,22 +94,25 @@ const K: [u32; 64] = [
 ];
 
 /// Whether this processor has what [`digests`] needs.
-pub(super) fn are_there() -> bool {
+fn are_there() -> bool {
     std::arch::is_x86_feature_detected!("avx512f")
         && std::arch::is_x86_feature_detected!("avx512bw")
 }
 
-/// The SHA-256 of each chunk, after what `start` stands for; `None` where the processor cannot.
-pub(super) fn digests(chunks: &[&[u8; CHUNK]; LANES], start: Start) -> Option<[[u8; 32]; LANES]> {
-    if !are_there() {
+/// The SHA-256 of each chunk, after what `start` stands for; `None` where the processor cannot, and for few.
+pub(super) fn digests(chunks: &[&[u8; CHUNK]], start: Start) -> Option<Vec<[u8; 32]>> {
+    if !are_there() || !(LANES_MIN..=LANES).contains(&chunks.len()) {
         return None;
     }
+    // Lanes that are left over hash the first one again.
+    let all = std::array::from_fn(|at| *chunks.get(at).unwrap_or(&chunks[0]));
     #[expect(
         unsafe_code,
         reason = "a function for a processor that has AVX-512; twice as fast as the next best, measured in benches/ingest.rs"
     )]
     // SAFETY: the processor has both features that the function is compiled for, as was just asked.
-    Some(unsafe { digests_avx512(chunks, start) })
+    let digests = unsafe { digests_avx512(&all, start) };
+    Some(digests[..chunks.len()].to_vec())
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
