@@ -120,6 +120,17 @@ impl Drafts {
         self.all.lock().len()
     }
 
+    /// Writes to a draft, then makes room.
+    pub(crate) fn write<T>(
+        &self,
+        draft: &Draft,
+        act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>,
+    ) -> Answer<T> {
+        let done = draft.write(act);
+        self.make_room();
+        done
+    }
+
     /// Bytes that they hold in memory.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.all.lock().values().map(|draft| draft.held()).sum()
@@ -127,7 +138,7 @@ impl Drafts {
 
     /// While they hold more than they may, those that hold most hold less. One that somebody writes to is passed over: he
     /// makes room after that, too.
-    pub(crate) fn make_room(&self) {
+    fn make_room(&self) {
         if self.held_bytes() <= DRAFT_BYTES_MAX {
             return;
         }
@@ -164,11 +175,7 @@ impl Draft {
         &self.check
     }
 
-    /// Writes to it.
-    pub(crate) fn write<T>(
-        &self,
-        act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>,
-    ) -> Answer<T> {
+    fn write<T>(&self, act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>) -> Answer<T> {
         match &mut *self.state.lock() {
             State::Open(writer) => {
                 let done = act(writer);

@@ -68,13 +68,12 @@ pub(crate) async fn ask(
     let entries = wire::entries(&body).map_err(|e| Refusal::invalid(e.to_string()))?;
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
-        let lacking = draft.write(|writer| {
+        let lacking = shared.drafts.write(&draft, |writer| {
             let asked = entries.iter();
             let lacks =
                 asked.map(|(granule, print)| writer.put_known(*granule, print).map(|known| !known));
             lacks.collect::<Result<Vec<_>, _>>()
         })?;
-        shared.drafts.make_room();
         Ok(wire::bitmap(&lacking))
     })
     .await
@@ -96,7 +95,6 @@ pub(crate) async fn regions(
         for frame in frames {
             put(&shared, &caller, &draft, frame)?;
         }
-        shared.drafts.make_room();
         shared.figures.shipped(body.len() as u64);
         Ok(TOLD)
     })
@@ -110,7 +108,11 @@ fn put(shared: &Inner, caller: &Caller, draft: &Draft, frame: wire::Frame) -> An
     let entries = frame.entries.into_iter();
     let (granules, prints) = entries.map(|(g, f)| (place(g), f)).unzip();
     let why = match draft.check().check(granules, prints, frame.region) {
-        Ok(checked) => return draft.write(|writer| writer.put_checked(checked)),
+        Ok(checked) => {
+            return shared
+                .drafts
+                .write(draft, |writer| writer.put_checked(checked));
+        }
         Err(StoreError::Invalid(why)) => why,
         Err(error) => return Err(error.into()),
     };
@@ -137,14 +139,13 @@ pub(crate) async fn zero(
     }
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
-        draft.write(|writer| {
+        shared.drafts.write(&draft, |writer| {
             let mut ranges = ranges.iter().map(|(start, end)| GranuleRange {
                 start: *start,
                 end: *end,
             });
             ranges.try_for_each(|granules| writer.zero(granules))
         })?;
-        shared.drafts.make_room();
         Ok(TOLD)
     })
     .await
