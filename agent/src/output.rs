@@ -30,7 +30,6 @@ const WAITING_WRITERS: usize = 8;
 
 /// A place that is being written.
 pub(crate) struct Output {
-    device: Arc<dyn BlockDevice>,
     /// Unless writes go past the page cache.
     writeback: Option<Writeback>,
     kind: Kind,
@@ -112,17 +111,15 @@ impl Output {
         force: bool,
         replaced: Option<Production>,
     ) -> Result<Self> {
-        let device = Arc::clone(kind.device());
         let writeback = match caching {
             Caching::Direct => None,
             Caching::Buffered => {
-                let flushed = Arc::clone(&device);
+                let flushed = Arc::clone(kind.device());
                 let writeback = Writeback::begin(move || flushed.flush());
                 Some(writeback.map_err(Error::file("write", path))?)
             }
         };
         Ok(Self {
-            device,
             writeback,
             kind,
             path: path.to_owned(),
@@ -197,7 +194,7 @@ impl Output {
         let failed = Error::file("complete", self.path.clone());
         let published = self
             .written_back()
-            .and_then(|()| self.device.flush())
+            .and_then(|()| self.kind.device().flush())
             .map_err(device_error)
             .and_then(|()| match self.kind {
                 Kind::Device(_) => Ok(()),
@@ -233,7 +230,7 @@ impl Output {
 
 impl RestoreSink for Output {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let written = self.device.write_at(data, offset, Fua::No);
+        let written = self.kind.device().write_at(data, offset, Fua::No);
         // A flush that failed makes later writes fail, and says why itself.
         written.map_err(|e| device_error(self.written_back().err().unwrap_or(e)))?;
         if let Some(writeback) = &self.writeback {
@@ -246,7 +243,8 @@ impl RestoreSink for Output {
         if self.starts_zero() {
             return Ok(());
         }
-        self.device
+        self.kind
+            .device()
             .write_zeroes(range, ZeroOptions::RELAXED)
             .map_err(device_error)
     }
@@ -257,14 +255,12 @@ impl RestoreSink for Output {
 fn past_cache<T>(
     open: impl Fn(Caching) -> std::result::Result<T, OpenError>,
 ) -> Result<(T, Caching)> {
-    let direct = match open(Caching::Direct) {
-        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => None,
-        opened => Some((opened?, Caching::Direct)),
-    };
-    Ok(match direct {
-        Some(opened) => opened,
-        None => (open(Caching::Buffered)?, Caching::Buffered),
-    })
+    match open(Caching::Direct) {
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
+            Ok((open(Caching::Buffered)?, Caching::Buffered))
+        }
+        opened => Ok((opened?, Caching::Direct)),
+    }
 }
 
 /// Keeps "no space left" what it is.

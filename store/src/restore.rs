@@ -7,8 +7,6 @@
 //!
 //! Rule: a region is checked (checksum and fingerprints) before a byte of it goes out.
 
-mod gather;
-
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,12 +14,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use block::{ByteRange, GRANULE, GranuleRange, index};
 use parking_lot::Mutex;
 
-use self::gather::Gather;
 use crate::error::{ErrorKind, Result, StoreError, io_error};
 use crate::fingerprint::CHUNK;
 use crate::image::Image;
 use crate::place::Place;
 use crate::runs::Run;
+use gather::Gather;
+
+mod gather;
 
 /// Most runs sorted at once: 6 MiB. An image of 8 GiB has 20,000 to 160,000 of them.
 const WINDOW_RUNS_MAX: usize = 256 << 10;
@@ -79,16 +79,6 @@ struct Restore<'a>(&'a dyn RestoreSink);
 
 fn sink_error(source: io::Error) -> StoreError {
     io_error("write to", "the output".into(), source)
-}
-
-impl Taker for Gather<'_> {
-    fn data(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        self.add(offset, data)
-    }
-
-    fn end(&mut self) -> Result<()> {
-        self.write()
-    }
 }
 
 impl Sweep for Restore<'_> {

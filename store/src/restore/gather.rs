@@ -8,7 +8,7 @@
 
 use block::PageBuf;
 
-use super::{RestoreSink, sink_error};
+use super::{RestoreSink, Taker, sink_error};
 use crate::error::Result;
 
 const GATHER_BYTES: usize = 1 << 20;
@@ -32,8 +32,20 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// Takes `data`, which belongs at `offset`.
-    pub(super) fn add(&mut self, offset: u64, mut data: &[u8]) -> Result<()> {
+    /// Writes what is gathered.
+    fn write(&mut self) -> Result<()> {
+        let len = std::mem::take(&mut self.len);
+        if len > 0 {
+            let written = self.sink.write(self.start, &self.buf[..len]);
+            written.map_err(sink_error)?;
+            self.start += len as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Taker for Gather<'_> {
+    fn data(&mut self, offset: u64, mut data: &[u8]) -> Result<()> {
         if offset != self.start + self.len as u64 {
             self.write()?;
             self.start = offset;
@@ -51,15 +63,8 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
-    /// Writes what is gathered.
-    pub(super) fn write(&mut self) -> Result<()> {
-        let len = std::mem::take(&mut self.len);
-        if len > 0 {
-            let written = self.sink.write(self.start, &self.buf[..len]);
-            written.map_err(sink_error)?;
-            self.start += len as u64;
-        }
-        Ok(())
+    fn end(&mut self) -> Result<()> {
+        self.write()
     }
 }
 
@@ -91,9 +96,9 @@ mod tests {
         let mut gather = Gather::new(&writes);
         for (i, (offset, len)) in (0..).zip(pieces) {
             let data = vec![i; *len];
-            gather.add(*offset, &data).expect("taken");
+            gather.data(*offset, &data).expect("taken");
         }
-        gather.write().expect("written");
+        gather.end().expect("written");
         writes.0.into_inner()
     }
 
