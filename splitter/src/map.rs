@@ -32,6 +32,7 @@ use block::{ByteRange, File, GranuleRange, SharedWords, UnixNanos, index};
 use crate::error::damaged;
 use crate::runs::{GranuleState, StateRun};
 use crate::{Generation, Lineage};
+use words::{GROUP_GRANULES, States, data, groups, zero};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"STDNMAP1");
 /// 1 had a word each for dirty, stale and zero, and one that was empty; 2 knew nothing of frames; 3 had
@@ -40,8 +41,6 @@ const VERSION: u64 = 5;
 
 const PAGE: u64 = 4096;
 const PAGE_WORDS: u64 = PAGE / 8;
-/// Granules that one word of the body speaks of: a group.
-const GROUP_GRANULES: u64 = 32;
 /// Granules that one body page speaks of.
 const PAGE_GRANULES: u64 = PAGE_WORDS * GROUP_GRANULES;
 
@@ -461,63 +460,6 @@ impl DirtyMap {
     }
 }
 
-/// A word of the body: the states of one group, read at once.
-#[derive(Clone, Copy)]
-struct States(u64);
-
-impl States {
-    #[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
-    fn halves(self) -> (u32, u32) {
-        (self.0 as u32, (self.0 >> GROUP_GRANULES) as u32)
-    }
-
-    fn dirty(self) -> u32 {
-        let (data, zero) = self.halves();
-        data | zero
-    }
-
-    fn data(self) -> u32 {
-        self.halves().0
-    }
-
-    fn stale(self) -> u32 {
-        let (data, zero) = self.halves();
-        data & zero
-    }
-
-    fn at(self, bit: u64) -> GranuleState {
-        let (data, zero) = self.halves();
-        match (data >> bit & 1, zero >> bit & 1) {
-            (0, 0) => GranuleState::Clean,
-            (0, _) => GranuleState::Zero,
-            (_, 0) => GranuleState::Data,
-            _ => GranuleState::Stale,
-        }
-    }
-
-    /// How many granules from `bit` to the end of the group are in `state` without a gap.
-    fn run_at(self, bit: u64, state: GranuleState) -> u64 {
-        let (data, zero) = self.halves();
-        let mask = match state {
-            GranuleState::Clean => !data & !zero,
-            GranuleState::Stale => data & zero,
-            GranuleState::Zero => !data & zero,
-            GranuleState::Data => data & !zero,
-        };
-        u64::from((mask >> bit).trailing_ones())
-    }
-}
-
-/// The data bits of the granules in `mask`.
-fn data(mask: u32) -> u64 {
-    u64::from(mask)
-}
-
-/// Their zero bits.
-fn zero(mask: u32) -> u64 {
-    u64::from(mask) << GROUP_GRANULES
-}
-
 impl Shape {
     fn of(size: u64) -> Self {
         let granule_count = GranuleRange::of_size(size).end;
@@ -571,25 +513,6 @@ impl MapIdentity {
     }
 }
 
-/// The groups that `granules` touch, each with the mask of its bits.
-fn groups(granules: GranuleRange) -> impl Iterator<Item = (u64, u32)> {
-    let mut at = granules.start;
-    std::iter::from_fn(move || {
-        if at >= granules.end {
-            return None;
-        }
-        let (group, bit) = (at / GROUP_GRANULES, at % GROUP_GRANULES);
-        let count = (GROUP_GRANULES - bit).min(granules.end - at);
-        at += count;
-        let mask = if count == GROUP_GRANULES {
-            !0
-        } else {
-            ((1 << count) - 1) << bit
-        };
-        Some((group, mask))
-    })
-}
-
 fn count_up(counter: &AtomicU64, bits: u32) {
     if bits != 0 {
         counter.fetch_add(u64::from(bits.count_ones()), Ordering::AcqRel);
@@ -604,6 +527,7 @@ mod fuzz;
 
 mod ledger;
 mod prepare;
+mod words;
 
 pub(crate) use ledger::{SLOTS, STAGED_MAX};
 pub(crate) use prepare::pages_of_each;
