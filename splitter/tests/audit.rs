@@ -4,7 +4,8 @@
 mod common;
 
 use block::{BlockDevice, Fua, GranuleRange};
-use common::{Bench, lay_over};
+use common::Bench;
+use common::checked::lay_over;
 use splitter::{CutNote, Generation, Group, Lineage};
 
 const SIZE: u64 = 40 * 4096 + 512;

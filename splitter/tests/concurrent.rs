@@ -9,7 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use block::{BlockDevice, ByteRange, Fua, ZeroOptions};
-use common::{Bench, Image, lay_over};
+use common::checked::lay_over;
+use common::{Bench, Image};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

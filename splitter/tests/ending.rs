@@ -9,9 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use block::{BlockDevice, ErrorKind, Fua, Op, index};
+use common::checked::lay_over;
 use common::eventful::Eventful;
 use common::watched::Watched;
-use common::{Bench, in_world, lay_over};
+use common::{Bench, in_world};
 use sim::{SimDisk, SimWorld};
 use splitter::{CutError, CutNote, DiskSpec, Generation, Group, Surroundings};
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{BlockDevice, Fua};
-use common::{Bench, lay_over};
+use common::Bench;
+use common::checked::lay_over;
 use splitter::{CutError, CutNote, How};
 
 const SIZE: u64 = 720 * 4096;

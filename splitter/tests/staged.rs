@@ -6,8 +6,9 @@ mod common;
 use std::sync::Arc;
 
 use block::{BlockDevice, File, Fua, index};
+use common::checked::lay_over;
 use common::eventful::Eventful;
-use common::{Bench, Image, in_world, lay_over};
+use common::{Bench, Image, in_world};
 use sim::{SimDisk, SimWorld};
 use splitter::{CutNote, DiskSpec, Group, Surroundings};
 

@@ -15,20 +15,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use block::{
-    BlockDevice, ByteRange, Clock, DeviceDir, Dir, File, Fua, GRANULE, Hole, Name, Speed, Stamp,
-    UnixNanos, ZeroOptions, index,
+    BlockDevice, ByteRange, Clock, DeviceDir, Dir, File, GRANULE, Name, Stamp, UnixNanos, index,
 };
 use rand::RngExt;
 use rand::SeedableRng;
-use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use sim::{SimClock, SimDisk, SimWorld};
-use splitter::{
-    CutError, CutNote, DiskSpec, Generation, Group, How, Lineage, OpenError, Opened, RunContent,
-    SealedGeneration, Surroundings,
-};
+use splitter::{CutError, DiskSpec, Generation, Group, How, Lineage, Surroundings};
 
+pub mod checked;
 pub mod eventful;
+mod guest;
+mod restarted;
 pub mod watched;
 
 pub type Image = Vec<u8>;
@@ -209,133 +208,6 @@ impl Bench {
         }
     }
 
-    pub fn open_again(&self) -> Result<(Group, Opened), OpenError> {
-        Group::open("web".parse().unwrap(), self.specs(), self.around())
-    }
-
-    fn start(&mut self) -> How {
-        let (group, opened) = self.open_through_crashes();
-        self.group = Some(group);
-        // A restart of tracking may have been complete although its caller never heard of it.
-        if opened.lineage != self.lineage {
-            self.forget();
-        }
-        // Whoever recovers leaves a gap, and may be killed before he says so.
-        let newest = self
-            .images
-            .last_key_value()
-            .map_or(0, |(newest, _)| newest.0);
-        if self.group().open_generation().0 > newest + 1000 {
-            self.lose_cuts();
-        }
-        match opened.how {
-            How::Resumed { .. } => {}
-            How::Recovered { .. } => self.recoveries += 1,
-            // The agent copies the disks anew; here at once.
-            How::Fresh | How::Distrusted { .. } => self.forget(),
-        }
-        opened.how
-    }
-
-    /// In a rough history, opening is killed and loses power now and then, too.
-    fn open_through_crashes(&mut self) -> (Group, Opened) {
-        loop {
-            if self.rough && self.rng.random_bool(0.2) {
-                self.world.crash_after(self.rng.random_range(1..60));
-            }
-            match self.open_again() {
-                // What did not come in here comes later.
-                Ok(opened) => {
-                    self.will_crash = self.rough;
-                    return opened;
-                }
-                Err(error) => assert!(self.world.crashed(), "{error}"),
-            }
-            self.world = if self.rng.random_bool(0.5) {
-                self.lose_power()
-            } else {
-                self.world.kill()
-            };
-        }
-    }
-
-    pub fn restart(&mut self, world: SimWorld, boot: &str) -> How {
-        self.group = None;
-        self.world = world;
-        self.production_failed = false;
-        self.fault = false;
-        self.boot = boot.into();
-        self.start()
-    }
-
-    /// Cuts that the target has not are gone; it may have committed more than was released.
-    fn lose_cuts(&mut self) {
-        trace(|| format!("cuts are lost, {} is released", self.released));
-        let listed = self.images.keys().copied();
-        let may_be_newest = listed.filter(|g| *g >= self.released);
-        if let Some(newest) = may_be_newest.choose(&mut self.rng) {
-            self.images.split_off(&newest.next());
-        }
-    }
-
-    fn lose_power(&mut self) -> SimWorld {
-        self.boot = format!("boot-{}", self.rng.random::<u32>());
-        self.cut_power()
-    }
-
-    /// The world in which the machine starts again.
-    pub fn cut_power(&mut self) -> SimWorld {
-        self.booted_at = self.clock.wall();
-        self.world.cut_power()
-    }
-
-    pub fn restart_after_kill(&mut self, seed: u64) {
-        let boot = self.boot.clone();
-        let world = self.world.kill();
-        if self.rough && self.rng.random_bool(0.3) {
-            let lost = [".diff", ".diff", ".map", "live."][self.rng.random_range(0..4)];
-            self.writeback_failed = true;
-            trace(|| format!("lost {lost}"));
-            world.fail_writeback(|name| name.contains(lost), self.rng.random_bool(0.5));
-        }
-        let how = self.restart(world, &boot);
-        trace(|| format!("{how:?}, open is {}", self.group().open_generation()));
-        // A kill while the very first files were being made leaves nothing to go on from.
-        let fine = matches!(
-            &how,
-            How::Resumed { .. } | How::Recovered { .. } | How::Fresh
-        ) || matches!(&how, How::Distrusted { why } if is_legal(why));
-        assert!(fine, "seed {seed}: {how:?}");
-        self.check_sealed(seed);
-    }
-
-    pub fn restart_after_power_cut(&mut self, seed: u64) {
-        let world = self.lose_power();
-        let boot = self.boot.clone();
-        let how = self.restart(world, &boot);
-        // Killed once more while it recovered, it goes on from what it had recovered.
-        let fine = self.rough || !matches!(how, How::Resumed { .. });
-        assert!(fine, "seed {seed}: {how:?}");
-        self.check_flushed(seed);
-    }
-
-    /// What a flush promised is on the disk, where nothing was written since.
-    fn check_flushed(&mut self, seed: u64) {
-        let production = self.production();
-        let void = usize::from(std::mem::take(&mut self.promises_void));
-        let kept = production.iter().zip(&self.flushed).skip(void);
-        for (found, (flushed, touched)) in kept {
-            let sectors = found.chunks(512).zip(flushed.chunks(512)).enumerate();
-            for (sector, (found, flushed)) in sectors {
-                let lost = found != flushed && !touched.contains(&(sector as u64));
-                assert!(!lost, "seed {seed}: sector {sector} lost a flushed write");
-            }
-        }
-        // All that survived is on the disk.
-        let images = production.into_iter();
-        self.flushed = images.map(|image| (image, BTreeSet::new())).collect();
-    }
-
     fn note_flush(&mut self, disk: usize) {
         self.flushed[disk] = (self.production().swap_remove(disk), BTreeSet::new());
     }
@@ -362,40 +234,6 @@ impl Bench {
         let _ = self.group().tend_intent_log();
     }
 
-    pub fn restart_after_clean_close(&mut self, seed: u64, power: bool) {
-        self.world.set_fault(None);
-        let stamp = |(len, at): (&u64, &u64)| {
-            Some(Stamp {
-                len: *len,
-                mtime_ns: *at,
-            })
-        };
-        let stamps: Vec<_> = self.sizes.iter().zip(&self.mtime_ns).map(stamp).collect();
-        let healthy = self.group.take().unwrap().close(&stamps).is_ok();
-        // Who closes may be the first to be told.
-        let excused = self.production_failed || self.writeback_failed;
-        if self.world.crashed() || (excused && !healthy) {
-            return self.restart_after_kill(seed);
-        }
-        assert!(healthy, "seed {seed}: a clean close failed");
-        let boot = format!("boot-{}", self.rng.random::<u32>());
-        self.booted_at = self.clock.wall();
-        let world = if power {
-            self.world.cut_power()
-        } else {
-            self.world.restart()
-        };
-        let how = self.restart(world, &boot);
-        // An intent log that could not be written leaves nothing to go on from.
-        let lost = matches!(&how, How::Distrusted { why } if is_legal(why));
-        let fine = matches!(
-            how,
-            How::Resumed { .. } | How::Recovered { .. } | How::Fresh
-        );
-        assert!(fine || lost, "seed {seed}: {how:?}");
-        self.check_sealed(seed);
-    }
-
     /// Diffs, maps, the log or production fail, or all is well again.
     pub fn toggle_fault(&mut self) {
         let fault = match self.rng.random_range(0..12) {
@@ -419,100 +257,6 @@ impl Bench {
         }));
     }
 
-    fn some_range(&mut self, disk: usize) -> ByteRange {
-        // Guests write the same runs again: journals, logs.
-        if self.rng.random_bool(0.2)
-            && let Some(again) = self.long_range[disk]
-        {
-            return again;
-        }
-        let sectors = self.sizes[disk] / 512;
-        let start = self.rng.random_range(0..sectors);
-        let most = if self.rng.random_bool(0.1) { 800 } else { 24 };
-        let count = self.rng.random_range(1..=most).min(sectors - start);
-        let range = ByteRange::at(start * 512, count * 512).unwrap();
-        if range.granules_touched().count() > 8 {
-            self.long_range[disk] = Some(range);
-        }
-        range
-    }
-
-    fn some_disk(&mut self) -> usize {
-        self.rng.random_range(0..self.sizes.len())
-    }
-
-    /// Requests fail only when production does, or the world has ended.
-    fn guest(&mut self, disk: usize, answer: block::Result<()>) {
-        // The last request may have ended before it came to production.
-        if !self.world.crashed() {
-            self.mtime_ns[disk] = self.clock.wall().0;
-        }
-        let excused = self.world.crashed() || (self.production_failed && disk == 0);
-        assert!(answer.is_ok() || excused, "{answer:?}");
-        if self.rng.random_bool(0.02) {
-            self.clock.advance(Duration::from_secs(30));
-        }
-    }
-
-    pub fn write(&mut self) {
-        let disk = self.some_disk();
-        let range = self.some_range(disk);
-        trace(|| format!("write disk {disk} {:?}", range.granules_touched()));
-        let byte: u8 = self.rng.random();
-        let salt: u8 = self.rng.random();
-        let data: Vec<u8> = (0..range.len())
-            .map(|i| byte ^ (i as u8).wrapping_mul(salt))
-            .collect();
-        let fua = if self.rng.random_bool(0.03) {
-            Fua::Yes
-        } else {
-            Fua::No
-        };
-        self.note_touched(disk, range);
-        let mut answer = None;
-        self.group().disks()[disk].write_and_answer(&data, range.start(), fua, &mut |outcome| {
-            assert!(answer.replace(outcome).is_none(), "a second answer");
-        });
-        let answer = answer.expect("an answer");
-        if answer.is_ok() && fua == Fua::Yes {
-            self.note_flush(disk);
-        }
-        self.guest(disk, answer);
-    }
-
-    /// Writes granules of the first disk.
-    pub fn fill(&mut self, granules: std::ops::Range<u64>, byte: u8) {
-        let data = vec![byte; index((granules.end - granules.start) * GRANULE)];
-        let answer = self.group().disks()[0].write_at(&data, granules.start * GRANULE, Fua::No);
-        self.guest(0, answer);
-    }
-
-    pub fn zero(&mut self) {
-        let disk = self.some_disk();
-        let range = self.some_range(disk);
-        trace(|| format!("zero disk {disk} {:?}", range.granules_touched()));
-        let options = ZeroOptions {
-            fua: Fua::No,
-            hole: Hole::Allowed,
-            speed: Speed::Any,
-        };
-        self.note_touched(disk, range);
-        let answer = self.group().disks()[disk].write_zeroes(range, options);
-        self.guest(disk, answer);
-    }
-
-    pub fn trim(&mut self) {
-        let disk = self.some_disk();
-        let range = self.some_range(disk);
-        self.note_touched(disk, range);
-        let answer = self.group().disks()[disk].trim(range, Fua::No);
-        if range.granules_covered().is_empty() {
-            // Ignored: the file's time does not change either.
-            return answer.unwrap_or_default();
-        }
-        self.guest(disk, answer);
-    }
-
     pub fn heal(&mut self) {
         let _ = self.group().heal();
     }
@@ -526,91 +270,6 @@ impl Bench {
             bytes
         };
         self.sizes.iter().enumerate().map(read).collect()
-    }
-
-    pub fn cut_and_check(&mut self, seed: u64) {
-        match self.group().cut(CutNote::default()) {
-            Ok(cut) => {
-                let production = self.production();
-                self.images.insert(cut.generation, production);
-                self.answered.insert(cut.generation);
-                trace(|| format!("cut {}", cut.generation));
-                self.check_sealed_since(seed, cut.generation);
-            }
-            Err(CutError::Distrusted) => self.relearn(),
-            Err(CutError::MapOnly) => assert!(self.group().copies_are_paused()),
-            Err(
-                error @ (CutError::Degraded { .. }
-                | CutError::Io { .. }
-                | CutError::Production { .. }),
-            ) => {
-                let excused = self.fault || self.writeback_failed || self.world.crashed();
-                assert!(
-                    excused,
-                    "seed {seed}: a cut failed though nothing did: {error}"
-                );
-            }
-            Err(other) => panic!("seed {seed}: {other}"),
-        }
-    }
-
-    /// Each sealed generation, laid over the image of any cut it may build on, is its cut's image.
-    pub fn check_sealed(&mut self, seed: u64) {
-        self.check_sealed_since(seed, self.released.next());
-    }
-
-    fn check_sealed_since(&mut self, seed: u64, first: Generation) {
-        for sealed in self.group().sealed() {
-            // A cut that a kill interrupted after its store was made, but never answered.
-            if !self.images.contains_key(&sealed.generation) {
-                let production = self.production();
-                self.images.insert(sealed.generation, production);
-            }
-        }
-        for sealed in self.group().sealed() {
-            let _ = self.group().finish_merge(&sealed);
-        }
-        if self.world.crashed() {
-            return;
-        }
-        let sealed = self.group().sealed();
-        // Of what was released, a part may be gone.
-        let kept = sealed.iter().filter(|s| s.generation > self.released);
-        for sealed in kept.filter(|s| s.is_unfinished()) {
-            let mut parts = self.images.range(sealed.since.next()..=sealed.generation);
-            let answered = parts.all(|(generation, _)| self.answered.contains(generation));
-            let excused = self.writeback_failed || self.fault || !answered;
-            assert!(excused, "seed {seed}: a merge is lost");
-        }
-        let sealed = sealed.into_iter().filter(|sealed| !sealed.is_unfinished());
-        for sealed in sealed.filter(|s| s.generation >= first).collect::<Vec<_>>() {
-            let expected = &self.images[&sealed.generation];
-            let mut bases = self.images.range(sealed.since..sealed.generation);
-            // The oldest and the newest that it may build on.
-            let (oldest, newest) = (bases.next(), bases.next_back());
-            assert!(
-                oldest.is_some(),
-                "seed {seed}: nothing to build on since {} of {:?}, released {}",
-                sealed.since,
-                self.images.keys(),
-                self.released
-            );
-            for (base, images) in oldest.into_iter().chain(newest) {
-                let Ok(built) = self.world.observe(|| try_lay_over(images, &sealed)) else {
-                    // It is lost, and its reader says so; whoever ships it folds it.
-                    let excused =
-                        self.writeback_failed || !self.answered.contains(&sealed.generation);
-                    assert!(excused, "seed {seed}: a sealed diff is lost");
-                    continue;
-                };
-                assert!(
-                    built == *expected,
-                    "seed {seed}: {base} + {} differs in {}",
-                    sealed.generation,
-                    differing(&built, expected)
-                );
-            }
-        }
     }
 
     pub fn release(&mut self) {
@@ -750,13 +409,6 @@ impl Bench {
         self.world = self.world.restart();
     }
 
-    /// The next point, on top of `base`, is production.
-    pub fn check_next(&mut self, base: &[Image], story: &str) {
-        self.group().cut(CutNote::default()).unwrap();
-        let sealed = self.group().sealed().pop().unwrap();
-        assert!(lay_over(base, &sealed) == self.production(), "{story}");
-    }
-
     pub fn damage_maps(&self) {
         let dir = self.world.dir().subdir("maps").unwrap();
         let names = dir.list().unwrap().into_iter();
@@ -792,53 +444,4 @@ pub fn trace(what: impl FnOnce() -> String) {
     if std::env::var_os("STANDIN_TRACE").is_some() {
         eprintln!("{}", what());
     }
-}
-
-/// The first granule that differs, for whoever looks for the reason.
-fn differing(built: &[Image], expected: &[Image]) -> String {
-    for (disk, (built, expected)) in built.iter().zip(expected).enumerate() {
-        let both = built.chunks(4096).zip(expected.chunks(4096));
-        let differ: Vec<_> = (0..)
-            .zip(both)
-            .filter(|(_, (b, e))| b != e)
-            .map(|(at, _)| at)
-            .collect::<Vec<u32>>();
-        if !differ.is_empty() {
-            return format!("granules {differ:?} of disk {disk}");
-        }
-    }
-    "nothing".into()
-}
-
-/// Whether a history may make tracking begin anew for this reason: something failed.
-fn is_legal(why: &str) -> bool {
-    ["untracked", "a flush of a disk failed", "the live state"]
-        .iter()
-        .any(|reason| why.contains(reason))
-}
-
-/// What a target makes of a base and a sealed generation.
-pub fn lay_over(base: &[Image], sealed: &SealedGeneration) -> Vec<Image> {
-    try_lay_over(base, sealed).unwrap()
-}
-
-fn try_lay_over(base: &[Image], sealed: &SealedGeneration) -> io::Result<Vec<Image>> {
-    let mut images = base.to_vec();
-    for (image, disk) in images.iter_mut().zip(&sealed.disks) {
-        let reader = disk.reader().map_err(io::Error::other)?;
-        let mut past_the_end_is_zero = true;
-        for run in reader.runs() {
-            let mut bytes = vec![0; index(run.granules.count() * GRANULE)];
-            if run.content == RunContent::Data {
-                reader.read(run.granules, &mut bytes)?;
-            }
-            let range = run.granules.bytes(disk.size());
-            let len = index(range.len());
-            past_the_end_is_zero &= bytes[len..].iter().all(|b| *b == 0);
-            image[index(range.start())..index(range.end())].copy_from_slice(&bytes[..len]);
-        }
-        reader.finish().map_err(io::Error::other)?;
-        assert!(past_the_end_is_zero, "past the end of the disk is zero");
-    }
-    Ok(images)
 }
