@@ -150,7 +150,12 @@ impl Process<'_> {
             .collect::<Vec<_>>()
             .concat();
         content.put(start, &mut data);
-        writer.put(start, &data)
+        writer.put(start, &data)?;
+        if self.rng.random_bool(0.1) {
+            writer.hold_less()?;
+            assert!(writer.held_bytes() < 32 << 10, "{}", writer.held_bytes());
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<()> {

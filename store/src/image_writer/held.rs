@@ -10,8 +10,8 @@ use crate::fingerprint::CHUNK;
 
 /// Bytes of a run among the changes.
 const RUN_BYTES: usize = 80;
-/// Fewer are a change list that is worth its place in memory.
-const RUNS_KEPT: usize = 4096;
+/// Fewer are kept: a server's thousand drafts have some 20 MiB of them, and a tree costs more than it is worth.
+const RUNS_KEPT: usize = 256;
 
 impl ImageWriter {
     /// Bytes in memory that come with what is written, about. What the store's threads have at hand of it, and caches, do
