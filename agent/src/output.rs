@@ -162,10 +162,10 @@ impl Output {
         Self::of(Kind::Device(opened), caching, path, force, None)
     }
 
-    /// How many writes may wait for the device at once, beside those that the processors make.
-    pub(crate) fn waiting_writers(&self) -> usize {
+    /// How many threads should write.
+    pub(crate) fn writers(&self, processors: usize) -> usize {
         match self.writeback {
-            Some(_) => 0,
+            Some(_) => processors,
             None => WAITING_WRITERS,
         }
     }

@@ -98,12 +98,11 @@ pub fn restore(
         false => output.allocate(disk.size),
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = processors + output.waiting_writers();
     let failed = options.target.failed("restore the disk");
     let written = reserved
         .and_then(|()| {
             image
-                .restore_to(&output, workers, progress)
+                .restore_to(&output, processors, output.writers(processors), progress)
                 .map_err(&failed)
         })
         .and_then(|()| image.root().map_err(&failed));

@@ -71,7 +71,9 @@ impl Bench {
         let nothing = |_: u64, _: u64| ();
         let sink = Nowhere;
         self.timed("restore to nowhere", data, || {
-            opened.restore_to(&sink, workers, &nothing).unwrap();
+            opened
+                .restore_to(&sink, workers, workers, &nothing)
+                .unwrap();
         });
         let report = self.timed("verify", data, || {
             self.store.verify_image(image, &nothing).unwrap()

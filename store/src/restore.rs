@@ -1,7 +1,7 @@
 //! Reading a whole image fast: container by container, in parallel, each region once.
 //!
 //! ```text
-//! the image's runs, a window at a time -> sorted by place -> one task per container
+//! the image's runs, a window at a time -> sorted by place -> one task per container -> several threads
 //!   task: for each region that is needed: read, check, decompress -> its chunks to where they belong
 //! ```
 //!
@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use block::{ByteRange, GRANULE, GranuleRange, index};
 use parking_lot::Mutex;
@@ -19,16 +19,21 @@ use crate::fingerprint::CHUNK;
 use crate::image::Image;
 use crate::place::Place;
 use crate::runs::Run;
-use gather::Gather;
+use crate::tree::LEAF_CHUNKS;
+use assembly::Assembly;
+use block_memory::BlockMemory;
 
-mod gather;
+mod assembly;
+mod block_memory;
 
 /// Most runs sorted at once: 6 MiB. An image of 8 GiB has 20,000 to 160,000 of them.
 const WINDOW_RUNS_MAX: usize = 256 << 10;
+/// Tasks that wait for a thread, at most.
+const TASKS_WAITING: usize = 64;
 
 /// Where a restored image goes. Called from several threads, for ranges that do not overlap.
 pub trait RestoreSink: Sync {
-    /// Writes `data` at `offset`.
+    /// Writes `data` at `offset`: whole chunks but at the end of the disk, a mebibyte at most, and at a page in memory.
     ///
     /// # Errors
     /// Ends the restore.
@@ -41,129 +46,268 @@ pub trait RestoreSink: Sync {
     fn zero(&self, range: ByteRange) -> io::Result<()>;
 }
 
-/// Takes what a sweep over an image finds.
+/// Takes what a sweep over an image finds, from several threads.
 pub(crate) trait Sweep: Sync {
-    /// What takes the chunks that one thread reads.
-    fn taker(&self) -> Box<dyn Taker + '_>;
+    /// Chunks that were checked, and where they belong; cut at the end of the disk. Each comes once.
+    fn data(&self, offset: u64, data: &[u8]) -> Result<()>;
     /// A part that holds nothing.
     fn zero(&self, range: ByteRange) -> Result<()>;
     /// A part that cannot be read. `Err` ends the sweep.
     fn damaged(&self, ranges: Vec<ByteRange>, error: StoreError) -> Result<()>;
-}
 
-/// Takes the chunks that one thread of a sweep reads.
-pub(crate) trait Taker {
-    /// Chunks that were checked, and where they belong; cut at the end of the disk.
-    fn data(&mut self, offset: u64, data: &[u8]) -> Result<()>;
-    /// No more come.
-    fn end(&mut self) -> Result<()>;
+    /// How many leaves that hold something make a window, at most; `None`: only the number of runs matters.
+    fn window_leaves(&self) -> Option<usize> {
+        None
+    }
+
+    /// These bytes come next, in any order; they ascend here. May wait for what came before.
+    fn expect(&self, _parts: &mut dyn Iterator<Item = ByteRange>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The sweep has failed: who waits in [`expect`](Self::expect) waits in vain.
+    fn stop(&self) {}
 }
 
 impl Image {
-    /// Hands the whole image to `sink`, from `workers` threads (at least one). `progress` is told
-    /// bytes done and bytes in all, from several threads.
+    /// Hands the whole image to `sink`: `readers` threads read it, `writers` write it (at least one each). `progress` is told bytes
+    /// done and bytes in all, from several threads.
     ///
     /// # Errors
     /// `Corrupt` naming the object and what it hits; the sink's error as `Io` or `Full`.
     pub fn restore_to(
         &self,
         sink: &dyn RestoreSink,
-        workers: usize,
+        readers: usize,
+        writers: usize,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<()> {
-        sweep(self, &Restore(sink), workers, progress)
+        let memory = BlockMemory::default();
+        let (full, blocks) = crossbeam_channel::unbounded();
+        let swept = std::thread::scope(|scope| {
+            for _ in 0..writers.max(1) {
+                scope.spawn(|| memory.write(sink, &blocks));
+            }
+            // Writers end with it, also if it panics.
+            let assembly = Assembly::new(sink, &memory, full);
+            sweep(self, &assembly, readers, progress).map(|()| assembly.end())
+        });
+        memory.into_failure().map_or(swept, Err)
     }
 }
-
-struct Restore<'a>(&'a dyn RestoreSink);
 
 fn sink_error(source: io::Error) -> StoreError {
     io_error("write to", "the output".into(), source)
 }
 
-impl Sweep for Restore<'_> {
-    fn taker(&self) -> Box<dyn Taker + '_> {
-        Box::new(Gather::new(self.0))
-    }
-
-    fn zero(&self, range: ByteRange) -> Result<()> {
-        self.0.zero(range).map_err(sink_error)
-    }
-
-    fn damaged(&self, ranges: Vec<ByteRange>, error: StoreError) -> Result<()> {
-        Err(ranges.into_iter().fold(error, StoreError::hitting))
-    }
-}
-
-/// Goes over all of `image`, in order of containers.
+/// Goes over all of `image`, each window of it in order of containers. With one worker nothing happens at the same time.
 pub(crate) fn sweep(
     image: &Image,
     to: &dyn Sweep,
     workers: usize,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<()> {
-    let mut window = Window {
+    let workers = workers + image.objects.opener.containers.waiting_readers();
+    let reader = Reader {
         image,
         to,
-        workers: workers + image.objects.opener.containers.waiting_readers(),
         progress,
-        runs: Vec::new(),
-        reached: 0,
         done: AtomicU64::new(0),
     };
-    let everything = GranuleRange {
-        start: 0,
-        end: image.shape.granules,
-    };
-    // A leaf that cannot be read hides only itself: the walk goes leaf by leaf around it.
-    let mut from = 0;
-    while from < everything.end {
-        let part = GranuleRange {
-            start: from,
-            end: everything.end,
-        };
-        match image.each_run(part, &mut |run| window.take(run)) {
-            Ok(()) => break,
-            Err(e) => from = window.skip_damage(e)?,
-        }
+    if workers <= 1 {
+        let mut read = |task: Vec<Run>| reader.read_container(&task);
+        return Walk::new(&reader, &mut read).all();
     }
-    window.zero_until(everything.end)?;
-    window.settle()
+    let failed = Mutex::new(None);
+    let stopped = AtomicBool::new(false);
+    let fail = |error| {
+        failed.lock().get_or_insert(error);
+        stopped.store(true, Ordering::Relaxed);
+        to.stop();
+    };
+    let (tasks, waiting) = crossbeam_channel::bounded::<Vec<Run>>(TASKS_WAITING);
+    let walked = std::thread::scope(|scope| {
+        let work = || {
+            // All are taken, whatever happened: who sends them must not wait for nobody.
+            for task in &waiting {
+                if !stopped.load(Ordering::Relaxed) {
+                    reader.read_container(&task).unwrap_or_else(fail);
+                }
+            }
+        };
+        (0..workers).for_each(|_| drop(scope.spawn(work)));
+        // Dropped where this ends, also by a panic: then they end, too.
+        let tasks = tasks;
+        let mut send = |task| {
+            if let Some(error) = failed.lock().take() {
+                return Err(error);
+            }
+            tasks.send(task).expect("readers stay until the end");
+            Ok(())
+        };
+        let walked = Walk::new(&reader, &mut send).all();
+        // Nobody needs what is left of it.
+        stopped.fetch_or(walked.is_err(), Ordering::Relaxed);
+        walked
+    });
+    failed.into_inner().map_or(walked, Err)
 }
 
-struct Window<'a> {
-    image: &'a Image,
-    to: &'a dyn Sweep,
-    workers: usize,
-    progress: &'a (dyn Fn(u64, u64) + Sync),
+/// Goes along the image, and makes tasks of it.
+struct Walk<'a> {
+    reader: &'a Reader<'a>,
+    /// Takes the runs that lie in one container, in order of slots.
+    hand_over: &'a mut dyn FnMut(Vec<Run>) -> Result<()>,
     runs: Vec<Run>,
+    /// How many leaves `runs` are of, and the last of them.
+    leaves: (usize, Option<u64>),
     /// Chunks below are dealt with or in `runs`.
     reached: u64,
-    /// Bytes.
-    done: AtomicU64,
+    /// What came of the walk could not be dealt with: it is not the tree that is damaged.
+    broken: bool,
 }
 
-impl Window<'_> {
+impl<'a> Walk<'a> {
+    fn new(reader: &'a Reader<'a>, hand_over: &'a mut dyn FnMut(Vec<Run>) -> Result<()>) -> Self {
+        Self {
+            reader,
+            hand_over,
+            runs: Vec::new(),
+            leaves: (0, None),
+            reached: 0,
+            broken: false,
+        }
+    }
+
+    fn all(&mut self) -> Result<()> {
+        let image = self.reader.image;
+        let end = image.shape.granules;
+        // A leaf that cannot be read hides only itself: the walk goes leaf by leaf around it.
+        let mut start = 0;
+        while start < end {
+            match image.each_run(GranuleRange { start, end }, &mut |run| self.take(run)) {
+                Ok(()) => break,
+                Err(e) if self.broken => return Err(e),
+                Err(e) => start = self.skip_damage(e)?,
+            }
+        }
+        self.zero_until(end)?;
+        self.settle()
+    }
+
     fn take(&mut self, run: Run) -> Result<()> {
+        let taken = self.put(run);
+        self.broken |= taken.is_err();
+        taken
+    }
+
+    fn put(&mut self, run: Run) -> Result<()> {
+        let leaf = Some(run.start / LEAF_CHUNKS);
+        let (count, last) = self.leaves;
+        if last != leaf {
+            let is_full = self
+                .reader
+                .to
+                .window_leaves()
+                .is_some_and(|max| count >= max);
+            if is_full || self.runs.len() >= WINDOW_RUNS_MAX {
+                self.settle()?;
+            }
+            self.leaves = (self.leaves.0 + 1, leaf);
+        }
         self.zero_until(run.start)?;
         self.reached = run.end();
         self.runs.push(run);
-        if self.runs.len() >= WINDOW_RUNS_MAX {
-            self.settle()?;
-        }
         Ok(())
     }
 
     fn zero_until(&mut self, chunk: u64) -> Result<()> {
         if chunk > self.reached {
-            let range = self.bytes(self.reached, chunk);
-            self.to.zero(range)?;
+            let range = self.reader.bytes(self.reached, chunk);
+            self.reader.to.zero(range)?;
             self.reached = chunk;
-            self.report(range.len());
+            self.reader.report(range.len());
         }
         Ok(())
     }
 
+    /// Makes tasks of the window.
+    fn settle(&mut self) -> Result<()> {
+        let reader = self.reader;
+        let mut parts = self
+            .runs
+            .iter()
+            .map(|run| reader.bytes(run.start, run.end()));
+        reader.to.expect(&mut parts)?;
+        self.runs.sort_unstable_by_key(|run| run.place);
+        let container = |run: &Run| run.place.map(Place::container);
+        for runs in self.runs.chunk_by(|a, b| container(a) == container(b)) {
+            (self.hand_over)(runs.to_vec())?;
+        }
+        self.runs.clear();
+        self.leaves = (0, None);
+        Ok(())
+    }
+
+    /// The walk failed at or after `reached`: finds the leaf that cannot be read. Returns where to go on.
+    fn skip_damage(&mut self, error: StoreError) -> Result<u64> {
+        if !matches!(
+            error,
+            StoreError::Corrupt { .. } | StoreError::Missing { .. }
+        ) {
+            return Err(error);
+        }
+        let image = self.reader.image;
+        let mut leaf = self.reached / LEAF_CHUNKS;
+        while leaf * LEAF_CHUNKS < image.shape.granules {
+            let under = image.shape.under(0, leaf);
+            let node = image.leaf_node(leaf);
+            let readable = node.and_then(|node| image.leaf_runs(leaf, node));
+            match readable {
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    let start = under.start.max(self.reached);
+                    let range = self.reader.bytes(start, under.end);
+                    self.reader.report(range.len());
+                    self.reached = under.end;
+                    self.reader.to.damaged(vec![range], e)?;
+                    return Ok(under.end);
+                }
+                Err(e) => return Err(e),
+                Ok(_) if under.end <= self.reached => {}
+                Ok(runs) => {
+                    for run in runs {
+                        let run = Run {
+                            start: run.start + under.start,
+                            ..run
+                        };
+                        let unseen = GranuleRange {
+                            start: self.reached,
+                            end: under.end,
+                        };
+                        if let Some(run) = run.clip(unseen) {
+                            self.take(run)?;
+                        }
+                    }
+                    self.zero_until(under.end)?;
+                }
+            }
+            leaf += 1;
+        }
+        // Nothing is wrong any more: the next walk will show.
+        Ok(self.reached)
+    }
+}
+
+/// Reads what tasks name.
+struct Reader<'a> {
+    image: &'a Image,
+    to: &'a dyn Sweep,
+    progress: &'a (dyn Fn(u64, u64) + Sync),
+    /// Bytes.
+    done: AtomicU64,
+}
+
+impl Reader<'_> {
     fn bytes(&self, start: u64, end: u64) -> ByteRange {
         GranuleRange { start, end }.bytes(self.image.reference.size)
     }
@@ -173,42 +317,8 @@ impl Window<'_> {
         (self.progress)(done, self.image.reference.size);
     }
 
-    /// Reads all runs of the window.
-    fn settle(&mut self) -> Result<()> {
-        let mut runs = std::mem::take(&mut self.runs);
-        runs.sort_unstable_by_key(|run| run.place);
-        let container = |run: &Run| run.place.map(Place::container);
-        let tasks: Vec<&[Run]> = runs.chunk_by(|a, b| container(a) == container(b)).collect();
-        let next = AtomicUsize::new(0);
-        let failed = Mutex::new(None);
-        let fail = |error| {
-            failed.lock().get_or_insert(error);
-        };
-        let work = || {
-            let mut taker = self.to.taker();
-            while failed.lock().is_none() {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                let done = match tasks.get(task) {
-                    Some(task) => self.read_container(task, &mut *taker),
-                    None => return taker.end().unwrap_or_else(fail),
-                };
-                done.unwrap_or_else(fail);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.workers.min(tasks.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        runs.clear();
-        let failed = failed.into_inner();
-        self.runs = runs;
-        failed.map_or(Ok(()), Err)
-    }
-
     /// `runs` lie in one container, in order of slots.
-    fn read_container(&self, runs: &[Run], taker: &mut dyn Taker) -> Result<()> {
+    fn read_container(&self, runs: &[Run]) -> Result<()> {
         let Some(id) = runs[0].place.map(Place::container) else {
             return Ok(());
         };
@@ -243,7 +353,7 @@ impl Window<'_> {
                         // Garbage collection was faster.
                         rest.push_front(now);
                         let rest: Vec<Run> = rest.into();
-                        return self.read_container(&rest, taker);
+                        return self.read_container(&rest);
                     }
                     Err(e) => {
                         self.lose(&[now], e)?;
@@ -255,7 +365,7 @@ impl Window<'_> {
             let at = (position - usize::from(entry.first)) * CHUNK;
             let range = self.bytes(now.start, now.end());
             let data = &chunks[at..at + index(range.len())];
-            taker.data(now.start * GRANULE, data)?;
+            self.to.data(now.start * GRANULE, data)?;
             self.report(range.len());
         }
         Ok(())
@@ -269,54 +379,6 @@ impl Window<'_> {
         ranges.sort_unstable();
         self.report(ranges.iter().map(|range| range.len()).sum());
         self.to.damaged(ranges, error)
-    }
-
-    /// The walk failed at or after `reached`: finds the leaf that cannot be read. Returns where to go on.
-    fn skip_damage(&mut self, error: StoreError) -> Result<u64> {
-        if !matches!(
-            error,
-            StoreError::Corrupt { .. } | StoreError::Missing { .. }
-        ) {
-            return Err(error);
-        }
-        let leaf_chunks = crate::tree::LEAF_CHUNKS;
-        let mut leaf = self.reached / leaf_chunks;
-        while leaf * leaf_chunks < self.image.shape.granules {
-            let under = self.image.shape.under(0, leaf);
-            let node = self.image.leaf_node(leaf);
-            let readable = node.and_then(|node| self.image.leaf_runs(leaf, node));
-            match readable {
-                Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    let start = under.start.max(self.reached);
-                    let range = self.bytes(start, under.end);
-                    self.report(range.len());
-                    self.reached = under.end;
-                    self.to.damaged(vec![range], e)?;
-                    return Ok(under.end);
-                }
-                Err(e) => return Err(e),
-                Ok(_) if under.end <= self.reached => {}
-                Ok(runs) => {
-                    for run in runs {
-                        let run = Run {
-                            start: run.start + under.start,
-                            ..run
-                        };
-                        let unseen = GranuleRange {
-                            start: self.reached,
-                            end: under.end,
-                        };
-                        if let Some(run) = run.clip(unseen) {
-                            self.take(run)?;
-                        }
-                    }
-                    self.zero_until(under.end)?;
-                }
-            }
-            leaf += 1;
-        }
-        // Nothing is wrong any more: the next walk will show.
-        Ok(self.reached)
     }
 }
 

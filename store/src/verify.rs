@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result, StoreError};
 use crate::fingerprint::Fingerprint;
 use crate::fold::hash_leaf;
 use crate::image::Image;
-use crate::restore::{self, Sweep, Taker};
+use crate::restore::{self, Sweep};
 use crate::tree::{self, ImageRef, NodeRef, Record};
 
 /// What verifying an image found.
@@ -68,22 +68,12 @@ impl Findings {
     }
 }
 
-impl Taker for &Findings {
-    fn data(&mut self, _offset: u64, data: &[u8]) -> Result<()> {
+impl Sweep for Findings {
+    fn data(&self, _offset: u64, data: &[u8]) -> Result<()> {
         let mut report = self.0.lock();
         report.checked_bytes += data.len() as u64;
         report.data_bytes += data.len() as u64;
         Ok(())
-    }
-
-    fn end(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl Sweep for Findings {
-    fn taker(&self) -> Box<dyn Taker + '_> {
-        Box::new(self)
     }
 
     fn zero(&self, range: ByteRange) -> Result<()> {

@@ -7,10 +7,13 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
-use block::{BlockDevice, GRANULE, index};
+use block::{BlockDevice, ByteRange, GRANULE, index};
 use common::damaged::{
     SIZE, all_objects, build, collect, damage, dir_at, has_a_copy, is_last_commit, objects,
     place_at, restore_the_rest, short,
@@ -20,7 +23,8 @@ use common::{around, chunk, count_from_env, open_writer, read_all};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::{
-    Backend, Base, ErrorKind, ScrubOptions, ScrubPosition, ScrubReport, Store, StoreError,
+    Backend, Base, ErrorKind, Image, RestoreSink, ScrubOptions, ScrubPosition, ScrubReport, Store,
+    StoreError,
 };
 
 /// What reading everything says: nothing, or the texts of the complaints. Panics at a wrong byte.
@@ -50,6 +54,7 @@ fn complaints_of(place: &Arc<dyn Backend>, contents: &BTreeMap<String, Vec<u8>>)
             assert!(!lost.is_empty(), "a verified image opens");
             continue;
         };
+        check_restored(&image, content, lost.is_empty());
         let mut buf = vec![0; 4096];
         for (i, expected) in content.chunks(4096).enumerate() {
             let at = i as u64 * GRANULE;
@@ -64,6 +69,37 @@ fn complaints_of(place: &Arc<dyn Backend>, contents: &BTreeMap<String, Vec<u8>>)
         }
     }
     found
+}
+
+/// A restore gives no wrong byte, and says that it gives all of them only of an image that is whole.
+fn check_restored(image: &Image, content: &[u8], is_whole: bool) {
+    let disk = Restored {
+        content,
+        bytes: AtomicU64::new(0),
+    };
+    match image.restore_to(&disk, 2, 2, &|_, _| ()) {
+        Ok(()) => assert_eq!(disk.bytes.into_inner(), content.len() as u64),
+        Err(e) => assert!(!is_whole && e.kind() == ErrorKind::Corrupt, "{e}"),
+    }
+}
+
+/// Compares what is restored.
+struct Restored<'a> {
+    content: &'a [u8],
+    bytes: AtomicU64,
+}
+
+impl RestoreSink for Restored<'_> {
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let wanted = &self.content[index(offset)..][..data.len()];
+        assert!(data == wanted, "a wrong byte is restored at {offset}");
+        self.bytes.fetch_add(data.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    fn zero(&self, range: ByteRange) -> io::Result<()> {
+        self.write(range.start(), &vec![0; index(range.len())])
+    }
 }
 
 /// What a scrub of the store, which heals, says: names of what it healed, and of what is lost.

@@ -126,7 +126,7 @@ fn without_the_key_nothing_is_read_or_written_and_nothing_breaks() {
     let image = store.points()[0].disks[0].image.clone();
     let opened = store.image(&image).unwrap();
     let refused = opened
-        .restore_to(&common::Nowhere, 1, &|_, _| ())
+        .restore_to(&common::Nowhere, 1, 1, &|_, _| ())
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::NoKey);
     let refused = store.verify_image(&image, &|_, _| ()).unwrap_err();
