@@ -37,6 +37,7 @@ mod memory;
 mod open_files;
 mod open_target;
 mod output;
+mod partial_dir;
 mod places;
 mod points;
 mod pressure;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Rule: a file that has its final name is whole and durable. Nothing that exists is replaced or
-//! written to unless the user says so.
+//! written to unless the user says so, and two restores to one place do not meet: what each makes is locked.
 //! Crash: what is left is named `.partial`; the next restore to the same place removes it.
 
 use std::fs;
@@ -19,8 +19,11 @@ use std::sync::Arc;
 use block::{
     Access, BlockDevice, ByteRange, Caching, Dir, Fua, OpenError, OsDir, Production, ZeroOptions,
 };
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use store::RestoreSink;
 
+use crate::partial_dir::PartialDir;
 use crate::restore::Format;
 use crate::writeback::Writeback;
 use crate::{Error, Result};
@@ -41,7 +44,7 @@ pub(crate) struct Output {
 
 enum Kind {
     File(Production),
-    Vmdk(block::vmdk::NewFlat),
+    Vmdk(block::vmdk::NewFlat, PartialDir),
     Device(Production),
 }
 
@@ -49,7 +52,7 @@ impl Kind {
     fn device(&self) -> &Arc<dyn BlockDevice> {
         match self {
             Self::File(opened) | Self::Device(opened) => &opened.device,
-            Self::Vmdk(vmdk) => vmdk.device(),
+            Self::Vmdk(vmdk, _) => vmdk.device(),
         }
     }
 }
@@ -82,23 +85,23 @@ impl Output {
         }
         let replaced = lock_replaced(existing.into_iter().flatten())?;
         let partial = partial_path(path);
-        remove_partial(&partial)?;
         let (kind, caching) = match format {
-            Format::Raw => past_cache(|caching| {
-                let file = block::create_raw(&partial, size, caching)?;
-                Ok(Kind::File(file))
-            })?,
-            Format::Vmdk => {
-                let inner = partial.join(path.file_name().unwrap_or_default());
-                fs::create_dir(&partial).map_err(Error::file("create", &partial))?;
+            Format::Raw => {
+                remove_partial(&partial)?;
                 past_cache(|caching| {
-                    let vmdk = block::vmdk::create_flat(&inner, size, caching)?;
-                    Ok(Kind::Vmdk(vmdk))
-                })
-                .inspect_err(|_| {
-                    // It was ours and is empty.
-                    let _ = fs::remove_dir_all(&partial);
+                    let file = block::create_raw(&partial, size, caching)?;
+                    Ok(Kind::File(file))
                 })?
+            }
+            Format::Vmdk => {
+                let dir = partial_dir(&partial, [path, &flat])?;
+                let inner = partial.join(path.file_name().unwrap_or_default());
+                let created = past_cache(|caching| block::vmdk::create_flat(&inner, size, caching));
+                let (vmdk, caching) = created.inspect_err(|_| {
+                    // It was ours and is empty.
+                    let _ = dir.remove();
+                })?;
+                (Kind::Vmdk(vmdk, dir), caching)
             }
         };
         Self::of(kind, caching, path, force, replaced)
@@ -175,13 +178,11 @@ impl Output {
         let (dir, name) = match &self.kind {
             Kind::Device(_) => return Ok(()),
             Kind::File(_) => (parent(&self.path), partial_path(&self.path)),
-            Kind::Vmdk(_) => (partial_path(&self.path), flat_path(&self.path)),
+            Kind::Vmdk(_, dir) => (dir.path().to_owned(), flat_path(&self.path)),
         };
-        let name = name
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let name = file_name(&name);
         let whole = ByteRange::at(0, size).expect("from zero");
-        let file = OsDir::open(&dir).and_then(|dir| dir.open(&name.unwrap_or_default()));
+        let file = OsDir::open(&dir).and_then(|dir| dir.open(&name));
         match file.and_then(|file| file.allocate(whole)) {
             // A file system that cannot reserve is no reason not to restore.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
@@ -199,9 +200,9 @@ impl Output {
             .and_then(|()| match self.kind {
                 Kind::Device(_) => Ok(()),
                 Kind::File(_) => settle(&partial_path(&self.path), &self.path, self.force),
-                Kind::Vmdk(vmdk) => vmdk
+                Kind::Vmdk(vmdk, dir) => vmdk
                     .publish()
-                    .and_then(|()| settle_vmdk(&self.path, self.force)),
+                    .and_then(|()| settle_vmdk(&dir, &self.path, self.force)),
             });
         published.map_err(failed)
     }
@@ -218,7 +219,7 @@ impl Output {
         let _ = match self.kind {
             Kind::Device(_) => Ok(()),
             Kind::File(_) => fs::remove_file(&partial),
-            Kind::Vmdk(_) => fs::remove_dir_all(&partial),
+            Kind::Vmdk(_, dir) => dir.remove(),
         };
     }
 
@@ -284,6 +285,11 @@ fn partial_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 fn flat_path(path: &Path) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{stem}-flat.vmdk"))
@@ -294,30 +300,47 @@ fn remove_partial(partial: &Path) -> Result<()> {
     let Ok(meta) = partial.symlink_metadata() else {
         return Ok(());
     };
-    let removed = if meta.is_dir() {
-        fs::remove_dir_all(partial)
-    } else {
-        match block::open_production(partial, Access::ReadWrite) {
-            Err(error @ block::OpenError::InUse { .. }) => return Err(error.into()),
-            _ => fs::remove_file(partial),
-        }
+    let removed = match block::open_production(partial, Access::ReadWrite) {
+        Err(error @ OpenError::InUse { .. }) => return Err(error.into()),
+        _ if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => fs::remove_file(partial),
     };
     removed.map_err(Error::file("remove", partial))
+}
+
+/// Where a VMDK of these files is made.
+fn partial_dir(partial: &Path, files: [&Path; 2]) -> Result<PartialDir> {
+    let mut names: Vec<String> = files.map(file_name).into();
+    // What its descriptor is called until it is whole.
+    names.push(format!(".{}.partial", names[0]));
+    PartialDir::create(partial, &names).map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy | io::ErrorKind::AlreadyExists => Error::usage(
+            format!("another restore is at work in `{}`", partial.display()),
+            "wait for it, or choose another name",
+        ),
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => Error::usage(
+            format!("`{}` is in the way, and no restore's", partial.display()),
+            "move it away, or choose another name",
+        ),
+        _ => Error::file("create", partial)(e),
+    })
 }
 
 /// Locks the files that are to be replaced. One that is a running guest's, or served, would go on under no name, and what is
 /// written to it would be lost.
 fn lock_replaced<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Option<Production>> {
+    let mut locked = None;
     for path in paths {
+        // A VMDK comes before its data, and may have locked that: not against this.
+        drop(locked.take());
         match block::open_production(path, Access::ReadWrite) {
-            // A VMDK comes before its data, and locks that, too.
-            Ok(disk) => return Ok(Some(disk)),
-            Err(error @ block::OpenError::InUse { .. }) => return Err(error.into()),
+            Ok(disk) => locked = Some(disk),
+            Err(error @ OpenError::InUse { .. }) => return Err(error.into()),
             // It is not there, or no disk that anybody could use.
             Err(_) => {}
         }
     }
-    Ok(None)
+    Ok(locked)
 }
 
 /// Whoever may read what is replaced may read what replaces it.
@@ -334,38 +357,50 @@ fn hand_over(old: Option<&fs::Metadata>, new: &Path) -> io::Result<()> {
 fn settle(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     if force {
         hand_over(fs::metadata(to).ok().as_ref(), from)?;
-        fs::rename(from, to)?;
-        return OsDir::open(parent(to))?.sync();
     }
-    let name = |path: &Path| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let dir = OsDir::open(parent(to))?;
-    dir.rename_new(&name(from), &name(to))?;
-    dir.sync()
+    rename(from, to, force)
+}
+
+/// Gives a file its final name, durably.
+fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    match force {
+        true => fs::rename(from, to)?,
+        false => rename_new(from, to)?,
+    }
+    OsDir::open(parent(to))?.sync()
+}
+
+/// Fails with `AlreadyExists` if the name is taken.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The file system has no such rename (NFS). A second link is as atomic.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        renamed => Ok(renamed?),
+    }
 }
 
 /// The data first: a descriptor must never name a file that is not there, or an old one.
-fn settle_vmdk(path: &Path, force: bool) -> io::Result<()> {
-    let partial = partial_path(path);
+fn settle_vmdk(dir: &PartialDir, path: &Path, force: bool) -> io::Result<()> {
+    let files = [flat_path(path), path.to_owned()];
+    let from = |to: &Path| dir.path().join(file_name(to));
     let old = fs::metadata(path).ok().filter(|_| force);
+    for to in &files {
+        hand_over(old.as_ref(), &from(to))?;
+        if !force && to.symlink_metadata().is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+    }
     if force {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    for to in [flat_path(path), path.to_owned()] {
-        let from = partial.join(to.file_name().unwrap_or_default());
-        if !force && to.symlink_metadata().is_ok() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        hand_over(old.as_ref(), &from)?;
-        fs::rename(from, &to)?;
-        OsDir::open(parent(path))?.sync()?;
+    for to in &files {
+        rename(&from(to), to, force)?;
     }
-    fs::remove_dir(&partial)
+    dir.remove()
 }
