@@ -48,6 +48,7 @@ pub use vaults::VaultError;
 mod admin;
 mod audit;
 mod certificate;
+mod draft;
 mod drafts;
 mod ending;
 mod figures;

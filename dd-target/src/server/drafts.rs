@@ -7,16 +7,14 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use axum::http::StatusCode;
 use block::{Clock, Random};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
-use store::{Base, FinishedImage, ImageWriter, RegionCheck, StoreError};
+use store::{Base, ImageWriter, StoreError};
 
+use crate::server::draft::{Draft, gone};
 use crate::server::guard::Caller;
 use crate::server::limits::{DRAFT_BYTES_MAX, DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
 use crate::server::refusal::{Answer, Refusal};
@@ -27,25 +25,6 @@ pub(crate) struct Drafts {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     all: Mutex<HashMap<String, Arc<Draft>>>,
-}
-
-/// A draft.
-pub(crate) struct Draft {
-    token: String,
-    vault: Arc<Vault>,
-    turn: u64,
-    touched: Mutex<Duration>,
-    check: RegionCheck,
-    state: Mutex<State>,
-    /// Bytes in memory, when it was last written to.
-    held: AtomicU64,
-}
-
-enum State {
-    Open(Box<ImageWriter>),
-    Finished(FinishedImage),
-    /// It failed; nothing more can be done with it.
-    Lost,
 }
 
 impl Drafts {
@@ -69,15 +48,8 @@ impl Drafts {
         let mut id = [0; 16];
         self.random.fill(&mut id);
         let id = HEXLOWER.encode(&id);
-        let draft = Draft {
-            token: caller.token.id.clone(),
-            vault: Arc::clone(vault),
-            turn,
-            touched: Mutex::new(self.clock.monotonic()),
-            check: writer.region_check(),
-            state: Mutex::new(State::Open(Box::new(writer))),
-            held: AtomicU64::new(0),
-        };
+        let now = self.clock.monotonic();
+        let draft = Draft::new(caller.token.id.clone(), (vault, turn), now, writer);
         let mut all = self.all.lock();
         let of_token = all.values().filter(|draft| draft.token == caller.token.id);
         if of_token.count() >= DRAFTS_PER_TOKEN {
@@ -95,8 +67,8 @@ impl Drafts {
         let draft = self.all.lock().get(id).cloned();
         let draft = draft.filter(|draft| {
             draft.token == caller.token.id
-                && draft.vault.name.as_str() == vault
-                && draft.turn == draft.vault.turn()
+                && draft.vault().name.as_str() == vault
+                && draft.is_current()
         });
         draft.ok_or_else(gone)
     }
@@ -105,7 +77,7 @@ impl Drafts {
     fn touch(&self, caller: &Caller, vault: &str) {
         let now = self.clock.monotonic();
         for draft in self.all.lock().values() {
-            if draft.token == caller.token.id && draft.vault.name.as_str() == vault {
+            if draft.token == caller.token.id && draft.vault().name.as_str() == vault {
                 *draft.touched.lock() = now;
             }
         }
@@ -161,79 +133,8 @@ impl Drafts {
         let now = self.clock.monotonic();
         let idle = |draft: &Draft| now.saturating_sub(*draft.touched.lock()) > DRAFT_IDLE_MAX;
         let mut all = self.all.lock();
-        all.retain(|_, draft| draft.turn == draft.vault.turn() && !idle(draft));
+        all.retain(|_, draft| draft.is_current() && !idle(draft));
     }
-}
-
-impl Draft {
-    pub(crate) fn vault(&self) -> &Arc<Vault> {
-        &self.vault
-    }
-
-    /// Checks what is to be written to it: nobody waits for that.
-    pub(crate) fn check(&self) -> &RegionCheck {
-        &self.check
-    }
-
-    fn write<T>(&self, act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>) -> Answer<T> {
-        match &mut *self.state.lock() {
-            State::Open(writer) => {
-                let done = act(writer);
-                self.held.store(writer.held_bytes(), Relaxed);
-                Ok(done?)
-            }
-            // What is asked for again was done before: its image is complete.
-            State::Finished(_) => Err(Refusal::invalid("the draft is complete")),
-            State::Lost => Err(gone()),
-        }
-    }
-
-    fn held(&self) -> u64 {
-        self.held.load(Relaxed)
-    }
-
-    /// Unless somebody is at work on it.
-    fn hold_less(&self) {
-        let Some(mut state) = self.state.try_lock() else {
-            return;
-        };
-        if let State::Open(writer) = &mut *state {
-            // Whoever writes to it next is told what failed.
-            let _ = writer.hold_less();
-            self.held.store(writer.held_bytes(), Relaxed);
-        }
-    }
-
-    /// Completes it; a second time, too.
-    pub(crate) fn finish(&self) -> Answer<FinishedImage> {
-        let mut state = self.state.lock();
-        self.held.store(0, Relaxed);
-        match std::mem::replace(&mut *state, State::Lost) {
-            State::Open(writer) => {
-                let image = writer.finish()?;
-                *state = State::Finished(image.clone());
-                Ok(image)
-            }
-            State::Finished(image) => {
-                *state = State::Finished(image.clone());
-                Ok(image)
-            }
-            State::Lost => Err(gone()),
-        }
-    }
-
-    /// The image, once it is complete.
-    pub(crate) fn image(&self) -> Answer<FinishedImage> {
-        match &*self.state.lock() {
-            State::Finished(image) => Ok(image.clone()),
-            State::Open(_) => Err(Refusal::invalid("the draft is not complete")),
-            State::Lost => Err(gone()),
-        }
-    }
-}
-
-fn gone() -> Refusal {
-    Refusal::missing("there is no such draft any more; begin the image again")
 }
 
 /// Beyond the quota.

@@ -23,7 +23,8 @@ use crate::api::{
 use crate::record;
 use crate::server::admin::{asked, given};
 use crate::server::audit::Event;
-use crate::server::drafts::{Draft, full};
+use crate::server::draft::Draft;
+use crate::server::drafts::full;
 use crate::server::guard::Caller;
 use crate::server::limits::{
     AHEAD_MAX, BEHIND_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX, ZERO_RANGES_MAX,

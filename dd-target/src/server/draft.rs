@@ -1,0 +1,133 @@
+//! One draft: an image that a client writes, and what it has come to.
+//!
+//! ```text
+//! open --finish--> finished: it can be listed
+//!   +--a failure--> lost
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use store::{FinishedImage, ImageWriter, RegionCheck, StoreError};
+
+use crate::server::refusal::{Answer, Refusal};
+use crate::server::vaults::Vault;
+
+/// A draft.
+pub(crate) struct Draft {
+    pub(super) token: String,
+    vault: Arc<Vault>,
+    /// Of its store.
+    turn: u64,
+    pub(super) touched: Mutex<Duration>,
+    check: RegionCheck,
+    state: Mutex<State>,
+    /// Bytes in memory, when it was last written to.
+    held: AtomicU64,
+}
+
+enum State {
+    Open(Box<ImageWriter>),
+    Finished(FinishedImage),
+    /// It failed; nothing more can be done with it.
+    Lost,
+}
+
+impl Draft {
+    pub(super) fn new(
+        token: String,
+        (vault, turn): (&Arc<Vault>, u64),
+        now: Duration,
+        writer: ImageWriter,
+    ) -> Self {
+        Self {
+            token,
+            vault: Arc::clone(vault),
+            turn,
+            touched: Mutex::new(now),
+            check: writer.region_check(),
+            state: Mutex::new(State::Open(Box::new(writer))),
+            held: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
+        &self.vault
+    }
+
+    /// Whether its store is open as it was when the draft began.
+    pub(super) fn is_current(&self) -> bool {
+        self.turn == self.vault.turn()
+    }
+
+    /// Checks what is to be written to it: nobody waits for that.
+    pub(crate) fn check(&self) -> &RegionCheck {
+        &self.check
+    }
+
+    pub(super) fn write<T>(
+        &self,
+        act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>,
+    ) -> Answer<T> {
+        match &mut *self.state.lock() {
+            State::Open(writer) => {
+                let done = act(writer);
+                self.held.store(writer.held_bytes(), Relaxed);
+                Ok(done?)
+            }
+            // What is asked for again was done before: its image is complete.
+            State::Finished(_) => Err(Refusal::invalid("the draft is complete")),
+            State::Lost => Err(gone()),
+        }
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    /// Unless somebody is at work on it.
+    pub(super) fn hold_less(&self) {
+        let Some(mut state) = self.state.try_lock() else {
+            return;
+        };
+        if let State::Open(writer) = &mut *state {
+            // Whoever writes to it next is told what failed.
+            let _ = writer.hold_less();
+            self.held.store(writer.held_bytes(), Relaxed);
+        }
+    }
+
+    /// Completes it; a second time, too.
+    pub(crate) fn finish(&self) -> Answer<FinishedImage> {
+        let mut state = self.state.lock();
+        self.held.store(0, Relaxed);
+        match std::mem::replace(&mut *state, State::Lost) {
+            State::Open(writer) => {
+                let image = writer.finish()?;
+                *state = State::Finished(image.clone());
+                Ok(image)
+            }
+            State::Finished(image) => {
+                *state = State::Finished(image.clone());
+                Ok(image)
+            }
+            State::Lost => Err(gone()),
+        }
+    }
+
+    /// The image, once it is complete.
+    pub(crate) fn image(&self) -> Answer<FinishedImage> {
+        match &*self.state.lock() {
+            State::Finished(image) => Ok(image.clone()),
+            State::Open(_) => Err(Refusal::invalid("the draft is not complete")),
+            State::Lost => Err(gone()),
+        }
+    }
+}
+
+pub(super) fn gone() -> Refusal {
+    Refusal::missing("there is no such draft any more; begin the image again")
+}
