@@ -25,6 +25,7 @@ mod image_writer;
 mod keeper;
 mod objects;
 mod replicate;
+mod ship;
 mod vault;
 
 /// A server: `https://HOST:PORT`.

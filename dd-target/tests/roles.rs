@@ -50,6 +50,7 @@ const CALLS: &[(&str, &str, &[Role])] = &[
         &[Ship, Restore, Retention],
     ),
     ("POST", "/v1/vaults/{vault}/drafts", &[Ship]),
+    ("DELETE", "/v1/vaults/{vault}/drafts/{draft}", &[Ship]),
     ("POST", "/v1/vaults/{vault}/drafts/{draft}/ask", &[Ship]),
     ("POST", "/v1/vaults/{vault}/drafts/{draft}/regions", &[Ship]),
     ("POST", "/v1/vaults/{vault}/drafts/{draft}/zero", &[Ship]),

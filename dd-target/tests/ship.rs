@@ -352,21 +352,13 @@ fn a_vault_takes_no_more_than_its_quota() {
     }
 }
 
-/// A chore may take days, and a thread of the server as long: two tokens with slow ones took them all.
 /// Each draft held the container that it filled, up to 4 MiB or, in a bucket, 16: with a token to ship, which may have 512
 /// drafts, anybody could take all of the server's memory.
 #[test]
 fn drafts_hold_no_more_memory_than_they_may_together() {
     let bench = Bench::new();
     let vault = vault(&bench);
-    let admin = bench.token(&[Role::Admin]);
-    let figure = |name: &str| -> usize {
-        let (_, figures) = bench.ask("GET", "/metrics", Some(&admin));
-        let mut lines = figures.lines();
-        let line = lines.find_map(|line| line.strip_prefix(name));
-        line.unwrap().trim().parse().unwrap()
-    };
-    let held = || figure("standin_target_draft_bytes ");
+    let held = || bench.figure("standin_target_draft_bytes");
     let mut writers: Vec<_> = (0..150)
         .map(|seed| {
             let mut writer = vault.image_writer(Base::Empty { size: SIZE }).unwrap();
@@ -375,7 +367,7 @@ fn drafts_hold_no_more_memory_than_they_may_together() {
         })
         .collect();
     // All have arrived once so many bytes are counted; each then has room made for it.
-    while figure("standin_target_shipped_bytes_total ") < writers.len() * NOISE {
+    while bench.figure("standin_target_shipped_bytes_total") < writers.len() * NOISE {
         std::thread::yield_now();
     }
     assert!((128 << 20..=256 << 20).contains(&held()), "{}", held());
@@ -408,6 +400,7 @@ fn noise(seed: u64) -> Vec<u8> {
     words.take(NOISE / 8).flatten().collect()
 }
 
+/// A chore may take days, and a thread of the server as long: two tokens with slow ones took them all.
 #[test]
 fn of_slow_chores_a_few_are_under_way_and_others_are_told_to_come_again() {
     let mut bench = Bench::new();

@@ -34,7 +34,7 @@ mod received;
 mod waiting;
 
 /// What a new image starts from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
     /// Zeroes.
     Empty {

@@ -13,7 +13,8 @@ use crate::api::{FinishedDraft, ZeroRanges};
 use crate::chain;
 use crate::client::RemoteError;
 use crate::client::connection::{Ask, Connection};
-use crate::client::vault::{RemoteImage, Vault};
+use crate::client::ship::Begun;
+use crate::client::vault::RemoteImage;
 use crate::record;
 use crate::wire::{self, Entry};
 
@@ -27,8 +28,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// A draft.
 pub(super) struct Draft {
     connection: Arc<Connection>,
-    id: String,
-    path: String,
+    begun: Arc<Begun>,
     room: Arc<Semaphore>,
     failed: Arc<Mutex<Failure>>,
     zeroes: Mutex<Vec<(u64, u64)>>,
@@ -44,11 +44,10 @@ enum Failure {
 }
 
 impl Draft {
-    pub(super) fn new(vault: &Vault, id: String) -> Self {
+    pub(super) fn new(connection: &Arc<Connection>, begun: Begun) -> Self {
         Self {
-            connection: Arc::clone(&vault.connection),
-            path: vault.path(&format!("drafts/{id}")),
-            id,
+            connection: Arc::clone(connection),
+            begun: Arc::new(begun),
             room: Arc::new(Semaphore::new(REQUESTS_AT_ONCE as usize)),
             failed: Arc::default(),
             zeroes: Mutex::default(),
@@ -176,11 +175,11 @@ impl Draft {
         Ok(RemoteImage {
             image: image.ok_or_else(nonsense)?,
             text: finished.image,
-            draft: self.id.clone(),
+            draft: Arc::clone(&self.begun),
         })
     }
 
     fn path(&self, call: &str) -> String {
-        format!("{}/{call}", self.path)
+        format!("{}/{call}", self.begun.path)
     }
 }

@@ -29,7 +29,7 @@ const LATER_MAX: usize = 4096;
 
 const CHUNK: usize = 4096;
 
-/// Writes one image of a vault. Dropped without [`finish`](Self::finish) it leaves nothing that counts.
+/// Writes one image of a vault. Dropped without [`finish`](Self::finish) it leaves nothing that counts, and is given up at the server.
 pub struct RemoteImageWriter {
     sender: Arc<Sender>,
     window: Window,

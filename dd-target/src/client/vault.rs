@@ -13,6 +13,7 @@ use crate::api;
 use crate::client::connection::{Ask, Connection};
 use crate::client::draft::Draft;
 use crate::client::image_writer::RemoteImageWriter;
+use crate::client::ship::{Begun, Current};
 use crate::client::{Access, RemoteError, VaultUrl};
 use crate::record;
 
@@ -22,12 +23,14 @@ pub struct Vault {
     pub(super) connection: Arc<Connection>,
     pub(super) url: VaultUrl,
     pub(super) codec: ChunkCodec,
+    pub(super) current: Current,
 }
 
-/// An image that is complete, but that no point or seed names yet. The server keeps it for a quarter of an hour.
+/// An image that is complete, but that no point or seed names yet. The server keeps it for a quarter of an hour, and as long as
+/// another image is written beside it. Dropped before a point or a seed has it, it is given up.
 #[derive(Clone, Debug)]
 pub struct RemoteImage {
-    pub(super) draft: String,
+    pub(super) draft: Arc<Begun>,
     pub(super) image: ImageRef,
     pub(super) text: String,
 }
@@ -80,6 +83,7 @@ impl Vault {
             connection: Connection::open(&url.server, access)?,
             url: url.clone(),
             codec: ChunkCodec::plain(),
+            current: Current::default(),
         })
     }
 
@@ -138,11 +142,17 @@ impl Vault {
             Base::Empty { size } => api::DraftBase::Empty(size),
             Base::Image(image) => api::DraftBase::Image(record::image_text(&image)),
         };
-        let begun: api::DraftId = self.again(Method::POST, "drafts", &base)?;
+        let ship = self.current.ship();
+        let call = format!("drafts?{}", ship.next());
+        let begun: api::DraftId = self.again(Method::POST, &call, &base)?;
         // It becomes a part of paths.
         let legal = begun.draft.bytes().all(|byte| byte.is_ascii_hexdigit());
         match legal {
-            true => Ok(Draft::new(self, begun.draft)),
+            true => {
+                let path = self.path(&format!("drafts/{}", begun.draft));
+                let begun = Begun::new(&self.connection, ship, begun.draft, path);
+                Ok(Draft::new(&self.connection, begun))
+            }
             false => Err(self.connection.nonsense("it is no draft")),
         }
     }
@@ -161,8 +171,8 @@ impl Vault {
         new: &RemotePoint<'_>,
         sequence: Option<u64>,
     ) -> Result<Arc<PointRecord>, RemoteError> {
-        let disk = |(name, image): &(Name, RemoteImage)| (name.to_string(), image.draft.clone());
-        let new = api::NewPoint {
+        let disk = |(name, image): &(Name, RemoteImage)| (name.to_string(), image.draft.id.clone());
+        let document = api::NewPoint {
             group: new.group.to_string(),
             lineage: record::lineage_text(&new.lineage),
             generation: new.generation,
@@ -172,7 +182,9 @@ impl Vault {
             disks: new.disks.iter().map(disk).collect(),
             sequence,
         };
-        let point: api::Point = self.again(Method::POST, "points", &new)?;
+        let point: api::Point = self.again(Method::POST, "points", &document)?;
+        let drafts = new.disks.iter().map(|(_, image)| &image.draft);
+        drafts.for_each(|draft| draft.set_used());
         self.point(&point)
     }
 
@@ -188,7 +200,7 @@ impl Vault {
                 name: name.to_string(),
                 cursor_granule: *cursor,
                 image: image.text.clone(),
-                draft: Some(image.draft.clone()),
+                draft: Some(image.draft.id.clone()),
             });
         let document = api::Seed {
             lineage: record::lineage_text(&seed.lineage),
@@ -197,6 +209,8 @@ impl Vault {
         };
         let path = format!("seeds/{}", seed.group);
         let _: api::Told = self.again(Method::PUT, &path, &document)?;
+        let drafts = seed.disks.iter().map(|(.., image)| &image.draft);
+        drafts.for_each(|draft| draft.set_used());
         Ok(())
     }
 

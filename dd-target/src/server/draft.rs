@@ -11,18 +11,47 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use store::{FinishedImage, ImageWriter, RegionCheck, StoreError};
+use store::{Base, FinishedImage, ImageWriter, RegionCheck, StoreError};
 
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 
+/// Which draft of a ship: a name that the client gives to what it lists together, and a number in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OfShip {
+    pub(crate) ship: [u8; 16],
+    pub(crate) number: u64,
+}
+
+/// Whose a draft is.
+pub(super) struct Owner {
+    pub(super) token: String,
+    pub(super) vault: Arc<Vault>,
+    /// Of its store.
+    pub(super) turn: u64,
+    pub(super) of: Option<OfShip>,
+}
+
+impl Owner {
+    /// Whether both are drafts of one ship.
+    pub(super) fn ships_with(&self, other: &Self) -> bool {
+        let ship = |owner: &Self| owner.of.as_ref().map(|of| of.ship);
+        let together = self.token == other.token && self.vault.name == other.vault.name;
+        together && ship(self).is_some() && ship(self) == ship(other)
+    }
+
+    /// Whether both are the same draft of one ship.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.ships_with(other) && self.of == other.of && self.turn == other.turn
+    }
+}
+
 /// A draft.
 pub(crate) struct Draft {
-    pub(super) token: String,
-    vault: Arc<Vault>,
-    /// Of its store.
-    turn: u64,
-    pub(super) touched: Mutex<Duration>,
+    pub(super) owner: Owner,
+    /// What it began from.
+    pub(super) base: Base,
+    touched: Mutex<Duration>,
     check: RegionCheck,
     state: Mutex<State>,
     /// Bytes in memory, when it was last written to.
@@ -37,16 +66,10 @@ enum State {
 }
 
 impl Draft {
-    pub(super) fn new(
-        token: String,
-        (vault, turn): (&Arc<Vault>, u64),
-        now: Duration,
-        writer: ImageWriter,
-    ) -> Self {
+    pub(super) fn new(owner: Owner, base: Base, now: Duration, writer: ImageWriter) -> Self {
         Self {
-            token,
-            vault: Arc::clone(vault),
-            turn,
+            owner,
+            base,
             touched: Mutex::new(now),
             check: writer.region_check(),
             state: Mutex::new(State::Open(Box::new(writer))),
@@ -55,12 +78,21 @@ impl Draft {
     }
 
     pub(crate) fn vault(&self) -> &Arc<Vault> {
-        &self.vault
+        &self.owner.vault
     }
 
     /// Whether its store is open as it was when the draft began.
     pub(super) fn is_current(&self) -> bool {
-        self.turn == self.vault.turn()
+        self.owner.turn == self.owner.vault.turn()
+    }
+
+    pub(super) fn touch(&self, now: Duration) {
+        *self.touched.lock() = now;
+    }
+
+    /// For how long nobody has touched it.
+    pub(super) fn idle(&self, now: Duration) -> Duration {
+        now.saturating_sub(*self.touched.lock())
     }
 
     /// Checks what is to be written to it: nobody waits for that.

@@ -1,7 +1,8 @@
 //! Drafts: images that clients write through the server, each an image writer of the vault's store.
 //!
 //! Rule: a draft is its token's, and of the store as it was opened when the draft began: when that is given up, so is the
-//! draft. Whoever asks for one that is gone begins the image again; chunks that have arrived are known by then. However many
+//! draft. Whoever asks for one that is gone begins the image again; chunks that have arrived are known by then. One lives as
+//! long as somebody is at work on it, or on another one of its ship, or until it is given up. However many
 //! there are, they hold no more than [`DRAFT_BYTES_MAX`] in memory, and what is being written.
 
 use std::cmp::Reverse;
@@ -14,9 +15,9 @@ use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use store::{Base, ImageWriter, StoreError};
 
-use crate::server::draft::{Draft, gone};
+use crate::server::draft::{Draft, OfShip, Owner, gone};
 use crate::server::guard::Caller;
-use crate::server::limits::{DRAFT_BYTES_MAX, DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
+use crate::server::limits::{DRAFT_BYTES_MAX, DRAFT_GIVES_WAY, DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 
@@ -36,51 +37,83 @@ impl Drafts {
         }
     }
 
-    /// Begins a draft. Returns its name.
-    pub(crate) fn begin(&self, caller: &Caller, vault: &Arc<Vault>, base: Base) -> Answer<String> {
+    /// Begins a draft. Returns its name; of one that was begun before under the same number of its ship, that one's.
+    pub(crate) fn begin(
+        &self,
+        caller: &Caller,
+        vault: &Arc<Vault>,
+        (base, of): (Base, Option<OfShip>),
+    ) -> Answer<String> {
         self.drop_idle();
         let store = vault.store()?;
         let turn = vault.turn();
+        let owner = Owner {
+            token: caller.token.id.clone(),
+            vault: Arc::clone(vault),
+            turn,
+            of,
+        };
+        if let Some(begun) = begun(&self.all.lock(), &owner, &base)? {
+            return Ok(begun);
+        }
         if vault.is_full(&store, 0) {
             return Err(full(vault));
         }
-        let writer = store.image_writer(base)?;
+        self.make_place(&owner.token)?;
+        let writer = store.image_writer(base.clone())?;
         let mut id = [0; 16];
         self.random.fill(&mut id);
         let id = HEXLOWER.encode(&id);
-        let now = self.clock.monotonic();
-        let draft = Draft::new(caller.token.id.clone(), (vault, turn), now, writer);
+        self.add(id, Draft::new(owner, base, self.clock.monotonic(), writer))
+    }
+
+    /// Lists it, unless meanwhile another request has.
+    fn add(&self, id: String, draft: Draft) -> Answer<String> {
         let mut all = self.all.lock();
-        let of_token = all.values().filter(|draft| draft.token == caller.token.id);
-        if of_token.count() >= DRAFTS_PER_TOKEN {
-            let sentence = "this token has too many drafts";
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence));
+        if let Some(begun) = begun(&all, &draft.owner, &draft.base)? {
+            return Ok(begun);
+        }
+        if of_token(&all, &draft.owner.token) >= DRAFTS_PER_TOKEN {
+            return Err(too_many());
         }
         all.insert(id.clone(), Arc::new(draft));
         Ok(id)
     }
 
+    /// Where a token has as many as it may, the one that was left alone for longest gives way.
+    fn make_place(&self, token: &str) -> Answer<()> {
+        let now = self.clock.monotonic();
+        let mut all = self.all.lock();
+        if of_token(&all, token) < DRAFTS_PER_TOKEN {
+            return Ok(());
+        }
+        let own = all.iter().filter(|(_, draft)| draft.owner.token == token);
+        let left = own.map(|(id, draft)| (draft.idle(now), id));
+        let longest = left.max().filter(|(idle, _)| *idle >= DRAFT_GIVES_WAY);
+        let id = longest.map(|(_, id)| id.clone()).ok_or_else(too_many)?;
+        let gone = all.remove(&id);
+        drop(all);
+        drop(gone);
+        Ok(())
+    }
+
     /// The caller's draft of that name.
     pub(crate) fn find(&self, caller: &Caller, vault: &str, id: &str) -> Answer<Arc<Draft>> {
         self.drop_idle();
-        self.touch(caller, vault);
-        let draft = self.all.lock().get(id).cloned();
-        let draft = draft.filter(|draft| {
-            draft.token == caller.token.id
-                && draft.vault().name.as_str() == vault
-                && draft.is_current()
+        let all = self.all.lock();
+        let found = all.get(id).cloned().filter(|draft| {
+            let owner = &draft.owner;
+            owner.token == caller.token.id && owner.vault.name.as_str() == vault
         });
-        draft.ok_or_else(gone)
-    }
-
-    /// Who is at work on one draft has not left the others: the disks of a point are written one after the other.
-    fn touch(&self, caller: &Caller, vault: &str) {
+        let draft = found.filter(|draft| draft.is_current()).ok_or_else(gone)?;
+        // The disks of a point are written one after the other: who is at work on one has not left the others of its ship.
         let now = self.clock.monotonic();
-        for draft in self.all.lock().values() {
-            if draft.token == caller.token.id && draft.vault().name.as_str() == vault {
-                *draft.touched.lock() = now;
-            }
-        }
+        let ship = all
+            .values()
+            .filter(|other| other.owner.ships_with(&draft.owner));
+        ship.for_each(|other| other.touch(now));
+        draft.touch(now);
+        Ok(draft)
     }
 
     pub(crate) fn forget(&self, id: &str) {
@@ -131,10 +164,32 @@ impl Drafts {
     /// Drops those that nobody touches, and those whose store was given up.
     pub(crate) fn drop_idle(&self) {
         let now = self.clock.monotonic();
-        let idle = |draft: &Draft| now.saturating_sub(*draft.touched.lock()) > DRAFT_IDLE_MAX;
+        let idle = |draft: &Draft| draft.idle(now) > DRAFT_IDLE_MAX;
         let mut all = self.all.lock();
         all.retain(|_, draft| draft.is_current() && !idle(draft));
     }
+}
+
+/// The draft that the same ship has begun under this number: its answer was lost, and it is asked for again.
+fn begun(all: &HashMap<String, Arc<Draft>>, owner: &Owner, base: &Base) -> Answer<Option<String>> {
+    let again = all.iter().find(|(_, draft)| draft.owner.is_same(owner));
+    match again {
+        None => Ok(None),
+        Some((id, draft)) if draft.base == *base => Ok(Some(id.clone())),
+        Some(_) => Err(Refusal::invalid(
+            "the ship has another draft of this number",
+        )),
+    }
+}
+
+fn of_token(all: &HashMap<String, Arc<Draft>>, token: &str) -> usize {
+    let own = all.values().filter(|draft| draft.owner.token == token);
+    own.count()
+}
+
+fn too_many() -> Refusal {
+    let sentence = "this token has too many drafts, and is at work on all of them";
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence)
 }
 
 /// Beyond the quota.

@@ -39,8 +39,10 @@ pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
 /// Bytes that all drafts may hold in memory. Beyond it those that hold most put what they have into their stores: in smaller
 /// containers than they would.
 pub(crate) const DRAFT_BYTES_MAX: u64 = 256 << 20;
-/// A draft that nobody touches for so long is dropped.
+/// A draft that nobody touches for so long is dropped, unless somebody is at work on another one of its ship.
 pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
+/// One that nobody touched for so long gives way to another one of its token, once that has as many as it may.
+pub(crate) const DRAFT_GIVES_WAY: Duration = Duration::from_mins(5);
 /// Ranges of zeroes in one request.
 pub(crate) const ZERO_RANGES_MAX: usize = 4096;
 /// How many numbers a copy of a point may skip; points of its origin that were removed had them.

@@ -85,6 +85,12 @@ const fn query(name: &'static str, required: bool, kind: &'static str) -> Parame
     }
 }
 
+/// Drafts of one ship live as long as somebody is at work on one of them.
+const OF_SHIP: &[Parameter] = &[
+    query("ship", false, "string"),
+    query("number", false, "integer"),
+];
+
 /// The table.
 pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/healthz", NOBODY, 0, get(health::alive), &[], Content::Nothing => Content::Text, "Whether the server lives"),
@@ -106,7 +112,8 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/v1/vaults/{vault}/objects/format", KEYS, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "What makes the vault a store"),
     route!("GET" "/v1/vaults/{vault}/objects/catalog/{name}", SEE, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "A part of the catalog: which points there are"),
     route!("GET" "/v1/vaults/{vault}/objects/{*name}", RESTORE, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "A range of a stored object"),
-    route!("POST" "/v1/vaults/{vault}/drafts", SHIP, JSON_BYTES_MAX, post(write::begin), &[], json::<api::DraftBase>() => json::<api::DraftId>(), "Begin an image, empty or on one that the vault holds"),
+    route!("POST" "/v1/vaults/{vault}/drafts", SHIP, JSON_BYTES_MAX, post(write::begin), OF_SHIP, json::<api::DraftBase>() => json::<api::DraftId>(), "Begin an image, empty or on one that the vault holds; once for each ?number= of a ?ship="),
+    route!("DELETE" "/v1/vaults/{vault}/drafts/{draft}", SHIP, 0, delete(write::give_up), &[], Content::Nothing => json::<api::Told>(), "Give an image up"),
     route!("POST" "/v1/vaults/{vault}/drafts/{draft}/ask", SHIP, ASK_BYTES_MAX, post(write::ask), &[], Content::Bytes => Content::Bytes, "Lay known chunks into the image; answers which are lacking"),
     route!("POST" "/v1/vaults/{vault}/drafts/{draft}/regions", SHIP, REGIONS_BYTES_MAX, post(write::regions), &[], Content::Bytes => json::<api::Told>(), "Store chunks that were lacking"),
     route!("POST" "/v1/vaults/{vault}/drafts/{draft}/zero", SHIP, JSON_BYTES_MAX, post(write::zero), &[], json::<api::ZeroRanges>() => json::<api::Told>(), "Make ranges of the image zero"),

@@ -23,7 +23,7 @@ use crate::api::{
 use crate::record;
 use crate::server::admin::{asked, given};
 use crate::server::audit::Event;
-use crate::server::draft::Draft;
+use crate::server::draft::{Draft, OfShip};
 use crate::server::drafts::full;
 use crate::server::guard::Caller;
 use crate::server::limits::{
@@ -40,8 +40,10 @@ pub(crate) async fn begin(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(vault): Path<String>,
+    query: Result<Query<Ship>, QueryRejection>,
     body: Result<Json<DraftBase>, JsonRejection>,
 ) -> Answer<Json<DraftId>> {
+    let of = asked(query)?.draft()?;
     let base = match given(body)? {
         DraftBase::Empty(size) => Base::Empty { size },
         DraftBase::Image(image) => {
@@ -54,8 +56,22 @@ pub(crate) async fn begin(
     }
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
-        let draft = shared.drafts.begin(&caller, &vault, base)?;
+        let draft = shared.drafts.begin(&caller, &vault, (base, of))?;
         Ok(Json(DraftId { draft }))
+    })
+    .await
+}
+
+/// Gives a draft up: its client does not go on with it.
+pub(crate) async fn give_up(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((vault, id)): Path<(String, String)>,
+) -> Answer<Json<Told>> {
+    blocking(move || {
+        shared.drafts.find(&caller, &vault, &id)?;
+        shared.drafts.forget(&id);
+        Ok(TOLD)
     })
     .await
 }
@@ -194,9 +210,17 @@ pub(crate) async fn commit(
             Ok((name.clone(), draft.image()?))
         };
         let disks = new.disks.iter().map(disk).collect::<Answer<Vec<_>>>();
+        let forget = || {
+            new.disks
+                .iter()
+                .for_each(|(_, id)| shared.drafts.forget(id))
+        };
         if let Some(point) = listed(&store, &group, &lineage, new.generation) {
             return match is_repeated(&point, new.at, disks.as_deref().ok()) {
-                true => Ok(Json(record::point(&point))),
+                true => {
+                    disks.iter().for_each(|_| forget());
+                    Ok(Json(record::point(&point)))
+                }
                 false => Err(Refusal::new(
                     StatusCode::CONFLICT,
                     "another point of that cut is listed already",
@@ -225,9 +249,7 @@ pub(crate) async fn commit(
             }
         };
         let point = point.inspect_err(|error| vault.lose(turn, error))?;
-        new.disks
-            .iter()
-            .for_each(|(_, id)| shared.drafts.forget(id));
+        forget();
         shared.figures.point();
         Ok(Json(record::point(&point)))
     })
@@ -334,6 +356,26 @@ pub(crate) async fn save_seed(
         Ok(TOLD)
     })
     .await
+}
+
+/// What a draft belongs to.
+#[derive(Deserialize)]
+pub(crate) struct Ship {
+    /// 16 bytes, in hexadecimal digits.
+    ship: Option<String>,
+    number: Option<u64>,
+}
+
+impl Ship {
+    fn draft(self) -> Answer<Option<OfShip>> {
+        match (self.ship.as_deref().map(record::lineage), self.number) {
+            (None, None) => Ok(None),
+            (Some(Some(ship)), Some(number)) => Ok(Some(OfShip { ship, number })),
+            _ => Err(Refusal::invalid(
+                "a draft of a ship has the ship's name, of 32 hexadecimal digits, and a number",
+            )),
+        }
+    }
 }
 
 /// What is asked for with a complete image.

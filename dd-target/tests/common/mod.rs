@@ -7,13 +7,49 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use block::{Clock, SystemClock};
+use block::{Clock, SystemClock, UnixNanos};
 use dd_target::api::{NewToken, NewVault, Role};
 use dd_target::client::{Access, Remote, ServerUrl, VaultUrl};
 use dd_target::server::{LocalTokens, Server, ServerOptions, TlsFiles};
 use dd_target::{KeepOptions, Place};
 use reqwest::Method;
+
+/// The clock of the machine, and what was added to it.
+pub(crate) struct Later {
+    clock: SystemClock,
+    by_ns: AtomicU64,
+}
+
+impl Later {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: SystemClock::new(),
+            by_ns: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap();
+        self.by_ns.fetch_add(ns, Ordering::SeqCst);
+    }
+
+    fn by(&self) -> Duration {
+        Duration::from_nanos(self.by_ns.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for Later {
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic() + self.by()
+    }
+
+    fn wall(&self) -> UnixNanos {
+        self.clock.wall() + self.by()
+    }
+}
 
 /// A server and what it lives of.
 pub(crate) struct Bench {
@@ -26,7 +62,13 @@ pub(crate) struct Bench {
 impl Bench {
     /// A server with a vault `v`.
     pub(crate) fn new() -> Self {
+        Self::at(Arc::new(SystemClock::new()))
+    }
+
+    /// The same, by this clock.
+    pub(crate) fn at(clock: Arc<dyn Clock>) -> Self {
         let mut bench = Self::stopped();
+        bench.clock = clock;
         bench.start();
         bench.make_vault("v", None);
         bench
@@ -130,9 +172,28 @@ impl Bench {
         Remote::open(&self.url(), &self.access(token)).unwrap()
     }
 
+    /// What the server counts under this name.
+    pub(crate) fn figure(&self, name: &str) -> usize {
+        let admin = self.token(&[Role::Admin]);
+        let (_, figures) = self.ask("GET", "/metrics", Some(&admin));
+        let mut lines = figures.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse().unwrap()
+    }
+
     /// A request as it is: status and body.
     pub(crate) fn ask(&self, method: &str, path: &str, token: Option<&str>) -> (u16, String) {
         self.ask_with(method, path, token, |request| request)
+    }
+
+    /// The same with a document.
+    pub(crate) fn post(&self, path: &str, token: &str, json: &str) -> (u16, String) {
+        let json = json.to_owned();
+        self.ask_with("POST", path, Some(token), |request| {
+            request
+                .header("content-type", "application/json")
+                .body(json)
+        })
     }
 
     pub(crate) fn ask_with(
