@@ -10,7 +10,7 @@ use block::{Clock, Name, UnixNanos};
 use common::{Bench, Later};
 use dd_target::api::Role;
 use dd_target::client::{RemoteImage, RemotePoint, Vault};
-use store::{Base, Consistency};
+use store::{Base, ChunkCodec, Consistency};
 
 mod common;
 
@@ -138,4 +138,51 @@ fn a_draft_that_is_begun_twice_is_begun_once() {
         let path = format!("{DRAFTS}{wrong}");
         assert_eq!(bench.post(&path, &token, EMPTY).0, 400, "{wrong}");
     }
+}
+
+/// A draft whose disk failed stayed open, with all that it held in memory, and could not be told to hold less: a vault on a disk
+/// that is full took the memory of all others.
+#[test]
+fn a_draft_that_failed_holds_nothing_and_goes_on_telling_why() {
+    let bench = Bench::new();
+    let token = bench.token(&[Role::Ship]);
+    let (_, begun) = bench.post(DRAFTS, &token, r#"{"empty":1073741824}"#);
+    let begun: serde_json::Value = serde_json::from_str(&begun).unwrap();
+    let path = format!("{DRAFTS}/{}/regions", begun["draft"].as_str().unwrap());
+    std::fs::remove_dir_all(bench.path("place/vaults/v")).unwrap();
+    let mut sent = (0..).map(|number| {
+        let body = noise(number);
+        bench.ask_with("POST", &path, Some(&token), |request| request.body(body))
+    });
+    let (status, _) = sent.find(|(status, _)| *status != 200).unwrap();
+    assert_eq!(status, 500);
+    assert_eq!(bench.figure("standin_target_draft_bytes"), 0);
+    let (status, again) = sent.next().unwrap();
+    assert_eq!(status, 500, "{again}");
+    assert!(again.contains("begin it again"), "{again}");
+}
+
+/// Regions of what does not compress: a body of some two MiB, like no other of another number.
+fn noise(number: u64) -> Vec<u8> {
+    let codec = ChunkCodec::plain();
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut word = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state ^ (state >> 29)).to_le_bytes()
+    };
+    let mut body = Vec::new();
+    for frame in 0..16_u64 {
+        let chunks: Vec<u8> = (0..32 * 512).flat_map(|_| word()).collect();
+        let region = codec.pack(chunks.clone());
+        body.extend([region.encoding(), 32, 0, 0]);
+        body.extend(u32::try_from(region.stored().len()).unwrap().to_le_bytes());
+        for (at, print) in (0..).zip(codec.fingerprints(&chunks)) {
+            body.extend((number * 512 + frame * 32 + at).to_le_bytes());
+            body.extend(print.as_bytes());
+        }
+        body.extend(region.stored());
+    }
+    body
 }

@@ -180,13 +180,20 @@ impl ImageWriter {
         })
     }
 
+    /// What every call returns after the first failure; none while the writer is of use.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        let (first, kind) = self.failed.as_ref()?;
+        Some(StoreError::ImageFailed {
+            first: Arc::clone(first),
+            kind: *kind,
+        })
+    }
+
     /// Latches on the first failure.
     fn guarded(&mut self, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        if let Some((first, kind)) = &self.failed {
-            return Err(StoreError::ImageFailed {
-                first: Arc::clone(first),
-                kind: *kind,
-            });
+        if let Some(failure) = self.failure() {
+            return Err(failure);
         }
         let done = act(self);
         if let Err(error) = &done {

@@ -61,8 +61,8 @@ pub(crate) struct Draft {
 enum State {
     Open(Box<ImageWriter>),
     Finished(FinishedImage),
-    /// It failed; nothing more can be done with it.
-    Lost,
+    /// It failed, and this is how; nothing more can be done with it.
+    Lost(Refusal),
 }
 
 impl Draft {
@@ -104,16 +104,37 @@ impl Draft {
         &self,
         act: impl FnOnce(&mut ImageWriter) -> Result<T, StoreError>,
     ) -> Answer<T> {
-        match &mut *self.state.lock() {
-            State::Open(writer) => {
-                let done = act(writer);
-                self.held.store(writer.held_bytes(), Relaxed);
-                Ok(done?)
-            }
+        let mut state = self.state.lock();
+        let writer = match &mut *state {
+            State::Open(writer) => writer,
             // What is asked for again was done before: its image is complete.
-            State::Finished(_) => Err(Refusal::invalid("the draft is complete")),
-            State::Lost => Err(gone()),
-        }
+            State::Finished(_) => return Err(Refusal::invalid("the draft is complete")),
+            State::Lost(first) => return Err(first.clone()),
+        };
+        let done = act(writer);
+        let lost = self.settle(&mut state);
+        drop(state);
+        drop(lost);
+        Ok(done?)
+    }
+
+    /// After its writer was used. One that failed holds nothing any more: it is handed out, to be dropped where nobody waits.
+    fn settle(&self, state: &mut State) -> Option<State> {
+        let State::Open(writer) = state else {
+            return None;
+        };
+        let Some(failure) = writer.failure() else {
+            self.held.store(writer.held_bytes(), Relaxed);
+            return None;
+        };
+        self.held.store(0, Relaxed);
+        Some(std::mem::replace(state, State::Lost(failure.into())))
+    }
+
+    /// Whether it has failed. One that somebody is at work on has not yet.
+    pub(super) fn is_lost(&self) -> bool {
+        let state = self.state.try_lock();
+        state.is_some_and(|state| matches!(*state, State::Lost(_)))
     }
 
     pub(super) fn held(&self) -> u64 {
@@ -125,29 +146,32 @@ impl Draft {
         let Some(mut state) = self.state.try_lock() else {
             return;
         };
-        if let State::Open(writer) = &mut *state {
-            // Whoever writes to it next is told what failed.
-            let _ = writer.hold_less();
-            self.held.store(writer.held_bytes(), Relaxed);
+        let State::Open(writer) = &mut *state else {
+            return;
+        };
+        // Whoever writes to it next is told what failed.
+        if let Err(error) = writer.hold_less() {
+            tracing::warn!(vault = %self.owner.vault.name, error = crate::chain(&error), "a draft is lost");
         }
+        let lost = self.settle(&mut state);
+        drop(state);
+        drop(lost);
     }
 
     /// Completes it; a second time, too.
     pub(crate) fn finish(&self) -> Answer<FinishedImage> {
         let mut state = self.state.lock();
+        let finished = match std::mem::replace(&mut *state, State::Lost(gone())) {
+            State::Open(writer) => writer.finish().map_err(Refusal::from),
+            State::Finished(image) => Ok(image),
+            State::Lost(first) => Err(first),
+        };
         self.held.store(0, Relaxed);
-        match std::mem::replace(&mut *state, State::Lost) {
-            State::Open(writer) => {
-                let image = writer.finish()?;
-                *state = State::Finished(image.clone());
-                Ok(image)
-            }
-            State::Finished(image) => {
-                *state = State::Finished(image.clone());
-                Ok(image)
-            }
-            State::Lost => Err(gone()),
-        }
+        *state = match &finished {
+            Ok(image) => State::Finished(image.clone()),
+            Err(refusal) => State::Lost(refusal.clone()),
+        };
+        finished
     }
 
     /// The image, once it is complete.
@@ -155,7 +179,7 @@ impl Draft {
         match &*self.state.lock() {
             State::Finished(image) => Ok(image.clone()),
             State::Open(_) => Err(Refusal::invalid("the draft is not complete")),
-            State::Lost => Err(gone()),
+            State::Lost(first) => Err(first.clone()),
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use block::{Clock, Random};
@@ -80,7 +81,7 @@ impl Drafts {
         Ok(id)
     }
 
-    /// Where a token has as many as it may, the one that was left alone for longest gives way.
+    /// Where a token has as many as it may, one that has failed gives way, or the one that was left alone for longest.
     fn make_place(&self, token: &str) -> Answer<()> {
         let now = self.clock.monotonic();
         let mut all = self.all.lock();
@@ -88,9 +89,10 @@ impl Drafts {
             return Ok(());
         }
         let own = all.iter().filter(|(_, draft)| draft.owner.token == token);
-        let left = own.map(|(id, draft)| (draft.idle(now), id));
-        let longest = left.max().filter(|(idle, _)| *idle >= DRAFT_GIVES_WAY);
-        let id = longest.map(|(_, id)| id.clone()).ok_or_else(too_many)?;
+        let left = own.map(|(id, draft)| (draft.is_lost(), draft.idle(now), id));
+        let may = |(lost, idle, _): &(bool, Duration, &String)| *lost || *idle >= DRAFT_GIVES_WAY;
+        let longest = left.max().filter(may);
+        let id = longest.map(|(.., id)| id.clone()).ok_or_else(too_many)?;
         let gone = all.remove(&id);
         drop(all);
         drop(gone);
@@ -172,7 +174,8 @@ impl Drafts {
 
 /// The draft that the same ship has begun under this number: its answer was lost, and it is asked for again.
 fn begun(all: &HashMap<String, Arc<Draft>>, owner: &Owner, base: &Base) -> Answer<Option<String>> {
-    let again = all.iter().find(|(_, draft)| draft.owner.is_same(owner));
+    let mut all = all.iter();
+    let again = all.find(|(_, draft)| draft.owner.is_same(owner) && !draft.is_lost());
     match again {
         None => Ok(None),
         Some((id, draft)) if draft.base == *base => Ok(Some(id.clone())),

@@ -15,7 +15,7 @@ use crate::server::vaults::VaultError;
 const AGAIN_S: u16 = 5;
 
 /// A request that is not done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) problem: Problem,
