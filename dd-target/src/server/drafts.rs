@@ -119,7 +119,8 @@ impl Drafts {
     }
 
     pub(crate) fn forget(&self, id: &str) {
-        self.all.lock().remove(id);
+        let gone = self.all.lock().remove(id);
+        drop(gone);
     }
 
     /// How many there are.
@@ -160,16 +161,23 @@ impl Drafts {
     }
 
     pub(crate) fn drop_all(&self) {
-        self.all.lock().clear();
+        drop(take_out(&self.all, |_| true));
     }
 
     /// Drops those that nobody touches, and those whose store was given up.
     pub(crate) fn drop_idle(&self) {
         let now = self.clock.monotonic();
-        let idle = |draft: &Draft| draft.idle(now) > DRAFT_IDLE_MAX;
-        let mut all = self.all.lock();
-        all.retain(|_, draft| draft.is_current() && !idle(draft));
+        let is_over = |draft: &Arc<Draft>| !draft.is_current() || draft.idle(now) > DRAFT_IDLE_MAX;
+        drop(take_out(&self.all, is_over));
     }
+}
+
+/// Those that are over, to be dropped once nobody waits for the others: the last draft of a store that was given up ends its
+/// threads, which may be at work for minutes.
+fn take_out<D>(all: &Mutex<HashMap<String, D>>, is_over: impl Fn(&D) -> bool) -> Vec<D> {
+    let mut all = all.lock();
+    let over = all.extract_if(|_, draft| is_over(draft));
+    over.map(|(_, draft)| draft).collect()
 }
 
 /// The draft that the same ship has begun under this number: its answer was lost, and it is asked for again.
@@ -204,4 +212,43 @@ pub(crate) fn full(vault: &Vault) -> Refusal {
     );
     Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
         .hint("remove points and collect garbage, or give the vault a larger quota (standin vault set-quota)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    type All = Mutex<HashMap<String, Slow>>;
+
+    struct Slow {
+        all: Weak<All>,
+        free: Arc<AtomicUsize>,
+    }
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let all = self.all.upgrade();
+            let free = all.is_some_and(|all| all.try_lock().is_some());
+            self.free.fetch_add(usize::from(free), Ordering::Relaxed);
+        }
+    }
+
+    /// A store was given up while it wrote: its last draft was dropped under the lock of all drafts, waited there for the store's
+    /// threads, and every request to every vault waited with it.
+    #[test]
+    fn nobody_waits_for_drafts_to_be_dropped() {
+        let all = Arc::new(All::default());
+        let free = Arc::new(AtomicUsize::new(0));
+        for id in ["a", "b"] {
+            let (all_too, free) = (Arc::downgrade(&all), Arc::clone(&free));
+            let slow = Slow { all: all_too, free };
+            all.lock().insert(id.to_owned(), slow);
+        }
+        drop(take_out(&all, |_| true));
+        assert_eq!(free.load(Ordering::Relaxed), 2);
+        assert!(all.lock().is_empty());
+    }
 }
