@@ -312,6 +312,33 @@ fn an_encrypted_vault_is_shipped_to_and_restored_from_with_its_key_alone() {
     assert!(read(around).is_err());
 }
 
+/// A point of ten thousand disks was looked up disk by disk, under the lock of all points of its vault, before it was refused.
+#[test]
+fn a_point_or_seed_of_too_many_disks_is_refused_before_any_work() {
+    let bench = Bench::new();
+    let token = bench.token(&[Role::Ship]);
+    let disks: Vec<_> = (0..10_000).map(|disk| (format!("d{disk}"), "00")).collect();
+    let point = serde_json::json!({
+        "group": "g", "lineage": "03".repeat(16), "generation": 1, "at_unix_ns": 1, "labels": {},
+        "application": false, "disks": disks,
+    });
+    let disk = |(name, _): &(String, &str)| serde_json::json!({ "name": name, "cursor_granule": 0, "image": "AA==" });
+    let seed = serde_json::json!({
+        "lineage": "03".repeat(16), "generation": 1, "disks": disks.iter().map(disk).collect::<Vec<_>>(),
+    });
+    for (method, path, document) in [
+        ("POST", "/v1/vaults/v/points", point),
+        ("PUT", "/v1/vaults/v/seeds/g", seed),
+    ] {
+        let (status, answer) = bench.ask_with(method, path, Some(&token), |request| {
+            let request = request.header("content-type", "application/json");
+            request.body(document.to_string())
+        });
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains("256 disks"), "{answer}");
+    }
+}
+
 #[test]
 fn a_vault_takes_no_more_than_its_quota() {
     let mut bench = Bench::new();

@@ -34,6 +34,8 @@ pub(crate) const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 /// How long threads that wait for disks may take to end after that.
 pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
 
+/// Disks of a group: as a store has them.
+pub(crate) const DISKS_MAX: usize = 256;
 /// Drafts that a token has, at most: two for each disk of the largest group.
 pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
 /// Bytes that all drafts may hold in memory. Beyond it those that hold most put what they have into their stores: in smaller

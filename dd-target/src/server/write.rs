@@ -7,6 +7,8 @@
 //! Rule: a chunk is stored only under the fingerprint that it was found to have. No call here reads what is stored, removes,
 //! replaces or backdates anything.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -14,20 +16,19 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use block::{GranuleRange, Name};
 use serde::Deserialize;
-use store::{Base, FinishedImage, PointDraft, SeedDraft, Store, StoreError};
+use store::{Base, FinishedImage, PointDraft, PointRecord, SeedDraft, Store, StoreError};
 
 use crate::api::{
-    DraftBase, DraftId, FinishedDraft, NewPoint, Point, PointList, Seed, SeedFound, Told,
-    ZeroRanges,
+    DraftBase, DraftId, FinishedDraft, Point, PointList, Seed, SeedFound, Told, ZeroRanges,
 };
-use crate::record;
+use crate::record::{self, NewPoint};
 use crate::server::admin::{asked, given};
 use crate::server::audit::Event;
 use crate::server::draft::{Draft, OfShip};
 use crate::server::drafts::full;
 use crate::server::guard::Caller;
 use crate::server::limits::{
-    AHEAD_MAX, BEHIND_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX, ZERO_RANGES_MAX,
+    AHEAD_MAX, BEHIND_MAX, DISKS_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX, ZERO_RANGES_MAX,
 };
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
@@ -194,64 +195,20 @@ pub(crate) async fn commit(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(vault): Path<String>,
-    body: Result<Json<NewPoint>, JsonRejection>,
+    body: Result<Json<crate::api::NewPoint>, JsonRejection>,
 ) -> Answer<Json<Point>> {
     let new = given(body)?;
+    check_disks(new.disks.len())?;
     let group = group_of(&new.group)?;
     let new = record::new_point(new).ok_or_else(|| Refusal::invalid("it is no point"))?;
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
         shared.check_group(&caller, &vault, &group)?;
-        let (turn, store) = (vault.turn(), vault.store()?);
+        // Each may wait for who is at work on its draft, and points of others do not wait with it.
+        let disks = shared.disks(&caller, &vault, &new.disks);
         let _one_by_one = vault.committing.lock();
-        let lineage = new.lineage;
-        let disk = |(name, id): &(Name, String)| {
-            let draft = shared.drafts.find(&caller, vault.name.as_str(), id)?;
-            Ok((name.clone(), draft.image()?))
-        };
-        let disks = new.disks.iter().map(disk).collect::<Answer<Vec<_>>>();
-        let forget = || {
-            new.disks
-                .iter()
-                .for_each(|(_, id)| shared.drafts.forget(id))
-        };
-        if let Some(point) = listed(&store, &group, &lineage, new.generation) {
-            return match is_repeated(&point, new.at, disks.as_deref().ok()) {
-                true => {
-                    disks.iter().for_each(|_| forget());
-                    Ok(Json(record::point(&point)))
-                }
-                false => Err(Refusal::new(
-                    StatusCode::CONFLICT,
-                    "another point of that cut is listed already",
-                )),
-            };
-        }
-        let at = shared.check_time(&caller, &vault, &store, &group, new.at)?;
-        if vault.is_full(&store, 0) {
-            return Err(full(&vault));
-        }
-        let disks = disks?;
-        let draft = PointDraft {
-            group,
-            disks,
-            at,
-            lineage,
-            generation: new.generation,
-            labels: new.labels,
-            consistency: new.consistency,
-        };
-        let point = match new.sequence {
-            None => store.commit_point(draft),
-            Some(sequence) => {
-                check_number(&store, &draft.group, sequence)?;
-                store.commit_replica(&draft, sequence)
-            }
-        };
-        let point = point.inspect_err(|error| vault.lose(turn, error))?;
-        forget();
-        shared.figures.point();
-        Ok(Json(record::point(&point)))
+        let listed = shared.list_point(&caller, &vault, (&group, &new), disks)?;
+        Ok(Json(record::point(&listed)))
     })
     .await
 }
@@ -290,7 +247,7 @@ fn check_number(store: &Store, group: &Name, sequence: u64) -> Answer<()> {
 /// Whether a listed point is what is asked for again, after an answer that was lost: its images are those of the drafts.
 /// Where they are gone, it is not older than what is asked for.
 fn is_repeated(
-    listed: &store::PointRecord,
+    listed: &PointRecord,
     at: block::UnixNanos,
     disks: Option<&[(Name, FinishedImage)]>,
 ) -> bool {
@@ -312,7 +269,7 @@ fn listed(
     group: &Name,
     lineage: &[u8; 16],
     generation: u64,
-) -> Option<std::sync::Arc<store::PointRecord>> {
+) -> Option<Arc<PointRecord>> {
     let points = store.points();
     let mut of_group = points.into_iter().rev().filter(|p| p.id.group == *group);
     of_group.find(|point| point.lineage == *lineage && point.generation == generation)
@@ -325,6 +282,7 @@ pub(crate) async fn save_seed(
     body: Result<Json<Seed>, JsonRejection>,
 ) -> Answer<Json<Told>> {
     let seed = given(body)?;
+    check_disks(seed.disks.len())?;
     let group = group_of(&group)?;
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
@@ -432,12 +390,85 @@ pub(crate) async fn seed(
     .await
 }
 
+/// Before any work is done for them.
+fn check_disks(count: usize) -> Answer<()> {
+    match count <= DISKS_MAX {
+        true => Ok(()),
+        false => Err(Refusal::invalid(format!(
+            "a group has {DISKS_MAX} disks at most"
+        ))),
+    }
+}
+
 fn group_of(text: &str) -> Answer<Name> {
     text.parse()
         .map_err(|e: block::InvalidName| Refusal::invalid(e.to_string()))
 }
 
 impl Inner {
+    /// The images of a point's drafts.
+    fn disks(
+        &self,
+        caller: &Caller,
+        vault: &Vault,
+        drafts: &[(Name, String)],
+    ) -> Answer<Vec<(Name, FinishedImage)>> {
+        let disk = |(name, id): &(Name, String)| {
+            let draft = self.drafts.find(caller, vault.name.as_str(), id)?;
+            Ok((name.clone(), draft.image()?))
+        };
+        drafts.iter().map(disk).collect()
+    }
+
+    /// Lists a point, or finds it listed, and forgets its drafts.
+    fn list_point(
+        &self,
+        caller: &Caller,
+        vault: &Vault,
+        (group, new): (&Name, &NewPoint),
+        disks: Answer<Vec<(Name, FinishedImage)>>,
+    ) -> Answer<Arc<PointRecord>> {
+        let (turn, store) = (vault.turn(), vault.store()?);
+        if let Some(point) = listed(&store, group, &new.lineage, new.generation) {
+            if !is_repeated(&point, new.at, disks.as_deref().ok()) {
+                let sentence = "another point of that cut is listed already";
+                return Err(Refusal::new(StatusCode::CONFLICT, sentence));
+            }
+            if disks.is_ok() {
+                self.forget(&new.disks);
+            }
+            return Ok(point);
+        }
+        let at = self.check_time(caller, vault, &store, group, new.at)?;
+        if vault.is_full(&store, 0) {
+            return Err(full(vault));
+        }
+        let draft = PointDraft {
+            group: group.clone(),
+            disks: disks?,
+            at,
+            lineage: new.lineage,
+            generation: new.generation,
+            labels: new.labels.clone(),
+            consistency: new.consistency,
+        };
+        let point = match new.sequence {
+            None => store.commit_point(draft),
+            Some(sequence) => {
+                check_number(&store, group, sequence)?;
+                store.commit_replica(&draft, sequence)
+            }
+        };
+        let point = point.inspect_err(|error| vault.lose(turn, error))?;
+        self.forget(&new.disks);
+        self.figures.point();
+        Ok(point)
+    }
+
+    fn forget(&self, drafts: &[(Name, String)]) {
+        drafts.iter().for_each(|(_, id)| self.drafts.forget(id));
+    }
+
     /// A token that is bound to groups learns and adds nothing of others.
     fn check_group(&self, caller: &Caller, vault: &Vault, group: &Name) -> Answer<()> {
         match caller.may_ship(group) {
