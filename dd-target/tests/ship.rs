@@ -339,6 +339,28 @@ fn a_point_or_seed_of_too_many_disks_is_refused_before_any_work() {
     }
 }
 
+/// A point of nothing but labels, half a MiB of them, was listed however full its vault was, and each one made every checkpoint
+/// of the catalog as much longer.
+#[test]
+fn labels_of_a_point_are_few_bytes() {
+    let bench = Bench::new();
+    let token = bench.token(&[Role::Ship]);
+    let point = |bytes: usize| {
+        let labels: BTreeMap<_, _> = (0..bytes / 4096)
+            .map(|label| (format!("{label:06}"), "x".repeat(4090)))
+            .collect();
+        let point = serde_json::json!({
+            "group": "g", "lineage": "03".repeat(16), "generation": 1, "at_unix_ns": 1, "labels": labels,
+            "application": false, "disks": [],
+        });
+        bench.post("/v1/vaults/v/points", &token, &point.to_string())
+    };
+    let (status, answer) = point(20 << 10);
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.contains("labels"), "{answer}");
+    assert!(!point(16 << 10).1.contains("labels"));
+}
+
 #[test]
 fn a_vault_takes_no_more_than_its_quota() {
     let mut bench = Bench::new();

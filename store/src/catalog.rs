@@ -16,6 +16,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::armor::{self, Kind, Owner};
 use crate::backend::Backend;
@@ -46,12 +47,21 @@ mod survey;
 pub(crate) struct Catalog {
     place: Arc<dyn Backend>,
     store: [u8; 16],
+    /// A longer one would not be read.
+    checkpoint_len_max: u64,
+    /// After which commit one would have been too long.
+    too_long: AtomicU64,
 }
 
 impl Catalog {
     pub(crate) fn open(place: &Arc<dyn Backend>, store: [u8; 16]) -> Self {
         let place = Arc::clone(place);
-        Self { place, store }
+        Self {
+            place,
+            store,
+            checkpoint_len_max: CHECKPOINT_LEN_MAX,
+            too_long: AtomicU64::new(0),
+        }
     }
 
     /// Reads the newest checkpoint and every commit after it. A commit that was read may not be
@@ -93,7 +103,7 @@ impl Catalog {
 
     fn load_checkpoint(&self, sequence: u64) -> Result<State> {
         let name = checkpoint_name(sequence);
-        let bytes = self.read(&name, CHECKPOINT_LEN_MAX)?;
+        let bytes = self.read(&name, self.checkpoint_len_max)?;
         let owner = self.owner(Kind::Checkpoint, sequence);
         let state = self.healed(&name, &bytes, owner, |bytes| {
             decode_checkpoint(bytes, self.store)
@@ -219,9 +229,13 @@ impl Catalog {
         held: Held,
         lost: Vec<u64>,
     ) -> Result<()> {
+        let name = |state: &State| path(&checkpoint_name(state.sequence));
+        // The commit alone would close the catalog for good.
+        let fits = self.encode_checkpoint(&state).map(drop);
+        fits.map_err(|e| io_error("create", name(&state), e))?;
         let change = Change::BeginAnew(lost);
         self.commit_alone(&mut state, epoch, at, held, change)?;
-        let name = path(&checkpoint_name(state.sequence));
+        let name = name(&state);
         let written = self.write_checkpoint(&mut state, epoch);
         written.map_err(|e| io_error("create", name, e))
     }
@@ -273,23 +287,42 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Writes a checkpoint if one is due. It is an economy: that it fails harms nothing.
+    /// Writes a checkpoint if one is due. It is an economy: that it fails harms nothing. After one that would have been too
+    /// long the next one is due as if it had been written.
     pub(crate) fn checkpoint_if_due(&self, state: &mut State, epoch: u64) -> io::Result<()> {
-        let since = state.sequence - state.checkpoint;
+        let last = state.checkpoint.max(self.too_long.load(Ordering::Relaxed));
+        let since = state.sequence.saturating_sub(last);
         if since < CHECKPOINT_COMMITS_MIN.max(state.points.len() as u64 / 8) {
             return Ok(());
         }
-        self.write_checkpoint(state, epoch)
+        let written = self.write_checkpoint(state, epoch);
+        let why = written.as_ref().map_err(io::Error::kind);
+        if why == Err(io::ErrorKind::FileTooLarge) {
+            self.too_long.store(state.sequence, Ordering::Relaxed);
+        }
+        written
     }
 
     fn write_checkpoint(&self, state: &mut State, epoch: u64) -> io::Result<()> {
         let name = checkpoint_name(state.sequence);
-        let bytes = encode_checkpoint(state, self.store);
-        let bytes = armor::wrap(self.owner(Kind::Checkpoint, state.sequence), &bytes);
+        let bytes = self.encode_checkpoint(state)?;
         self.place.create(&path(&name), &bytes, epoch)?;
         self.place.sync("catalog")?;
         state.checkpoint = state.sequence;
         Ok(())
+    }
+
+    /// The object; none that its reader would refuse.
+    fn encode_checkpoint(&self, state: &State) -> io::Result<Vec<u8>> {
+        let bytes = encode_checkpoint(state, self.store);
+        let bytes = armor::wrap(self.owner(Kind::Checkpoint, state.sequence), &bytes);
+        match bytes.len() as u64 <= self.checkpoint_len_max {
+            true => Ok(bytes),
+            false => Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "the catalog is too long for a checkpoint; remove points",
+            )),
+        }
     }
 
     /// Every object of the catalog, damaged or not, with what it is.

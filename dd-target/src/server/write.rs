@@ -7,6 +7,7 @@
 //! Rule: a chunk is stored only under the fingerprint that it was found to have. No call here reads what is stored, removes,
 //! replaces or backdates anything.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -28,7 +29,8 @@ use crate::server::draft::{Draft, OfShip};
 use crate::server::drafts::full;
 use crate::server::guard::Caller;
 use crate::server::limits::{
-    AHEAD_MAX, BEHIND_MAX, DISKS_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX, ZERO_RANGES_MAX,
+    AHEAD_MAX, BEHIND_MAX, DISKS_MAX, LABELS_BYTES_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX,
+    ZERO_RANGES_MAX,
 };
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
@@ -199,6 +201,7 @@ pub(crate) async fn commit(
 ) -> Answer<Json<Point>> {
     let new = given(body)?;
     check_disks(new.disks.len())?;
+    check_labels(&new.labels)?;
     let group = group_of(&new.group)?;
     let new = record::new_point(new).ok_or_else(|| Refusal::invalid("it is no point"))?;
     blocking(move || {
@@ -396,6 +399,17 @@ fn check_disks(count: usize) -> Answer<()> {
         true => Ok(()),
         false => Err(Refusal::invalid(format!(
             "a group has {DISKS_MAX} disks at most"
+        ))),
+    }
+}
+
+/// They are in no quota, and in memory as long as the point is listed.
+fn check_labels(labels: &BTreeMap<String, String>) -> Answer<()> {
+    let bytes = labels.iter().map(|(key, value)| key.len() + value.len());
+    match bytes.sum::<usize>() <= LABELS_BYTES_MAX {
+        true => Ok(()),
+        false => Err(Refusal::invalid(format!(
+            "the labels of a point have {LABELS_BYTES_MAX} bytes together, at most"
         ))),
     }
 }

@@ -1,7 +1,9 @@
 use block::{Name, UnixNanos};
 use proptest::prelude::*;
+use sim::SimWorld;
 
 use super::*;
+use crate::Directory;
 use crate::codec;
 use crate::locations::Spot;
 use crate::place::ObjectId;
@@ -250,6 +252,48 @@ fn numbers_of_points_go_on_after_a_checkpoint() {
     let read = decode_checkpoint(&bytes, STORE).unwrap();
     assert_eq!(read.next_number(&group), 18);
     assert_eq!(read.next_number(&"mail".parse().unwrap()), 1);
+}
+
+/// Labels of points made a catalog longer than a checkpoint may be: one was written that its own reader refused, and the store
+/// did not open any more.
+#[test]
+fn a_catalog_that_is_too_long_for_a_checkpoint_goes_on_without_one() {
+    let place = Directory::backend(&SimWorld::new(1).dir());
+    let catalog = |checkpoint_len_max| Catalog {
+        checkpoint_len_max,
+        ..Catalog::open(&place, STORE)
+    };
+    let short = catalog(16 << 10);
+    let mut written = State::empty();
+    let point = Arc::clone(&state().points[0]);
+    for number in 0..3 * CHECKPOINT_COMMITS_MIN {
+        let mut point = (*point).clone();
+        point.id.sequence = number + 1;
+        let change = Change::AddPoint(Arc::new(point));
+        let held = written.held;
+        short
+            .commit_alone(&mut written, 1, number, held, change)
+            .unwrap();
+        let failed = short.checkpoint_if_due(&mut written, 1).is_err();
+        // Not tried again at once: it takes as long as it is long.
+        let due = (number + 1).is_multiple_of(CHECKPOINT_COMMITS_MIN);
+        assert_eq!(failed, due, "{number}");
+    }
+    assert_eq!(written.checkpoint, 0);
+    assert_eq!(short.load().unwrap(), written);
+    let before = written.sequence;
+    let anew = short.begin_anew(written.clone(), 1, 1, written.held, vec![2]);
+    assert!(anew.is_err());
+    assert_eq!(
+        short.load().unwrap().sequence,
+        before,
+        "nothing was committed"
+    );
+    // As soon as it fits there is one again.
+    catalog(CHECKPOINT_LEN_MAX)
+        .checkpoint_if_due(&mut written, 1)
+        .unwrap();
+    assert_eq!(written.checkpoint, before);
 }
 
 proptest! {
