@@ -339,6 +339,52 @@ fn a_point_or_seed_of_too_many_disks_is_refused_before_any_work() {
     }
 }
 
+/// Only who brought chunks was asked whether there is room: an image that was begun before its vault was full went on for ever,
+/// with zeroes and with chunks that the vault has, and each piece of its tree took space.
+#[test]
+fn an_image_that_was_begun_before_its_vault_was_full_does_not_go_on() {
+    let bench = Bench::new();
+    let filling = vault(&bench);
+    let image = ship(&filling, Base::Empty { size: SIZE }, &content(1)).unwrap();
+    commit(&filling, image, 1, 10).unwrap();
+    let token = bench.token(&[Role::Ship]);
+    let drafts = "/v1/vaults/v/drafts";
+    let (_, begun) = bench.post(drafts, &token, r#"{"empty":1048576}"#);
+    let begun: serde_json::Value = serde_json::from_str(&begun).unwrap();
+    let draft = format!("{drafts}/{}", begun["draft"].as_str().unwrap());
+    let all = |expected: u16| {
+        let zeroes = r#"{"ranges":[[0,1]]}"#;
+        let (status, answer) = bench.post(&format!("{draft}/zero"), &token, zeroes);
+        assert_eq!(status, expected, "{answer}");
+        let entry = [&[0; 8][..], &[7; 32]].concat();
+        let (status, _) = bench.ask_with("POST", &format!("{draft}/ask"), Some(&token), |r| {
+            r.body(entry)
+        });
+        assert_eq!(status, expected);
+        let finish = format!("{draft}/finish");
+        assert_eq!(bench.ask("POST", &finish, Some(&token)).0, expected);
+    };
+    let admin = bench.remote(&bench.token(&[Role::Admin]));
+    let quota = |bytes| admin.set_quota(&"v".parse().unwrap(), bytes).unwrap();
+    quota(Some(1));
+    all(507);
+    quota(None);
+    all(200);
+}
+
+#[test]
+fn a_disk_that_no_hypervisor_makes_is_refused() {
+    let bench = Bench::new();
+    let token = bench.token(&[Role::Ship]);
+    let begin = |size: u64| {
+        let body = format!("{{\"empty\":{size}}}");
+        bench.post("/v1/vaults/v/drafts", &token, &body)
+    };
+    assert_eq!(begin(64 << 40).0, 200);
+    let (status, answer) = begin((64 << 40) + 512);
+    assert_eq!(status, 400, "{answer}");
+}
+
 /// A point of nothing but labels, half a MiB of them, was listed however full its vault was, and each one made every checkpoint
 /// of the catalog as much longer.
 #[test]

@@ -45,6 +45,17 @@ pub enum Base {
     Image(ImageRef),
 }
 
+impl Base {
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Empty { size } => *size,
+            Self::Image(image) => image.size(),
+        }
+    }
+}
+
 /// Writes one image. Dropped without [`finish`](Self::finish) it leaves nothing that counts.
 pub struct ImageWriter {
     engine: Arc<Engine>,

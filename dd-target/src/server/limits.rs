@@ -36,6 +36,8 @@ pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// Disks of a group: as a store has them.
 pub(crate) const DISKS_MAX: usize = 256;
+/// Bytes of a disk: as large as hypervisors make them. What an image holds in memory goes with its size.
+pub(crate) const DISK_BYTES_MAX: u64 = 64 << 40;
 /// Bytes of all labels of a point together.
 pub(crate) const LABELS_BYTES_MAX: usize = 16 << 10;
 /// Drafts that a token has, at most: two for each disk of the largest group.

@@ -29,8 +29,8 @@ use crate::server::draft::{Draft, OfShip};
 use crate::server::drafts::full;
 use crate::server::guard::Caller;
 use crate::server::limits::{
-    AHEAD_MAX, BEHIND_MAX, DISKS_MAX, LABELS_BYTES_MAX, NUMBERS_SKIPPED_MAX, POINTS_MAX,
-    ZERO_RANGES_MAX,
+    AHEAD_MAX, BEHIND_MAX, DISK_BYTES_MAX, DISKS_MAX, LABELS_BYTES_MAX, NUMBERS_SKIPPED_MAX,
+    POINTS_MAX, ZERO_RANGES_MAX,
 };
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
@@ -54,6 +54,10 @@ pub(crate) async fn begin(
             Base::Image(image.ok_or_else(|| Refusal::invalid("it is no image's reference"))?)
         }
     };
+    if base.size() > DISK_BYTES_MAX {
+        let sentence = "a disk is larger than 64 TiB, which a server does not take";
+        return Err(Refusal::invalid(sentence));
+    }
     if shared.is_ending() {
         return Err(Refusal::ending());
     }
@@ -88,6 +92,7 @@ pub(crate) async fn ask(
     let entries = wire::entries(&body).map_err(|e| Refusal::invalid(e.to_string()))?;
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
+        check_room(&draft, 0)?;
         let lacking = shared.drafts.write(&draft, |writer| {
             let asked = entries.iter();
             let lacks =
@@ -108,10 +113,7 @@ pub(crate) async fn regions(
     let frames = wire::frames(&body).map_err(|e| Refusal::invalid(e.to_string()))?;
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
-        let vault = draft.vault();
-        if vault.is_full(&vault.store()?, body.len() as u64) {
-            return Err(full(vault));
-        }
+        check_room(&draft, body.len() as u64)?;
         for frame in frames {
             put(&shared, &caller, &draft, frame)?;
         }
@@ -119,6 +121,15 @@ pub(crate) async fn regions(
         Ok(TOLD)
     })
     .await
+}
+
+/// Everything that is laid into an image takes space, be it no chunk but where one lies.
+fn check_room(draft: &Draft, more: u64) -> Answer<()> {
+    let vault = draft.vault();
+    match vault.is_full(&vault.store()?, more) {
+        true => Err(full(vault)),
+        false => Ok(()),
+    }
 }
 
 /// Stores a region, once all of its chunks were found to be what they are said to be.
@@ -159,6 +170,7 @@ pub(crate) async fn zero(
     }
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
+        check_room(&draft, 0)?;
         shared.drafts.write(&draft, |writer| {
             let mut ranges = ranges.iter().map(|(start, end)| GranuleRange {
                 start: *start,
@@ -180,6 +192,7 @@ pub(crate) async fn finish(
     let Finish { root } = asked(query)?;
     blocking(move || {
         let draft = shared.drafts.find(&caller, &vault, &id)?;
+        check_room(&draft, 0)?;
         let image = draft.finish()?;
         if let Some(root) = root {
             check_root(&shared, &caller, &draft, &image, &root)?;
