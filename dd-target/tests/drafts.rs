@@ -162,6 +162,62 @@ fn a_draft_that_failed_holds_nothing_and_goes_on_telling_why() {
     assert!(again.contains("begin it again"), "{again}");
 }
 
+/// Change lists that images are built on were not counted: with 512 drafts on an image that has many changes a token took a GiB
+/// beside the 256 MiB that all may have.
+#[test]
+fn drafts_on_long_change_lists_are_as_many_as_memory_allows() {
+    let clock = Later::new();
+    let bench = at(&clock);
+    let token = bench.token(&[Role::Ship]);
+    let runs = 60_000;
+    let image = image_of_runs(&bench, &token, runs);
+    let begin = format!(r#"{{"image":"{image}"}}"#);
+    let begun = |_: &usize| bench.post(DRAFTS, &token, &begin).0 == 200;
+    let count = (0..MOST).take_while(begun).count();
+    assert!((20..=128).contains(&count), "{count}");
+    let held = bench.figure("standin_target_draft_bytes");
+    assert!(held >= count * runs * 24, "{held} bytes of {count} drafts");
+    assert!(held <= 256 << 20, "{held}");
+    let (status, answer) = bench.post(DRAFTS, &token, &begin);
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(
+        bench.post(DRAFTS, &token, EMPTY).0,
+        200,
+        "it keeps next to nothing"
+    );
+    clock.pass(minutes(6));
+    assert_eq!(bench.post(DRAFTS, &token, &begin).0, 200);
+}
+
+/// The reference of an image that is listed, and has so many changes.
+fn image_of_runs(bench: &Bench, token: &str, runs: usize) -> String {
+    let (_, begun) = bench.post(DRAFTS, token, r#"{"empty":1073741824}"#);
+    let begun: serde_json::Value = serde_json::from_str(&begun).unwrap();
+    let id = begun["draft"].as_str().unwrap();
+    let send = |call: &str, body: Vec<u8>| {
+        let path = format!("{DRAFTS}/{id}/{call}");
+        let (status, answer) = bench.ask_with("POST", &path, Some(token), |r| r.body(body));
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let noise = noise(1);
+    let print = &noise[16..48];
+    send("regions", noise.clone());
+    let granules: Vec<u64> = (0..262_144).step_by(2).take(runs).collect();
+    for some in granules.chunks(8192) {
+        let entry = |granule: &u64| [&granule.to_le_bytes()[..], print].concat();
+        send("ask", some.iter().flat_map(entry).collect());
+    }
+    let finished: serde_json::Value = serde_json::from_str(&send("finish", Vec::new())).unwrap();
+    let point = serde_json::json!({
+        "group": "g", "lineage": "03".repeat(16), "generation": 1, "at_unix_ns": 1, "labels": {},
+        "application": false, "disks": [["d", id]],
+    });
+    let (status, answer) = bench.post("/v1/vaults/v/points", token, &point.to_string());
+    assert_eq!(status, 200, "{answer}");
+    finished["image"].as_str().unwrap().to_owned()
+}
+
 /// Regions of what does not compress: a body of some two MiB, like no other of another number.
 fn noise(number: u64) -> Vec<u8> {
     let codec = ChunkCodec::plain();

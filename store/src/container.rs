@@ -275,6 +275,11 @@ impl Manifest {
         self.fingerprints.len()
     }
 
+    /// Bytes in memory, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        size_of_val(&*self.fingerprints) + size_of_val(&*self.regions)
+    }
+
     /// Every chunk's slot and fingerprint, ascending.
     pub(crate) fn chunks(&self) -> impl ExactSizeIterator<Item = (u64, &Fingerprint)> + Clone {
         let slot = |i: usize| match &self.slots {

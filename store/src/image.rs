@@ -401,6 +401,12 @@ impl Locator {
         &self.image
     }
 
+    /// Bytes in memory, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let leaf = self.leaf.as_ref().map_or(0, |(_, runs)| runs.capacity());
+        (self.image.changes.capacity() + leaf) * size_of::<Run>()
+    }
+
     /// Hands on the parts of `run` that differ from the image.
     pub(crate) fn changed_parts(&mut self, run: Run, each: &mut dyn FnMut(Run)) -> Result<()> {
         let range = GranuleRange {

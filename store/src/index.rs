@@ -141,6 +141,12 @@ impl Neighbours {
         }
         self.containers.push_back((id, table));
     }
+
+    /// Bytes in memory, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let entries = self.containers.iter().map(|(_, table)| table.capacity());
+        entries.sum::<usize>() * (size_of::<Entry>() + 1)
+    }
 }
 
 #[cfg(test)]

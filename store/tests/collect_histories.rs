@@ -153,7 +153,7 @@ impl Process<'_> {
         writer.put(start, &data)?;
         if self.rng.random_bool(0.1) {
             writer.hold_less()?;
-            assert!(writer.held_bytes() < 32 << 10, "{}", writer.held_bytes());
+            assert!(writer.held_bytes() < 64 << 10, "{}", writer.held_bytes());
         }
         Ok(())
     }

@@ -56,6 +56,8 @@ pub(crate) struct Draft {
     state: Mutex<State>,
     /// Bytes in memory, when it was last written to.
     held: AtomicU64,
+    /// Bytes that it holds however often it is told to hold less.
+    kept: AtomicU64,
 }
 
 enum State {
@@ -68,12 +70,13 @@ enum State {
 impl Draft {
     pub(super) fn new(owner: Owner, base: Base, now: Duration, writer: ImageWriter) -> Self {
         Self {
+            held: AtomicU64::new(writer.held_bytes()),
+            kept: AtomicU64::new(base.kept_bytes()),
             owner,
             base,
             touched: Mutex::new(now),
             check: writer.region_check(),
             state: Mutex::new(State::Open(Box::new(writer))),
-            held: AtomicU64::new(0),
         }
     }
 
@@ -127,7 +130,7 @@ impl Draft {
             self.held.store(writer.held_bytes(), Relaxed);
             return None;
         };
-        self.held.store(0, Relaxed);
+        self.holds_nothing();
         Some(std::mem::replace(state, State::Lost(failure.into())))
     }
 
@@ -139,6 +142,16 @@ impl Draft {
 
     pub(super) fn held(&self) -> u64 {
         self.held.load(Relaxed)
+    }
+
+    /// Bytes that it holds however often it is told to hold less.
+    pub(super) fn kept(&self) -> u64 {
+        self.kept.load(Relaxed)
+    }
+
+    fn holds_nothing(&self) {
+        self.held.store(0, Relaxed);
+        self.kept.store(0, Relaxed);
     }
 
     /// Unless somebody is at work on it.
@@ -166,7 +179,7 @@ impl Draft {
             State::Finished(image) => Ok(image),
             State::Lost(first) => Err(first),
         };
-        self.held.store(0, Relaxed);
+        self.holds_nothing();
         *state = match &finished {
             Ok(image) => State::Finished(image.clone()),
             Err(refusal) => State::Lost(refusal.clone()),

@@ -18,7 +18,9 @@ use store::{Base, ImageWriter, StoreError};
 
 use crate::server::draft::{Draft, OfShip, Owner, gone};
 use crate::server::guard::Caller;
-use crate::server::limits::{DRAFT_BYTES_MAX, DRAFT_GIVES_WAY, DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN};
+use crate::server::limits::{
+    DRAFT_BYTES_KEPT_MAX, DRAFT_BYTES_MAX, DRAFT_GIVES_WAY, DRAFT_IDLE_MAX, DRAFTS_PER_TOKEN,
+};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 
@@ -61,6 +63,7 @@ impl Drafts {
             return Err(full(vault));
         }
         self.make_place(&owner.token)?;
+        self.admit(&owner.token, base.kept_bytes())?;
         let writer = store.image_writer(base.clone())?;
         let mut id = [0; 16];
         self.random.fill(&mut id);
@@ -81,22 +84,38 @@ impl Drafts {
         Ok(id)
     }
 
-    /// Where a token has as many as it may, one that has failed gives way, or the one that was left alone for longest.
+    /// Where a token has as many as it may, another one of its drafts gives way.
     fn make_place(&self, token: &str) -> Answer<()> {
-        let now = self.clock.monotonic();
-        let mut all = self.all.lock();
-        if of_token(&all, token) < DRAFTS_PER_TOKEN {
-            return Ok(());
+        while of_token(&self.all.lock(), token) >= DRAFTS_PER_TOKEN {
+            if !self.gives_way(token) {
+                return Err(too_many());
+            }
         }
+        Ok(())
+    }
+
+    /// Before a draft is begun that is to keep so many bytes. What all keep leaves room for what is written: else each would
+    /// write smaller and smaller containers, and that would not help.
+    fn admit(&self, token: &str, kept: u64) -> Answer<()> {
+        while self.sum(Draft::kept).saturating_add(kept) > DRAFT_BYTES_KEPT_MAX {
+            if !self.gives_way(token) {
+                return Err(no_memory());
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops one draft of a token: one that has failed, or the one that was left alone for longest. `false` if it is at work on
+    /// all of them.
+    fn gives_way(&self, token: &str) -> bool {
+        let now = self.clock.monotonic();
+        let all = self.all.lock();
         let own = all.iter().filter(|(_, draft)| draft.owner.token == token);
         let left = own.map(|(id, draft)| (draft.is_lost(), draft.idle(now), id));
         let may = |(lost, idle, _): &(bool, Duration, &String)| *lost || *idle >= DRAFT_GIVES_WAY;
-        let longest = left.max().filter(may);
-        let id = longest.map(|(.., id)| id.clone()).ok_or_else(too_many)?;
-        let gone = all.remove(&id);
+        let longest = left.max().filter(may).map(|(.., id)| id.clone());
         drop(all);
-        drop(gone);
-        Ok(())
+        longest.inspect(|id| self.forget(id)).is_some()
     }
 
     /// The caller's draft of that name.
@@ -141,7 +160,13 @@ impl Drafts {
 
     /// Bytes that they hold in memory.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.all.lock().values().map(|draft| draft.held()).sum()
+        self.sum(Draft::held)
+    }
+
+    fn sum(&self, of: impl Fn(&Draft) -> u64) -> u64 {
+        let all = self.all.lock();
+        let each = all.values().map(|draft| of(draft));
+        each.fold(0, u64::saturating_add)
     }
 
     /// While they hold more than they may, those that hold most hold less. One that somebody writes to is passed over: he
@@ -201,6 +226,12 @@ fn of_token(all: &HashMap<String, Arc<Draft>>, token: &str) -> usize {
 fn too_many() -> Refusal {
     let sentence = "this token has too many drafts, and is at work on all of them";
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence)
+}
+
+fn no_memory() -> Refusal {
+    let sentence = "the images in the making hold all the memory that the server has for them";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+        .hint("it has room again once some of them are finished")
 }
 
 /// Beyond the quota.

@@ -45,6 +45,8 @@ pub(crate) const DRAFTS_PER_TOKEN: usize = 512;
 /// Bytes that all drafts may hold in memory. Beyond it those that hold most put what they have into their stores: in smaller
 /// containers than they would.
 pub(crate) const DRAFT_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of these that they cannot put anywhere before they end: the change lists that they build on. Beyond it none is begun.
+pub(crate) const DRAFT_BYTES_KEPT_MAX: u64 = DRAFT_BYTES_MAX / 2;
 /// A draft that nobody touches for so long is dropped, unless somebody is at work on another one of its ship.
 pub(crate) const DRAFT_IDLE_MAX: Duration = Duration::from_mins(15);
 /// One that nobody touched for so long gives way to another one of its token, once that has as many as it may.
