@@ -9,7 +9,8 @@ use store::{
 };
 
 use crate::{Error, Result, Target};
-use dd_target::{Progress, ProtectionFigures, protection_of};
+use dd_target::api::SeedFigures;
+use dd_target::{Progress, ProtectionFigures, protection_of, seeds_of};
 
 /// The points of a target, as they were when it was opened.
 pub struct Points {
@@ -130,6 +131,12 @@ impl Points {
     #[must_use]
     pub fn removed(&self) -> Vec<(Arc<PointRecord>, UnixNanos)> {
         self.store.removed_points()
+    }
+
+    /// First copies that are under way.
+    #[must_use]
+    pub fn seeds(&self) -> Vec<SeedFigures> {
+        seeds_of(&self.store)
     }
 
     /// The groups, with how many points each has, and when its newest was cut.

@@ -176,6 +176,19 @@ pub struct VaultFigures {
     pub chunks: u64,
     /// Groups with points, and when the newest of each was cut.
     pub groups: Vec<GroupFigures>,
+    /// First copies that are under way: they take space, and no rule removes them.
+    pub seeds: Vec<SeedFigures>,
+}
+
+/// A first copy that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SeedFigures {
+    /// Its group.
+    pub group: String,
+    /// Its disks.
+    pub disks: u64,
+    /// Bytes of them that are copied, zeroes among them.
+    pub copied_bytes: u64,
 }
 
 /// A group of a vault.

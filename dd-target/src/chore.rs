@@ -14,6 +14,7 @@ use store::{
     ScrubReport, Store, StoreError,
 };
 
+use crate::api::SeedFigures;
 use crate::rate::{Bucket, Rate};
 
 /// Told how far something is: what is done, what there is in all. From several threads.
@@ -41,6 +42,11 @@ pub enum Chore {
     BringBack {
         /// GROUP@NUMBER.
         point: String,
+    },
+    /// Give up a group's first copy that is under way.
+    DropSeed {
+        /// The group.
+        group: String,
     },
     /// Hold a point, or lift its hold.
     Hold {
@@ -96,6 +102,11 @@ pub enum Done {
     Points {
         /// GROUP@NUMBER.
         points: Vec<String>,
+    },
+    /// A first copy, given up.
+    SeedDropped {
+        /// Of this group.
+        group: String,
     },
     /// A point, held, released or locked.
     Protection(ProtectionFigures),
@@ -216,6 +227,14 @@ pub fn perform(
             store.bring_back(&id)?;
             Ok(points(vec![id]))
         }
+        Chore::DropSeed { group } => {
+            let name = group
+                .parse()
+                .map_err(|_| StoreError::NoSeed(group.clone()))?;
+            store.drop_seed(&name)?;
+            let group = group.clone();
+            Ok(Done::SeedDropped { group })
+        }
         Chore::Hold { point, reason } => {
             let id = find(store, point)?;
             store.hold(&id, reason.as_deref())?;
@@ -297,6 +316,18 @@ fn find(store: &Store, point: &str) -> std::result::Result<PointId, StoreError> 
 
 fn protection(store: &Store, id: &PointId) -> Done {
     Done::Protection(protection_of(store, id))
+}
+
+/// The first copies that are under way in a store, by group.
+#[must_use]
+pub fn seeds_of(store: &Store) -> Vec<SeedFigures> {
+    let seeds = store.seeds().into_iter();
+    let figures = seeds.map(|seed| SeedFigures {
+        group: seed.group.to_string(),
+        disks: seed.disks.len() as u64,
+        copied_bytes: seed.copied_bytes(),
+    });
+    figures.collect()
 }
 
 /// What protects a point.

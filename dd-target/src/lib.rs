@@ -31,7 +31,7 @@ pub mod fuzzing {
 
 pub use chore::{
     Chore, Context, Done, GcFigures, Hit, Pace, Progress, ProtectionFigures, ScrubFigures, perform,
-    protection_of, whole_seconds,
+    protection_of, seeds_of, whole_seconds,
 };
 pub use keeper::{KeepError, KeepOptions, Kept, Used, do_chore, keep};
 pub use place::{InvalidPlace, Place};

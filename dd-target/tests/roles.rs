@@ -120,6 +120,7 @@ fn chores_take_the_role_of_what_they_do() {
         (r#"{"do":"hold","point":"g@1","reason":"x"}"#, Retention),
         (r#"{"do":"remove","points":["g@1"],"delay_s":0}"#, Retention),
         (r#"{"do":"bring-back","point":"g@1"}"#, Retention),
+        (r#"{"do":"drop-seed","group":"g"}"#, Retention),
         (
             r#"{"do":"lock","point":"g@1","until_unix_ns":1}"#,
             Retention,

@@ -176,6 +176,42 @@ fn a_seed_goes_on_from_where_it_was_saved() {
     assert!(vault.seed(&"h".parse().unwrap()).unwrap().is_none());
 }
 
+/// A token to ship saved first copies of groups that nobody has heard of: nobody saw them, no rule removed them, and they kept
+/// their space for ever.
+#[test]
+fn the_first_copy_of_a_group_that_nobody_knows_is_seen_and_given_up() {
+    let bench = Bench::new();
+    let vault = vault(&bench);
+    let (group, disk) = ("made-up".parse().unwrap(), "disk".parse().unwrap());
+    let image = ship(&vault, Base::Empty { size: SIZE }, &content(3)[..1 << 20]).unwrap();
+    let seed = RemoteSeed {
+        group: &group,
+        lineage: [5; 16],
+        generation: 4,
+        disks: vec![(&disk, 256, &image)],
+    };
+    vault.save_seed(&seed).unwrap();
+    let keeper = bench.token(&[Role::Retention]);
+    let seeds = || {
+        let figures = bench.remote(&keeper).vault(&"v".parse().unwrap()).unwrap();
+        let seeds = figures.seeds.into_iter();
+        seeds
+            .map(|seed| (seed.group, seed.disks, seed.copied_bytes))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seeds(), [("made-up".to_owned(), 1, 1 << 20)]);
+    let give_up = || {
+        let chore = r#"{"do":"drop-seed","group":"made-up"}"#;
+        bench.post("/v1/vaults/v/chores", &keeper, chore).0
+    };
+    assert_eq!(give_up(), 200);
+    assert_eq!(seeds(), []);
+    assert_eq!(give_up(), 404);
+    // Who was at it finds that it is gone, and begins again.
+    assert!(vault.save_seed(&seed).is_err());
+    assert!(vault.seed(&group).unwrap().is_none());
+}
+
 #[test]
 fn poisoned_chunks_are_refused_and_written_down() {
     let bench = Bench::new();

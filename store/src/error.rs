@@ -118,6 +118,9 @@ pub enum StoreError {
     /// No such point.
     #[error("there is no point `{0}`")]
     NoPoint(String),
+    /// No such first copy.
+    #[error("no first copy of the group `{0}` is under way")]
+    NoSeed(String),
     /// One collection at a time.
     #[error("a collection of garbage is running already")]
     Collecting,
@@ -234,7 +237,9 @@ impl StoreError {
             | Self::Stopped => ErrorKind::Retry,
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,
-            Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoImage => ErrorKind::NotFound,
+            Self::NotAStore { .. } | Self::NoPoint(_) | Self::NoSeed(_) | Self::NoImage => {
+                ErrorKind::NotFound
+            }
             Self::NoKey | Self::WrongKey | Self::NotEncrypted => ErrorKind::NoKey,
             Self::Protected { .. } => ErrorKind::Protected,
             Self::ReadOnly

@@ -1,4 +1,5 @@
-//! Which points are listed: removing them and bringing them back, holds and locks, what rules say of them.
+//! Which points are listed: removing them and bringing them back, holds and locks, what rules say of them. And which seeds
+//! there are no more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -48,6 +49,19 @@ impl Store {
             Err(_) => u64::MAX,
         };
         let change = Change::RemovePoints(ids.to_vec(), until);
+        self.inner.commit(&mut state, change)
+    }
+
+    /// Gives a group's seed up: what only it needs is free for a collection. A first copy that is under way is begun again.
+    ///
+    /// # Errors
+    /// `NotFound` if the group has none; as [`remove_points`](Self::remove_points).
+    pub fn drop_seed(&self, group: &Name) -> Result<()> {
+        let mut state = self.inner.state.lock();
+        if !state.seeds.contains_key(group) {
+            return Err(StoreError::NoSeed(group.to_string()));
+        }
+        let change = Change::DropSeed(group.clone());
         self.inner.commit(&mut state, change)
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use block::{Name, UnixNanos};
+use block::{GRANULE, Name, UnixNanos};
 
 use crate::codec::{Decoded, Decoder, Encode};
 use crate::error::{Result, StoreError};
@@ -361,6 +361,14 @@ impl PointRecord {
 }
 
 impl SeedRecord {
+    /// Bytes of its disks that are copied.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        let copied = |disk: &SeedDiskRecord| disk.cursor_granule.saturating_mul(GRANULE);
+        let each = self.disks.iter().map(|disk| copied(disk).min(disk.size));
+        each.fold(0, u64::saturating_add)
+    }
+
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         out.put_text(self.group.as_str());
         out.put_bytes(&self.lineage);

@@ -164,6 +164,13 @@ impl Store {
         self.inner.state.lock().seeds.get(group).cloned()
     }
 
+    /// All seeds, by group.
+    #[must_use]
+    pub fn seeds(&self) -> Vec<Arc<SeedRecord>> {
+        let state = self.inner.state.lock();
+        state.seeds.values().cloned().collect()
+    }
+
     /// Begins an image. Any number may be written at the same time.
     ///
     /// # Errors

@@ -70,6 +70,19 @@ pub(crate) enum StoreCommand {
         #[command(flatten)]
         state: State,
     },
+    /// Give up a group's first copy that is under way: what only it needs is garbage then. `store status` lists them. A
+    /// protection that is at it begins it again.
+    DropSeed {
+        /// The target: dir:PATH, s3://BUCKET/PREFIX or https://HOST:PORT/VAULT.
+        target: Target,
+        /// The group.
+        group: Name,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        state: State,
+    },
     /// Read and check everything, the catalog too, also where that does not open. Nothing is changed, and writers go on.
     Check {
         /// The target: dir:PATH or s3://BUCKET/PREFIX.

@@ -54,6 +54,7 @@ fn of_store(command: &mut StoreCommand) -> &mut Target {
         | StoreCommand::Scrub { target, .. }
         | StoreCommand::Check { target, .. }
         | StoreCommand::Repair { target, .. }
+        | StoreCommand::DropSeed { target, .. }
         | StoreCommand::RebuildIndex { target, .. } => target,
         StoreCommand::Key(key) => match &mut key.command {
             KeyCommand::List { target }

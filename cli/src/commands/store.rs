@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use agent::{Chore, Done, GcFigures, Points, Result, ScrubFigures, Target};
-use block::UnixNanos;
+use block::{Name, UnixNanos};
+use dd_target::api::SeedFigures;
 use serde_json::json;
 
-use crate::args::{Store, StoreCommand};
+use crate::args::{State, Store, StoreCommand};
 use crate::commands::{self, key, upkeep, world};
 use crate::printer::{Printer, table};
 use crate::progress::Bar;
@@ -69,6 +70,12 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
             }
             Ok(())
         }
+        StoreCommand::DropSeed {
+            target,
+            group,
+            dry_run,
+            state,
+        } => drop_seed(&target, &group, dry_run, &state, printer),
         StoreCommand::Check { target, deep, rate } => {
             let rate = rate.and_then(|rate| rate.0);
             commands::check(&target, deep, rate, printer)
@@ -109,10 +116,47 @@ pub(crate) fn store(args: Store, printer: &Printer) -> Result<()> {
     }
 }
 
+fn drop_seed(
+    target: &Target,
+    group: &Name,
+    dry_run: bool,
+    state: &State,
+    printer: &Printer,
+) -> Result<()> {
+    if dry_run {
+        let points = Points::open(target, &world()?.clock)?;
+        let seeds = points.seeds();
+        let seed = seeds.iter().find(|seed| seed.group == group.as_str());
+        printer.answer(&json!({ "would_drop": seed }), || match seed {
+            Some(seed) => format!("would be given up: {}", seed_line(seed)),
+            None => format!("no first copy of the group {group} is under way"),
+        });
+        return Ok(());
+    }
+    let chore = Chore::DropSeed {
+        group: group.to_string(),
+    };
+    upkeep(target, &chore, state, &|_, _| ())?;
+    let document = json!({ "dropped": group.as_str() });
+    printer.answer(&document, || {
+        format!("the first copy of {group} is given up; what only it needs is garbage (store gc)")
+    });
+    Ok(())
+}
+
+pub(crate) fn seed_line(seed: &SeedFigures) -> String {
+    format!(
+        "{}: {} of {} disks copied",
+        seed.group,
+        units::bytes(seed.copied_bytes),
+        seed.disks
+    )
+}
+
 fn status(target: &Target, printer: &Printer) -> Result<()> {
     let points = Points::open(target, &world()?.clock)?;
     let (held, scrub, removed) = (points.figures(), points.last_scrub(), points.removed());
-    let groups = points.groups();
+    let (groups, seeds) = (points.groups(), points.seeds());
     let document = json!({
         "target": target.to_string(),
         "encrypted": points.is_encrypted(),
@@ -136,6 +180,7 @@ fn status(target: &Target, printer: &Printer) -> Result<()> {
             "points": count,
             "newest_at": units::rfc3339(*newest),
         })).collect::<Vec<_>>(),
+        "seeds": seeds,
     });
     printer.answer(&document, || {
         let mut lines = vec![
@@ -173,6 +218,10 @@ fn status(target: &Target, printer: &Printer) -> Result<()> {
             vec![group.to_string(), count.to_string(), newest]
         }));
         lines.push(table(&rows));
+        if !seeds.is_empty() {
+            lines.push("first copies that are under way (standin store drop-seed):".to_owned());
+            lines.extend(seeds.iter().map(seed_line));
+        }
         if !removed.is_empty() {
             lines.push("removed, and can be brought back (standin point undelete):".to_owned());
             lines.extend(

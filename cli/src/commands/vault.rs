@@ -7,6 +7,7 @@ use dd_target::client::{Access, Remote, ServerUrl};
 use serde_json::json;
 
 use crate::args::{VaultArgs, VaultCommand};
+use crate::commands::store::seed_line;
 use crate::printer::{Printer, table};
 use crate::units;
 
@@ -67,14 +68,17 @@ fn shown(figures: &VaultFigures) -> String {
         let newest = units::local_time(UnixNanos(group.newest_unix_ns));
         vec![group.group.clone(), group.points.to_string(), newest]
     }));
+    let seeds = figures.seeds.iter().map(seed_line);
+    let seeds = seeds.map(|line| format!("\nfirst copy under way: {line}"));
     format!(
-        "{}: {} points, {} stored ({} chunks), quota {}\ngarbage that waits in quarantine: {}\n{}",
+        "{}: {} points, {} stored ({} chunks), quota {}\ngarbage that waits in quarantine: {}\n{}{}",
         figures.vault.name,
         figures.points,
         units::bytes(figures.stored_bytes),
         figures.chunks,
         quota(&figures.vault),
         units::bytes(figures.quarantined_bytes),
-        table(&rows)
+        table(&rows),
+        seeds.collect::<String>()
     )
 }

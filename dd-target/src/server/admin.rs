@@ -141,6 +141,7 @@ fn role_of(chore: &Chore) -> Role {
     match chore {
         Chore::Collect { .. } | Chore::Scrub { .. } => Role::Admin,
         Chore::Remove { .. }
+        | Chore::DropSeed { .. }
         | Chore::BringBack { .. }
         | Chore::Hold { .. }
         | Chore::Lock { .. }

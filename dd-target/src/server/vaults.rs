@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use store::{Around, Backend, ErrorKind, Store, StoreError};
 
 use crate::api;
+use crate::chore::seeds_of;
 use crate::place::Place;
 use crate::server::state_dir::{Locked, StateDir};
 
@@ -291,6 +292,7 @@ impl Vault {
             points: held.point_count,
             chunks: held.chunk_count,
             groups: groups.into_iter().map(group).collect(),
+            seeds: seeds_of(&store),
         })
     }
 }

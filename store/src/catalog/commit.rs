@@ -6,7 +6,7 @@ use super::{Change, Held};
 use crate::codec::{self, Decoded, Decoder, Encode};
 use crate::fingerprint::Fingerprint;
 use crate::protection::Protection;
-use crate::records::{PointId, PointRecord, SeedRecord};
+use crate::records::{PointId, PointRecord, SeedRecord, decode_name};
 use crate::relocation::Relocation;
 use crate::replacement::Replacement;
 use crate::scrub::LastScrub;
@@ -67,6 +67,10 @@ impl Commit {
             Change::SaveSeed(seed) => {
                 out.put_u8(2);
                 seed.put(&mut out);
+            }
+            Change::DropSeed(group) => {
+                out.put_u8(13);
+                out.put_text(group.as_str());
             }
             Change::RemovePoints(ids, until) => {
                 out.put_u8(3);
@@ -154,6 +158,7 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
             let images = (0..count).map(|_| Replacement::decode(&mut d));
             Change::Replace(images.collect::<Decoded<_>>()?)
         }
+        13 => Change::DropSeed(decode_name(&mut d)?),
         _ => return Err(d.error("its kind of change is unknown")),
     };
     d.end()?;

@@ -97,6 +97,8 @@ pub(crate) enum Change {
     AddPoint(Arc<PointRecord>),
     /// The progress of a seed, in place of what was saved before.
     SaveSeed(Arc<SeedRecord>),
+    /// A group's seed is given up.
+    DropSeed(Name),
     /// Points are listed no more. Before this time, ns since 1970, they can be brought back.
     RemovePoints(Vec<PointId>, u64),
     /// Points that were removed are listed again.
@@ -248,6 +250,9 @@ impl State {
             }
             Change::SaveSeed(seed) => {
                 self.seeds.insert(seed.group.clone(), seed);
+            }
+            Change::DropSeed(group) => {
+                self.seeds.remove(&group);
             }
             Change::RemovePoints(ids, until) => {
                 let ids: BTreeSet<_> = ids.into_iter().collect();

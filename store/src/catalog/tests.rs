@@ -192,6 +192,7 @@ fn every_kind_of_commit_survives_its_bytes() {
         Change::Relocate(relocation()),
         Change::Relocate(Relocation::default()),
         Change::BeginAnew(vec![3, 4, u64::MAX]),
+        Change::DropSeed("web".parse().unwrap()),
     ] {
         let commit = Commit {
             sequence: 7,
@@ -214,6 +215,19 @@ fn points_that_were_removed_leave_their_numbers() {
     state.apply(Change::RemovePoints(vec![id.clone()], 0), 5);
     assert!(state.points.is_empty() && state.removed.is_empty());
     assert_eq!(state.next_number(&group), 18);
+}
+
+#[test]
+fn a_seed_that_is_dropped_holds_no_image() {
+    let mut state = state();
+    let group: Name = "web".parse().unwrap();
+    let image = state.seeds[&group].disks[0].image.clone();
+    state.apply(Change::DropSeed("other".parse().unwrap()), 102);
+    assert!(state.seeds.contains_key(&group));
+    state.points.clear();
+    assert!(state.holds_image(&image));
+    state.apply(Change::DropSeed(group), 103);
+    assert!(!state.holds_image(&image));
 }
 
 #[test]

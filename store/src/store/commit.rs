@@ -24,7 +24,11 @@ impl Inner {
     ) -> Result<()> {
         let makes_room = matches!(
             change,
-            Change::RemovePoints(..) | Change::Forget(_) | Change::Sweep(_) | Change::Purge(_)
+            Change::RemovePoints(..)
+                | Change::DropSeed(_)
+                | Change::Forget(_)
+                | Change::Sweep(_)
+                | Change::Purge(_)
         );
         match self.try_commit(state, change.clone(), after) {
             Err(e) if e.kind() == ErrorKind::Full && makes_room && self.use_headroom() => {
