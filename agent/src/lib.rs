@@ -34,7 +34,6 @@ mod ladder;
 mod limits;
 mod made_here;
 mod memory;
-mod open_files;
 mod open_target;
 mod output;
 mod partial_dir;

@@ -124,7 +124,7 @@ impl Protection {
     /// # Errors
     /// See the table above.
     pub fn start(options: ProtectOptions, world: World) -> Result<Self> {
-        crate::open_files::allow_many();
+        block::allow_many_open_files();
         let place = options.state.group(&options.group);
         create_private(place.dir())?;
         let mut locks = vec![lock_group(&place)?];

@@ -365,6 +365,10 @@ impl Dir for DeviceDir {
         ))
     }
 
+    fn existing_subdir(&self, _name: &str) -> io::Result<Arc<dyn Dir>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
     fn lock_exclusive(&self, name: &str) -> io::Result<Box<dyn Any + Send + Sync>> {
         if !self.locks.lock().insert(name.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());

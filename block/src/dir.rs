@@ -65,6 +65,12 @@ pub trait Dir: Send + Sync {
     /// The operating system's.
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>>;
 
+    /// The directory `name` inside this one. Nothing is created: who only reads changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound` and the operating system's.
+    fn existing_subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>>;
+
     /// Takes the lock file `name` (created if missing) until the returned value is dropped or the
     /// process ends, however it ends.
     ///

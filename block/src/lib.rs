@@ -25,6 +25,7 @@ mod locks;
 #[cfg(feature = "conformance")]
 mod memory;
 mod name;
+mod open_files;
 mod os_dir;
 mod os_file;
 mod overlay;
@@ -46,6 +47,7 @@ pub use identity::Identity;
 #[cfg(feature = "conformance")]
 pub use memory::MemoryDevice;
 pub use name::{InvalidName, Name};
+pub use open_files::allow_many_open_files;
 pub use os_dir::OsDir;
 pub use overlay::Overlay;
 pub use page_buf::PageBuf;

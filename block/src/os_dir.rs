@@ -180,6 +180,11 @@ impl Dir for OsDir {
             Err(Errno::ROFS | Errno::ACCESS) if self.has(name) => {}
             Err(e) => return self.named("create directory", name, Err(e)),
         }
+        self.existing_subdir(name)
+    }
+
+    fn existing_subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
+        check_name(name)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.named("open directory", name, self.open_file(name, flags))?;
         let path = self.path.join(name);

@@ -155,6 +155,7 @@ impl Server {
     /// # Errors
     /// If the state cannot be read, the certificates are of no use, or the address is taken.
     pub fn start(options: ServerOptions) -> Result<Self, ServerError> {
+        block::allow_many_open_files();
         let state = |source| ServerError::State {
             path: options.state.clone(),
             source,

@@ -146,3 +146,37 @@ fn only_ranges_that_one_answer_can_hold_are_sent() {
     }
     assert_eq!(bench.ask("GET", path, Some(&token)).0, 400);
 }
+
+/// A token that could only read made a directory of every folder that it named, and kept the server from opening files.
+#[test]
+fn a_folder_that_is_asked_for_is_not_made() {
+    let bench = served();
+    let token = bench.token(&[Role::Restore]);
+    for number in 0..3 {
+        let folder = format!("trees/00f{number:03x}");
+        let path = format!("/v1/vaults/v/list?folder={folder}");
+        let (status, body) = bench.ask("GET", &path, Some(&token));
+        assert_eq!((status, &*body), (200, r#"{"objects":[]}"#));
+        let path = format!("/v1/vaults/v/objects/{folder}/x");
+        let asked = bench.ask_with("GET", &path, Some(&token), |r| {
+            r.header("range", "bytes=0-9")
+        });
+        assert_eq!(asked.0, 404, "{}", asked.1);
+        assert!(!bench.path(&format!("place/vaults/v/{folder}")).exists());
+    }
+}
+
+/// Most systems start a process with 1,024 open files: a server of a few vaults has more.
+#[test]
+fn a_server_asks_for_as_many_open_files_as_it_may() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let few = Rlimit {
+        current: Some(512),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, few).unwrap();
+    let _bench = Bench::new();
+    assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+}

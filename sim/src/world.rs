@@ -395,6 +395,18 @@ impl Dir for SimDir {
         Ok(self.world.dir_at(format!("{}/{name}", self.path)))
     }
 
+    fn existing_subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
+        let path = format!("{}/{name}", self.path);
+        let world = self.world();
+        world.alive()?;
+        let is_there = world.dirs.contains_key(&path);
+        drop(world);
+        match is_there {
+            true => Ok(self.world.dir_at(path)),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     fn lock_exclusive(&self, name: &str) -> io::Result<Box<dyn Any + Send + Sync>> {
         let key = format!("{}/{name}", self.path);
         if !self.world().locks.insert(key.clone()) {

@@ -74,6 +74,9 @@ impl Dir for Hanging {
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
         self.dir.subdir(name)
     }
+    fn existing_subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
+        self.dir.existing_subdir(name)
+    }
     fn lock_exclusive(&self, name: &str) -> io::Result<Box<dyn Any + Send + Sync>> {
         self.dir.lock_exclusive(name)
     }

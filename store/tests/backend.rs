@@ -43,3 +43,38 @@ fn a_lock_keeps_a_second_one_out_until_it_is_dropped() {
     drop(lock);
     b.lock().unwrap();
 }
+
+/// A token that could only read made directories: a folder that was asked for was made, synced and kept open for ever, until the
+/// server had no file left to open.
+#[test]
+fn who_reads_makes_no_folder_and_keeps_few_open() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = Directory::new(Arc::new(OsDir::open(tmp.path()).unwrap()));
+    assert!(place.list("containers/0000ff").unwrap().is_empty());
+    assert!(place.half_created("containers/0000ff").unwrap().is_empty());
+    let between = place.list_between("containers/0000ff", "a", "z").unwrap();
+    assert!(between.is_empty());
+    let name = "containers/0000ff/x";
+    let missing = [
+        place.len(name).unwrap_err(),
+        place.read(name, 0, &mut [0]).unwrap_err(),
+        place.remove(name).unwrap_err(),
+        place.sync("containers/0000ff").unwrap_err(),
+    ];
+    assert!(missing.iter().all(|e| e.kind() == ErrorKind::NotFound));
+    assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
+
+    for number in 0..200 {
+        let folder = format!("containers/{number:06x}");
+        std::fs::create_dir_all(tmp.path().join(&folder)).unwrap();
+        assert!(place.list(&folder).unwrap().is_empty());
+    }
+    assert!(open_below(tmp.path()) < 50);
+}
+
+/// How many files and directories below `path` the process has open.
+fn open_below(path: &std::path::Path) -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").expect("Linux tells");
+    let targets = all.filter_map(|open| std::fs::read_link(open.ok()?.path()).ok());
+    targets.filter(|target| target.starts_with(path)).count()
+}

@@ -76,6 +76,7 @@ fn names_never_leave_the_directory() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad:?}");
         assert!(dir.open(bad).is_err() && dir.remove(bad).is_err());
         assert!(dir.subdir(bad).is_err() && dir.lock_exclusive(bad).is_err());
+        assert!(dir.existing_subdir(bad).is_err());
         assert!(dir.rename(bad, "x").is_err() && dir.rename_new("x", bad).is_err());
     }
 }

@@ -1,10 +1,9 @@
 //! Objects as the files of a directory.
 //!
 //! Rule: a file is written under a name that no object has, its bytes are synced, then it is renamed; so a crash
-//! leaves whole objects, and debris that the next writer removes.
+//! leaves whole objects, and debris that the next writer removes. Who only reads makes no folder.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,13 +17,16 @@ use crate::backend::Backend;
 /// Files that are kept open. A file that is removed meanwhile keeps its space until it is closed: they are few.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(16).expect("is not zero");
 
+/// Folders that are kept open. A large store has thousands, and a server a thousand stores: what is closed is opened again.
+const FOLDERS_MAX: NonZeroUsize = NonZeroUsize::new(32).expect("is not zero");
+
 /// Marks a file that is being written.
 const TMP_MARK: &str = ".tmp-";
 
 /// A [`Backend`] over a directory.
 pub struct Directory {
     root: Arc<dyn Dir>,
-    folders: Mutex<BTreeMap<String, Arc<dyn Dir>>>,
+    folders: Mutex<LruCache<String, Arc<dyn Dir>>>,
     files: Mutex<LruCache<String, Arc<dyn File>>>,
 }
 
@@ -34,7 +36,7 @@ impl Directory {
     pub fn new(root: Arc<dyn Dir>) -> Self {
         Self {
             root,
-            folders: Mutex::default(),
+            folders: Mutex::new(LruCache::new(FOLDERS_MAX)),
             files: Mutex::new(LruCache::new(FILES_MAX)),
         }
     }
@@ -45,8 +47,21 @@ impl Directory {
         Arc::new(Self::new(Arc::clone(root)))
     }
 
-    /// A folder, made if it is missing.
-    fn folder(&self, folder: &str) -> io::Result<Arc<dyn Dir>> {
+    /// A folder, made if it is missing: for who writes.
+    fn made(&self, folder: &str) -> io::Result<Arc<dyn Dir>> {
+        self.folder(folder, |above, name| above.subdir(name))
+    }
+
+    /// A folder that is there: who reads makes none.
+    fn found(&self, folder: &str) -> io::Result<Arc<dyn Dir>> {
+        self.folder(folder, |above, name| above.existing_subdir(name))
+    }
+
+    fn folder(
+        &self,
+        folder: &str,
+        step: impl Fn(&dyn Dir, &str) -> io::Result<Arc<dyn Dir>>,
+    ) -> io::Result<Arc<dyn Dir>> {
         if folder.is_empty() {
             return Ok(Arc::clone(&self.root));
         }
@@ -55,26 +70,19 @@ impl Directory {
         }
         let mut dir = Arc::clone(&self.root);
         for part in folder.split('/') {
-            dir = dir.subdir(part)?;
+            dir = step(&*dir, part)?;
         }
-        self.folders
-            .lock()
-            .insert(folder.to_owned(), Arc::clone(&dir));
+        let kept = Arc::clone(&dir);
+        self.folders.lock().put(folder.to_owned(), kept);
         Ok(dir)
     }
 
-    /// `None` if it is not there, and nobody may make it.
-    fn folder_to_read(&self, folder: &str) -> io::Result<Option<Arc<dyn Dir>>> {
-        match self.folder(folder) {
-            Err(e) if is_read_only(&e) => Ok(None),
+    /// `None` if it is not there: nothing was ever put into it.
+    fn found_if_any(&self, folder: &str) -> io::Result<Option<Arc<dyn Dir>>> {
+        match self.found(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             dir => dir.map(Some),
         }
-    }
-
-    /// The folder of an object, and its plain name.
-    fn place<'a>(&self, name: &'a str) -> io::Result<(Arc<dyn Dir>, &'a str)> {
-        let (folder, plain) = name.rsplit_once('/').unwrap_or(("", name));
-        Ok((self.folder(folder)?, plain))
     }
 
     /// The files of a folder whose names are asked for, and their lengths.
@@ -83,7 +91,7 @@ impl Directory {
         folder: &str,
         is_asked_for: impl Fn(&str) -> bool,
     ) -> io::Result<Vec<(String, u64)>> {
-        let Some(dir) = self.folder_to_read(folder)? else {
+        let Some(dir) = self.found_if_any(folder)? else {
             return Ok(Vec::new());
         };
         let mut found = Vec::new();
@@ -101,8 +109,8 @@ impl Directory {
         if let Some(file) = self.files.lock().get(name) {
             return Ok(Arc::clone(file));
         }
-        let (dir, plain) = self.place(name)?;
-        let file = dir.open(plain)?;
+        let (folder, plain) = parted(name);
+        let file = self.found(folder)?.open(plain)?;
         self.files.lock().put(name.to_owned(), Arc::clone(&file));
         Ok(file)
     }
@@ -114,7 +122,8 @@ impl Directory {
         epoch: u64,
         rename: impl Fn(&dyn Dir, &str, &str) -> io::Result<()>,
     ) -> io::Result<()> {
-        let (dir, plain) = self.place(name)?;
+        let (folder, plain) = parted(name);
+        let dir = self.made(folder)?;
         let tmp = format!("{plain}{TMP_MARK}{epoch}");
         let put = || {
             let file = dir.create(&tmp)?;
@@ -145,8 +154,8 @@ impl Backend for Directory {
             return file.len();
         }
         // Who asks for the length does not always read it.
-        let (dir, plain) = self.place(name)?;
-        dir.open(plain)?.len()
+        let (folder, plain) = parted(name);
+        self.found(folder)?.open(plain)?.len()
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -154,8 +163,8 @@ impl Backend for Directory {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let (dir, plain) = self.place(name)?;
-        let removed = dir.remove(plain);
+        let (folder, plain) = parted(name);
+        let removed = self.found(folder)?.remove(plain);
         // After it: somebody may have opened it again until then.
         self.files.lock().pop(name);
         removed
@@ -171,7 +180,7 @@ impl Backend for Directory {
 
     /// Lengths are not asked for: a catalog has thousands of commits.
     fn list_between(&self, folder: &str, after: &str, before: &str) -> io::Result<Vec<String>> {
-        let Some(dir) = self.folder_to_read(folder)? else {
+        let Some(dir) = self.found_if_any(folder)? else {
             return Ok(Vec::new());
         };
         let between = |name: &String| name.as_str() > after && name.as_str() < before;
@@ -179,25 +188,25 @@ impl Backend for Directory {
     }
 
     fn recover(&self, folder: &str) -> io::Result<()> {
-        let dir = self.folder(folder)?;
+        let dir = self.made(folder)?;
         for debris in dir.list()?.iter().filter(|name| name.contains(TMP_MARK)) {
             dir.remove(debris)?;
         }
         dir.sync()?;
         // The folder's own name: who made it may not have lived to sync it.
         match folder.rsplit_once('/') {
-            Some((above, _)) => self.folder(above)?.sync(),
+            Some((above, _)) => self.made(above)?.sync(),
             None if folder.is_empty() => Ok(()),
             None => self.root.sync(),
         }
     }
 
     fn sync(&self, folder: &str) -> io::Result<()> {
-        self.folder(folder)?.sync()
+        self.found(folder)?.sync()
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        self.folder("lease")?.lock_exclusive("lock").map(Some)
+        self.made("lease")?.lock_exclusive("lock").map(Some)
     }
 
     fn space(&self) -> io::Result<Option<Space>> {
@@ -209,14 +218,12 @@ impl Backend for Directory {
     }
 }
 
+/// The folder of an object, and its plain name.
+fn parted(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
+}
+
 /// The names of whole objects.
 fn whole(names: Vec<String>) -> impl Iterator<Item = String> {
     names.into_iter().filter(|name| !name.contains(TMP_MARK))
-}
-
-fn is_read_only(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
-    )
 }
