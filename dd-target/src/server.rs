@@ -268,10 +268,15 @@ impl Inner {
         })
     }
 
-    /// Writes down a refusal; not every one, where they come by the thousand: whoever is refused must not fill the disk.
-    pub(crate) fn refused(&self, mut entry: Entry) -> Answer<()> {
+    /// Writes down a refusal, as [`record_some`](Self::record_some) does.
+    pub(crate) fn refused(&self, entry: Entry) -> Answer<()> {
         self.figures.refused();
-        match self.audit.is_due(entry.token.as_deref()) {
+        self.record_some(entry)
+    }
+
+    /// Writes a line of those that come by the thousand, and not every one: who causes them must not fill the disk.
+    pub(crate) fn record_some(&self, mut entry: Entry) -> Answer<()> {
+        match self.audit.is_due(entry.event, entry.token.as_deref()) {
             None => return Ok(()),
             Some(0) => {}
             Some(left_out) => {

@@ -169,7 +169,7 @@ pub(crate) async fn chore(
         if !caller.has(role) {
             entry.event = Event::Refused;
             entry.why = Some(format!("it lacks the role {role}"));
-            shared.record(entry)?;
+            shared.refused(entry)?;
             let sentence = format!("this takes a token with the role {role}");
             return Err(Refusal::new(StatusCode::FORBIDDEN, sentence));
         }

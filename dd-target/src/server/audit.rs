@@ -29,13 +29,17 @@ const FILE: &str = "audit.log";
 const LINE_BYTES_MAX: u64 = 16 << 10;
 /// Longest text of a field, in characters.
 const FIELD_CHARS_MAX: usize = 500;
+/// Longest run of hexadecimal digits that is written down: ids, lineages. A token's secret has 64, and comes here in paths and
+/// arguments of whoever pastes a token where its id belongs.
+const DIGITS_MAX: usize = 32;
 /// Lines that are read at once for who asks.
 pub(crate) const LINES_MAX: usize = 1_000;
-/// Refusals of a token, and of all strangers, that are written down in a minute: the log must not be a way to fill the disk.
-const REFUSALS_PER_MINUTE: u32 = 60;
+/// Refusals of a token, and of all strangers, that are written down in a minute, and as many poisoned regions: the log must not
+/// be a way to fill the disk.
+const LINES_PER_MINUTE: u32 = 60;
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// Somebody may not do what was asked for, or is not known.
@@ -103,14 +107,14 @@ pub(crate) struct Entry {
 pub(crate) struct Audit {
     dir: Arc<StateDir>,
     clock: Arc<dyn Clock>,
-    /// By token; strangers have none.
-    refusals: Mutex<HashMap<Option<String>, Refusals>>,
+    /// By what happened and the token; strangers have none.
+    minutes: Mutex<HashMap<(Event, Option<String>), Minute>>,
 }
 
-/// How many refusals were written down in a minute.
+/// How many lines were written down in a minute.
 #[derive(Default)]
-struct Refusals {
-    minute: u64,
+struct Minute {
+    number: u64,
     count: u32,
     left_out: u64,
 }
@@ -128,7 +132,7 @@ impl Audit {
         Self {
             dir: Arc::clone(dir),
             clock: Arc::clone(clock),
-            refusals: Mutex::default(),
+            minutes: Mutex::default(),
         }
     }
 
@@ -148,11 +152,11 @@ impl Audit {
             n: tail.n + 1,
             at: rfc3339(self.clock.wall()),
             event: entry.event,
-            token: entry.token.map(short),
-            peer: entry.peer.map(short),
-            vault: entry.vault.map(short),
-            what: short(entry.what),
-            why: entry.why.map(short),
+            token: entry.token.as_deref().map(field),
+            peer: entry.peer.as_deref().map(field),
+            vault: entry.vault.as_deref().map(field),
+            what: field(&entry.what),
+            why: entry.why.as_deref().map(field),
             previous: tail.previous,
         };
         let mut text = serde_json::to_vec(&line).expect("a line is plain data");
@@ -169,23 +173,24 @@ impl Audit {
         Ok(())
     }
 
-    /// Whether a refusal is to be written down, and how many were not before it.
-    pub(crate) fn is_due(&self, token: Option<&str>) -> Option<u64> {
-        let minute = self.clock.monotonic().as_secs() / Duration::from_mins(1).as_secs();
-        let mut all = self.refusals.lock();
+    /// Whether a line that its cause can ask for again and again is to be written down, and how many like it were not before it.
+    pub(crate) fn is_due(&self, event: Event, token: Option<&str>) -> Option<u64> {
+        let number = self.clock.monotonic().as_secs() / Duration::from_mins(1).as_secs();
+        let mut all = self.minutes.lock();
         // There are as many as there are tokens; those that nothing is owed are made anew.
-        all.retain(|_, refusals| refusals.minute == minute || refusals.left_out > 0);
-        let refusals = all.entry(token.map(str::to_owned)).or_default();
-        if refusals.minute != minute {
-            refusals.minute = minute;
-            refusals.count = 0;
+        all.retain(|_, minute| minute.number == number || minute.left_out > 0);
+        let key = (event, token.map(str::to_owned));
+        let minute = all.entry(key).or_default();
+        if minute.number != number {
+            minute.number = number;
+            minute.count = 0;
         }
-        if refusals.count >= REFUSALS_PER_MINUTE {
-            refusals.left_out += 1;
+        if minute.count >= LINES_PER_MINUTE {
+            minute.left_out += 1;
             return None;
         }
-        refusals.count += 1;
-        Some(std::mem::take(&mut refusals.left_out))
+        minute.count += 1;
+        Some(std::mem::take(&mut minute.left_out))
     }
 
     /// Lines after number `after`, and whether the log is whole up to them.
@@ -280,8 +285,24 @@ fn digest(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
-fn short(text: String) -> String {
-    text.chars().take(FIELD_CHARS_MAX).collect()
+/// A text without what could be a secret, and not too long.
+fn field(text: &str) -> String {
+    let mut safe = String::new();
+    let mut digits = 0;
+    for char in text.chars().chain([' ']) {
+        if char.is_ascii_hexdigit() {
+            digits += 1;
+        } else {
+            if digits > DIGITS_MAX {
+                safe.truncate(safe.len() - digits);
+                safe.push_str("***");
+            }
+            digits = 0;
+        }
+        safe.push(char);
+    }
+    safe.pop();
+    safe.chars().take(FIELD_CHARS_MAX).collect()
 }
 
 fn rfc3339(at: UnixNanos) -> String {
@@ -373,10 +394,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let audit = audit(&dir);
         for token in [None, Some("revoked")] {
-            let written = (0..1_000).filter(|_| audit.is_due(token).is_some());
+            let due = |_: &u32| audit.is_due(Event::Refused, token).is_some();
+            let written = (0..1_000).filter(due);
             // The minute may end meanwhile.
-            assert!(written.count() <= 2 * REFUSALS_PER_MINUTE as usize);
+            assert!(written.count() <= 2 * LINES_PER_MINUTE as usize);
         }
-        assert!(audit.is_due(Some("another")).is_some());
+        assert!(audit.is_due(Event::Refused, Some("another")).is_some());
+        let poisoned = audit.is_due(Event::Poisoned, Some("revoked"));
+        assert_eq!(poisoned, Some(0), "refusals leave no poison out");
+    }
+
+    /// Who pasted a whole token where its id belongs had its secret in the log.
+    #[test]
+    fn secrets_are_not_written_down_wherever_they_stand() {
+        let secret = "0123456789abcdef".repeat(4);
+        let what = format!("DELETE /v1/tokens/standin-0123456789ab-{secret}");
+        let hidden = "DELETE /v1/tokens/standin-0123456789ab-***";
+        assert_eq!(field(&what), hidden);
+        assert_eq!(
+            field(&format!("{what}/{secret}x")),
+            format!("{hidden}/***x")
+        );
+        let lineage = "lineage 0123456789abcdef0123456789abcdef, point g@1";
+        assert_eq!(field(lineage), lineage);
     }
 }

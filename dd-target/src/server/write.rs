@@ -151,7 +151,7 @@ fn put(shared: &Inner, caller: &Caller, draft: &Draft, frame: wire::Frame) -> An
     let what = format!("a region of {count} chunks was refused");
     let mut entry = caller.entry(Event::Poisoned, Some(&draft.vault().name), what);
     entry.why = Some(why.to_owned());
-    shared.record(entry)?;
+    shared.record_some(entry)?;
     let sentence = format!("the region is not what it is said to be: {why}");
     Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, sentence))
 }
