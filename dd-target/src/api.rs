@@ -99,6 +99,17 @@ pub struct Token {
     pub certificate: Option<String>,
 }
 
+/// A token that was taken back.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RevokedToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: Token,
+    /// Why the audit log does not say so, if it could not be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritten: Option<String>,
+}
+
 /// A token that was made.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedToken {

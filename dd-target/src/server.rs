@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use block::{Clock, Name, OsRandom};
@@ -61,6 +62,7 @@ mod local;
 mod openapi;
 mod read;
 mod refusal;
+mod revocation;
 mod roles;
 mod state_dir;
 mod tokens;
@@ -130,8 +132,8 @@ pub(crate) struct Inner {
     /// One permit a byte.
     bodies: Arc<Semaphore>,
     chores: Arc<Semaphore>,
-    /// In which hour each token was last seen to read each vault.
-    reads: Mutex<HashMap<(String, Name), u64>>,
+    /// Until when it is not noted again that a token reads a vault.
+    reads: Mutex<HashMap<(String, Name), Duration>>,
     figures: Figures,
     openapi: serde_json::Value,
     ending: Ending,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use block::{Name, UnixNanos};
-use dd_target::api::{CreatedToken, NewToken, Token};
+use dd_target::api::{CreatedToken, NewToken, RevokedToken, Token};
 use dd_target::client::{Access, Remote};
 use dd_target::server::LocalTokens;
 use serde_json::json;
@@ -39,8 +39,14 @@ pub(crate) fn token(args: TokenArgs, printer: &Printer) -> Result<()> {
             printer.answer(&json!({ "tokens": tokens }), || listed(&tokens));
         }
         TokenCommand::Revoke { id, of } => {
-            let token = Tokens::open(&of)?.revoke(&id)?;
-            printer.answer(&token, || {
+            let revoked = Tokens::open(&of)?.revoke(&id)?;
+            if let Some(why) = &revoked.unwritten {
+                printer.talk(&format!(
+                    "the audit log does not say so, it could not be written: {why}"
+                ));
+            }
+            let token = &revoked.token;
+            printer.answer(&revoked, || {
                 format!("token {} ({}) is revoked", token.id, token.name)
             });
         }
@@ -77,7 +83,7 @@ impl Tokens {
         })
     }
 
-    fn revoke(&self, id: &str) -> Result<Token> {
+    fn revoke(&self, id: &str) -> Result<RevokedToken> {
         Ok(match self {
             Self::Here(tokens) => tokens.revoke(id)?,
             Self::There(server) => server.revoke_token(id)?,

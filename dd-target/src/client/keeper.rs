@@ -6,7 +6,8 @@ use block::Name;
 use reqwest::Method;
 
 use crate::api::{
-    CreatedToken, NewQuota, NewToken, NewVault, Token, TokenList, Vault, VaultFigures, VaultList,
+    CreatedToken, NewQuota, NewToken, NewVault, RevokedToken, Token, TokenList, Vault,
+    VaultFigures, VaultList,
 };
 use crate::chore::{Chore, Done};
 use crate::client::connection::{Ask, Connection};
@@ -98,7 +99,7 @@ impl Remote {
     ///
     /// # Errors
     /// As [`vaults`](Self::vaults); if there is none of this id.
-    pub fn revoke_token(&self, id: &str) -> Result<Token, RemoteError> {
+    pub fn revoke_token(&self, id: &str) -> Result<RevokedToken, RemoteError> {
         let legal = id.chars().all(|c| c.is_ascii_alphanumeric());
         let id = if legal { id } else { "unknown" };
         let mut ask = Ask::get(format!("/v1/tokens/{id}"));

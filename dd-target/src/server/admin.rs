@@ -10,13 +10,14 @@ use serde::Deserialize;
 use store::{Store, StoreError};
 
 use crate::api::{
-    CreatedToken, NewQuota, NewToken, NewVault, Role, Token, TokenList, Vault, VaultFigures,
+    CreatedToken, NewQuota, NewToken, NewVault, RevokedToken, Role, TokenList, Vault, VaultFigures,
     VaultList,
 };
 use crate::chore::{Chore, Context, Done, perform};
 use crate::server::audit::{AuditPage, Event};
 use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
+use crate::server::revocation::revoke;
 use crate::server::{Shared, blocking};
 
 /// A body that is no JSON of the right shape is answered as everything else is.
@@ -126,12 +127,11 @@ pub(crate) async fn revoke_token(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(token): Path<String>,
-) -> Answer<Json<Token>> {
+) -> Answer<Json<RevokedToken>> {
     blocking(move || {
-        let what = format!("{token} is to be revoked");
-        shared.record(caller.entry(Event::Token, None, what))?;
-        let revoked = shared.tokens.revoke(&token, shared.clock.wall())?;
-        Ok(Json(revoked))
+        let (place, now) = ((&shared.tokens, &shared.audit), shared.clock.wall());
+        let entry = |what| caller.entry(Event::Token, None, what);
+        Ok(Json(revoke(place, &token, now, entry)?))
     })
     .await
 }

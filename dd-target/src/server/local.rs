@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use block::{Clock, OsRandom};
 
-use crate::api::{CreatedToken, NewToken, Role, Token};
+use crate::api::{CreatedToken, NewToken, RevokedToken, Role, Token};
 use crate::server::ServerError;
 use crate::server::audit::{Audit, Entry, Event};
+use crate::server::revocation::revoke;
 use crate::server::state_dir::StateDir;
 use crate::server::tokens::Tokens;
 
@@ -61,20 +62,23 @@ impl LocalTokens {
     ///
     /// # Errors
     /// If there is none of this id, or it cannot be written.
-    pub fn revoke(&self, id: &str) -> Result<Token, ServerError> {
-        self.record(format!("{id} is to be revoked"))?;
-        Ok(self.tokens.revoke(id, self.clock.wall())?)
+    pub fn revoke(&self, id: &str) -> Result<RevokedToken, ServerError> {
+        let place = (&self.tokens, &self.audit);
+        Ok(revoke(place, id, self.clock.wall(), entry)?)
     }
 
     fn record(&self, what: String) -> Result<(), ServerError> {
-        let entry = Entry {
-            event: Event::Token,
-            token: None,
-            peer: Some("the server's machine".into()),
-            vault: None,
-            what,
-            why: None,
-        };
-        self.audit.write(entry).map_err(ServerError::Audit)
+        self.audit.write(entry(what)).map_err(ServerError::Audit)
+    }
+}
+
+fn entry(what: String) -> Entry {
+    Entry {
+        event: Event::Token,
+        token: None,
+        peer: Some("the server's machine".into()),
+        vault: None,
+        what,
+        why: None,
     }
 }

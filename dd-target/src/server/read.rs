@@ -3,6 +3,7 @@
 //! Rule: only the folders of a store are there, and of those not the leases of its writers.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::Json;
@@ -11,7 +12,9 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use block::Name;
 use serde::Deserialize;
+use tracing::warn;
 
 use crate::api::{ObjectList, Role};
 use crate::server::admin::asked;
@@ -21,6 +24,11 @@ use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
 use crate::server::{Inner, Shared, blocking};
 use crate::wire::{CATALOG, KEYS, RANGE_MAX, is_folder, is_object};
+
+/// How long a reader of a vault is not noted again.
+const READ_NOTED_FOR: Duration = Duration::from_hours(1);
+/// After a line that could not be written.
+const READ_TRIED_AGAIN: Duration = Duration::from_mins(1);
 
 #[derive(Deserialize)]
 pub(crate) struct Listed {
@@ -137,17 +145,34 @@ fn range(headers: &HeaderMap) -> Answer<Range<u64>> {
 }
 
 impl Inner {
-    /// Notes that somebody reads a vault, once an hour for each.
+    /// Notes that somebody reads a vault, once an hour for each. A log that cannot be written keeps nobody from restoring; it is
+    /// tried again.
     fn note_reader(&self, caller: &Caller, vault: &Vault) {
         if !caller.has(Role::Restore) {
             return;
         }
-        let hour = self.clock.monotonic().as_secs() / 3_600;
+        let now = self.clock.monotonic();
         let key = (caller.token.id.clone(), vault.name.clone());
-        let seen = self.reads.lock().insert(key, hour);
-        if seen != Some(hour) {
-            let what = "reads of the vault begin".to_owned();
-            self.note(caller.entry(Event::Read, Some(&vault.name), what));
+        if !self.is_read_due(&key, now) {
+            return;
+        }
+        let what = "reads of the vault begin".to_owned();
+        match self
+            .audit
+            .write(caller.entry(Event::Read, Some(&vault.name), what))
+        {
+            Ok(()) => drop(self.reads.lock().insert(key, now + READ_NOTED_FOR)),
+            Err(error) => warn!(%error, "the audit log cannot be written"),
+        }
+    }
+
+    /// Whether a line is to be written; whoever is told so tries it, and nobody else for a while.
+    fn is_read_due(&self, key: &(String, Name), now: Duration) -> bool {
+        let mut reads = self.reads.lock();
+        reads.retain(|_, until| now < *until);
+        match reads.contains_key(key) {
+            true => false,
+            false => reads.insert(key.clone(), now + READ_TRIED_AGAIN).is_none(),
         }
     }
 }

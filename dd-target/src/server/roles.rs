@@ -104,7 +104,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("POST" "/v1/vaults/{vault}/chores", LOOK_AFTER, JSON_BYTES_MAX, post(admin::chore), &[], json::<Chore>() => json::<serde_json::Value>(), "Look after a vault: collect and scrub take admin, all else takes retention"),
     route!("GET" "/v1/tokens", ADMIN, 0, get(admin::tokens), &[], Content::Nothing => json::<api::TokenList>(), "All tokens, without their secrets"),
     route!("POST" "/v1/tokens", ADMIN, JSON_BYTES_MAX, post(admin::create_token), &[], json::<api::NewToken>() => json::<api::CreatedToken>(), "Make a token; its text is told once"),
-    route!("DELETE" "/v1/tokens/{token}", ADMIN, 0, delete(admin::revoke_token), &[], Content::Nothing => json::<api::Token>(), "Take a token back"),
+    route!("DELETE" "/v1/tokens/{token}", ADMIN, 0, delete(admin::revoke_token), &[], Content::Nothing => json::<api::RevokedToken>(), "Take a token back"),
     route!("GET" "/v1/audit", ADMIN, 0, get(admin::audit), &[query("after", false, "integer")], Content::Nothing => json::<AuditPage>(), "Lines of the audit log after number ?after="),
     route!("GET" "/v1/vaults/{vault}/list", SEE, 0, get(read::list), &[query("folder", true, "string")], Content::Nothing => json::<api::ObjectList>(), "Names and lengths of the objects in ?folder="),
     route!("GET" "/v1/vaults/{vault}/keys", KEYS, 0, get(read::list_keys), &[], Content::Nothing => json::<api::ObjectList>(), "Names and lengths of the objects that hold the vault's key, wrapped"),

@@ -1,17 +1,25 @@
 //! The directory of what a server must not lose: tokens, vaults, the audit log. Nobody but its owner can look into it.
 //!
 //! Rule: a file is replaced whole (written beside, synced, renamed, directory synced); whoever changes one holds the lock,
-//! since commands on the server's machine change them, too.
+//! since commands on the server's machine change them, too. The file `headroom` occupies room in good times, so that a token can
+//! be taken back when the disk is full.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use tracing::debug;
 
 /// No file of it is longer.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+const HEADROOM: &str = "headroom";
+/// The longest file of tokens.
+const HEADROOM_BYTES: u64 = 8 << 20;
+/// Less than this is not worth a file.
+const HEADROOM_BYTES_LEAST: u64 = 64 << 10;
 
 /// The state directory.
 #[derive(Debug)]
@@ -38,7 +46,9 @@ impl StateDir {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence));
         }
         let path = path.to_owned();
-        Ok(Self { path })
+        let dir = Self { path };
+        dir.keep_headroom();
+        Ok(dir)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -86,6 +96,44 @@ impl StateDir {
         file.sync_all()?;
         fs::rename(&beside, self.path(name))?;
         self.sync()
+    }
+
+    /// The same; on a full disk it goes where the headroom was.
+    pub(crate) fn write_at_last(
+        &self,
+        locked: &Locked,
+        name: &str,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        match self.write(locked, name, bytes) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                // Without headroom it fails once more.
+                let _ = fs::remove_file(self.path(HEADROOM));
+                let written = self.write(locked, name, bytes);
+                self.keep_headroom();
+                written
+            }
+            written => written,
+        }
+    }
+
+    /// Occupies the headroom, or as much of it as there is; who has none can go on.
+    fn keep_headroom(&self) {
+        let keep = || -> io::Result<()> {
+            let file = private().append(true).open(self.path(HEADROOM))?;
+            let mut there = file.metadata()?.len();
+            let halves = std::iter::successors(Some(HEADROOM_BYTES), |bytes| Some(bytes / 2));
+            for more in halves.take_while(|bytes| *bytes >= HEADROOM_BYTES_LEAST) {
+                let is_wanted = there + more <= HEADROOM_BYTES;
+                if is_wanted && fallocate(&file, FallocateFlags::empty(), there, more).is_ok() {
+                    there += more;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = keep() {
+            debug!(%error, "no headroom could be reserved in the state directory");
+        }
     }
 
     /// Makes names in it durable.

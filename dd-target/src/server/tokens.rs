@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::api::{CreatedToken, NewToken, Role, Token};
-use crate::server::state_dir::{Stamp, StateDir};
+use crate::server::state_dir::{Locked, Stamp, StateDir};
 
 const FILE: &str = "tokens.json";
 /// Most entries of the file.
@@ -128,7 +128,7 @@ impl Tokens {
             token: token.clone(),
             secret_sha256: by_secret.then(|| digest(&secret)),
         };
-        self.change(|file| {
+        self.change(StateDir::write, |file| {
             if file.tokens.len() >= TOKENS_MAX {
                 return Err(TokenError::Invalid(
                     "there are too many tokens; 10,000 at most",
@@ -143,7 +143,7 @@ impl Tokens {
 
     /// Takes a token back. One that was taken back stays as it is.
     pub(crate) fn revoke(&self, id: &str, now: UnixNanos) -> Result<Token, TokenError> {
-        self.change(|file| {
+        self.change(StateDir::write_at_last, |file| {
             let mut all = file.tokens.iter_mut();
             let entry = all.find(|entry| entry.token.id == id);
             let unknown = || TokenError::Unknown(id.chars().take(40).collect());
@@ -176,6 +176,7 @@ impl Tokens {
 
     fn change<T>(
         &self,
+        write: impl FnOnce(&StateDir, &Locked, &str, &[u8]) -> io::Result<()>,
         change: impl FnOnce(&mut File) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
         let locked = self.dir.lock().map_err(failed("lock"))?;
@@ -185,7 +186,7 @@ impl Tokens {
         };
         let done = change(&mut file)?;
         let bytes = serde_json::to_vec_pretty(&file).expect("entries are plain data");
-        let written = self.dir.write(&locked, FILE, &bytes);
+        let written = write(&self.dir, &locked, FILE, &bytes);
         written.map_err(failed("write"))?;
         Ok(done)
     }
@@ -205,6 +206,12 @@ impl Tokens {
         }
         Ok(Arc::clone(&read.1))
     }
+}
+
+/// Whether a text has the shape of a token's id.
+pub(crate) fn is_id(text: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == 2 * ID_BYTES && text.bytes().all(is_digit)
 }
 
 /// `None` if there is no such token, or the secret is another one.
