@@ -57,7 +57,12 @@ impl StateDir {
 
     /// Waits until nobody else changes anything.
     pub(crate) fn lock(&self) -> io::Result<Locked> {
-        let file = private().append(true).open(self.path("lock"))?;
+        self.lock_as("lock")
+    }
+
+    /// The same of files that have a lock of their own.
+    pub(crate) fn lock_as(&self, name: &str) -> io::Result<Locked> {
+        let file = private().append(true).open(self.path(name))?;
         flock(&file, FlockOperation::LockExclusive)?;
         Ok(Locked { _file: file })
     }
