@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::http::StatusCode;
 use block::{Clock, Name, OsRandom};
 use parking_lot::Mutex;
@@ -29,12 +30,15 @@ use crate::keeper::KeepOptions;
 use crate::place::Place;
 use crate::problem::chain;
 use crate::server::audit::{Audit, Entry, Event};
+use crate::server::budget::Budget;
 use crate::server::certificate::Identity;
 use crate::server::drafts::Drafts;
 use crate::server::ending::Ending;
 use crate::server::figures::Figures;
 use crate::server::guard::UnderWay;
-use crate::server::limits::{BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, THREADS_MAX};
+use crate::server::limits::{
+    ANSWER_BYTES_AT_ONCE, BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, THREADS_MAX,
+};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::state_dir::StateDir;
 use crate::server::tokens::Tokens;
@@ -48,6 +52,7 @@ pub use vaults::VaultError;
 
 mod admin;
 mod audit;
+mod budget;
 mod certificate;
 mod draft;
 mod drafts;
@@ -64,6 +69,7 @@ mod read;
 mod refusal;
 mod revocation;
 mod roles;
+mod sending;
 mod state_dir;
 mod tokens;
 mod vaults;
@@ -129,13 +135,13 @@ pub(crate) struct Inner {
     drafts: Drafts,
     keep: KeepOptions,
     under_way: UnderWay,
-    /// One permit a byte.
-    bodies: Arc<Semaphore>,
+    bodies: Budget,
+    answers: Budget,
     chores: Arc<Semaphore>,
     /// Until when it is not noted again that a token reads a vault.
     reads: Mutex<HashMap<(String, Name), Duration>>,
     figures: Figures,
-    openapi: serde_json::Value,
+    openapi: Bytes,
     ending: Ending,
     keepers: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -171,11 +177,12 @@ impl Server {
             drafts: Drafts::new(&options.clock, Arc::new(OsRandom)),
             keep: options.keep,
             under_way: UnderWay::default(),
-            bodies: Arc::new(Semaphore::new(BODY_BYTES_AT_ONCE)),
+            bodies: Budget::new(BODY_BYTES_AT_ONCE),
+            answers: Budget::new(ANSWER_BYTES_AT_ONCE),
             chores: Arc::new(Semaphore::new(CHORES_AT_ONCE)),
             reads: Mutex::default(),
             figures: Figures::default(),
-            openapi: openapi::of(roles::ROUTES),
+            openapi: openapi::text(roles::ROUTES),
             ending: Ending::default(),
             keepers: Mutex::default(),
             clock: options.clock,

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -23,9 +23,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::{Role, Token};
 use crate::server::audit::{Entry, Event};
+use crate::server::budget::Taken;
 use crate::server::limits::{BODY_MAX, REQUESTS_PER_TOKEN};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::roles::{Needs, Route};
+use crate::server::sending::{Sending, until_sent};
 use crate::server::tokens::{Credential, Unknown};
 use crate::server::{Shared, blocking};
 
@@ -35,6 +37,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// The common name of the certificate that it has shown.
     pub(crate) certificate: Option<String>,
+    /// Its answers.
+    pub(crate) sending: Arc<Sending>,
 }
 
 /// Who calls.
@@ -100,9 +104,21 @@ pub(crate) async fn guard(
         let vault = params.iter().find(|(name, _)| *name == "vault");
         vault.map(|(_, vault)| vault.to_owned())
     });
-    match pass(&shared, route, vault, request).await {
-        Ok((request, held)) => HELD.scope(Arc::new(held), next.run(request)).await,
-        Err(refusal) => refusal.into_response(),
+    let peer = request.extensions().get::<Peer>();
+    let sending = peer.map(|peer| Arc::clone(&peer.sending));
+    let (answer, under_way) = match pass(&shared, route, vault, request).await {
+        Ok((request, held)) => {
+            let under_way = held.under_way.clone();
+            (
+                HELD.scope(Arc::new(held), next.run(request)).await,
+                under_way,
+            )
+        }
+        Err(refusal) => (refusal.into_response(), None),
+    };
+    match sending {
+        Some(sending) => until_sent(answer, under_way, &sending).await,
+        None => answer,
     }
 }
 
@@ -112,7 +128,7 @@ async fn pass(
     vault: Result<Option<String>, RawPathParamsRejection>,
     mut request: Request,
 ) -> Answer<(Request, Held)> {
-    let mut under_way = None;
+    let (mut under_way, mut body) = (None, None);
     if let Needs::One(roles) = route.needs {
         // A path that is no text names nothing; who asks for it is not told before it is known who that is.
         let (vault, no_text) = match vault {
@@ -124,12 +140,18 @@ async fn pass(
         no_text.map_or(Ok(()), Err)?;
         let crowded = "this token has too many requests under way";
         let room = shared.under_way.begin(&caller.token.id);
-        under_way = Some(room.ok_or_else(|| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?);
+        let room = room.ok_or_else(|| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?;
+        under_way = Some(Arc::new(room));
+        let bytes = body_bytes(route, &request)?;
+        body = match bytes {
+            0 => None,
+            _ => Some(shared.bodies.take(&caller.token.id, bytes).await),
+        };
         request.extensions_mut().insert(caller);
     }
-    let (request, body) = with_body(shared, route, request).await?;
+    let request = with_body(route, request).await?;
     let held = Held {
-        _under_way: under_way,
+        under_way,
         _body: body,
     };
     Ok((request, held))
@@ -151,10 +173,10 @@ pub(crate) fn held<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
-/// What a request has of what is limited, until it is answered and its work has ended.
+/// What a request has of what is limited, until its work has ended; that it is under way, until its answer is sent, too.
 struct Held {
-    _under_way: Option<OwnedSemaphorePermit>,
-    _body: Option<OwnedSemaphorePermit>,
+    under_way: Option<Arc<OwnedSemaphorePermit>>,
+    _body: Option<Taken>,
 }
 
 /// What is asked for, and what is shown for it.
@@ -253,27 +275,33 @@ fn credential(headers: &HeaderMap, peer: &Peer) -> Option<Credential> {
     }
 }
 
+/// How long a body can be: as it is said to be, or as it may be.
+fn body_bytes(route: &Route, request: &Request) -> Answer<usize> {
+    if route.body_max == 0 {
+        return Ok(0);
+    }
+    let said = request.body().size_hint().upper();
+    let said = said.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    match said.unwrap_or(route.body_max) {
+        bytes if bytes > route.body_max => Err(too_long(route)),
+        bytes => Ok(bytes),
+    }
+}
+
 /// The request with its body in memory; no longer than the call takes, and in time.
-async fn with_body(
-    shared: &Shared,
-    route: &Route,
-    request: Request,
-) -> Answer<(Request, Option<OwnedSemaphorePermit>)> {
+async fn with_body(route: &Route, request: Request) -> Answer<Request> {
     let (head, body) = request.into_parts();
     if route.body_max == 0 {
-        return Ok((Request::from_parts(head, Body::empty()), None));
+        return Ok(Request::from_parts(head, Body::empty()));
     }
-    let permits = u32::try_from(route.body_max).expect("bodies are far shorter");
-    let room = Arc::clone(&shared.bodies).acquire_many_owned(permits).await;
-    let room = room.map_err(|_| Refusal::ending())?;
     let read = tokio::time::timeout(BODY_MAX, to_bytes(body, route.body_max)).await;
     let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
-    let bytes = read.map_err(late)?.map_err(|_| {
-        let sentence = format!(
-            "the body broke off, or is longer than {} bytes",
-            route.body_max
-        );
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
-    })?;
-    Ok((Request::from_parts(head, Body::from(bytes)), Some(room)))
+    let bytes = read.map_err(late)?.map_err(|_| too_long(route))?;
+    Ok(Request::from_parts(head, Body::from(bytes)))
+}
+
+fn too_long(route: &Route) -> Refusal {
+    let max = route.body_max;
+    let sentence = format!("the body broke off, or is longer than {max} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
 }

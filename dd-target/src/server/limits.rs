@@ -11,6 +11,10 @@ pub(crate) const STREAMS_MAX: u32 = 64;
 pub(crate) const REQUESTS_PER_TOKEN: usize = 32;
 /// Bytes of bodies that are read at once, of everybody; further ones wait.
 pub(crate) const BODY_BYTES_AT_ONCE: usize = 256 << 20;
+/// Bytes of objects that were read and are not sent yet, of everybody; further ones wait.
+pub(crate) const ANSWER_BYTES_AT_ONCE: usize = 256 << 20;
+/// What part of either one token has, at most: so that none keeps all others waiting.
+pub(crate) const SHARE_OF_TOKEN: usize = 8;
 /// Threads on which requests wait for disks.
 pub(crate) const THREADS_MAX: usize = 64;
 /// Chores under way at once, of everybody. Further ones are answered with 429.
@@ -24,6 +28,8 @@ pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
 pub(crate) const BODY_MAX: Duration = Duration::from_secs(60);
 /// A connection is asked for a sign of life after so much silence, and given up after as much again.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// A peer that takes nothing of its answers for so long is left.
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long requests that are under way may take to end, once the server is to end.
 pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
 

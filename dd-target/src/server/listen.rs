@@ -19,8 +19,8 @@ use crate::server::Shared;
 use crate::server::certificate::common_name;
 use crate::server::guard::Peer;
 use crate::server::limits::{
-    CONNECTIONS_MAX, DRAIN_MAX, HANDSHAKE_MAX, HEAD_MAX, JSON_BYTES_MAX, SILENCE_MAX, STREAMS_MAX,
-    WINDOWS,
+    CONNECTIONS_MAX, DRAIN_MAX, HANDSHAKE_MAX, HEAD_MAX, JSON_BYTES_MAX, SILENCE_MAX, STALL_MAX,
+    STREAMS_MAX, WINDOWS,
 };
 use crate::wire::FRAME_BYTES;
 
@@ -104,12 +104,13 @@ async fn handshake(
     let peer = Peer {
         address,
         certificate,
+        sending: Arc::default(),
     };
     Some((stream, peer))
 }
 
 async fn serve(stream: TlsStream, peer: Peer, router: Router, watcher: Watcher) {
-    let address = peer.address;
+    let (address, sending) = (peer.address, Arc::clone(&peer.sending));
     // What was agreed on is not waited for: a peer that says nothing would hold its place.
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = match stream.get_ref().1.alpn_protocol() {
@@ -135,7 +136,11 @@ async fn serve(stream: TlsStream, peer: Peer, router: Router, watcher: Watcher) 
     let connection = builder
         .serve_connection(TokioIo::new(stream), service)
         .into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        debug!(%address, %error, "a connection broke");
+    tokio::select! {
+        served = watcher.watch(connection) => match served {
+            Ok(()) => {}
+            Err(error) => debug!(%address, %error, "a connection broke"),
+        },
+        () = sending.stalls(STALL_MAX) => debug!(%address, "a peer takes no answers"),
     }
 }

@@ -1,7 +1,9 @@
 //! The calls as OpenAPI has them, made of the one table.
 
-use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
@@ -10,8 +12,15 @@ use crate::problem::Problem;
 use crate::server::Shared;
 use crate::server::roles::{Needs, Route};
 
-pub(crate) async fn document(State(shared): State<Shared>) -> Json<Value> {
-    Json(shared.openapi.clone())
+/// All who ask share its bytes: it is there for strangers.
+pub(crate) async fn document(State(shared): State<Shared>) -> impl IntoResponse {
+    let head = [(header::CONTENT_TYPE, "application/json")];
+    (head, shared.openapi.clone())
+}
+
+/// The document as it is sent.
+pub(crate) fn text(routes: &[Route]) -> Bytes {
+    of(routes).to_string().into()
 }
 
 /// What a body holds.
@@ -40,7 +49,7 @@ pub(crate) struct Parameter {
 }
 
 /// The document.
-pub(crate) fn of(routes: &[Route]) -> Value {
+fn of(routes: &[Route]) -> Value {
     let settings = SchemaSettings::draft2020_12();
     let settings = settings.with(|settings| {
         settings.definitions_path = "/components/schemas".into();

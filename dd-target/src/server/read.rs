@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::Json;
-use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use block::Name;
+use block::{Name, index};
 use serde::Deserialize;
 use tracing::warn;
 
 use crate::api::{ObjectList, Role};
 use crate::server::admin::asked;
 use crate::server::audit::Event;
+use crate::server::budget::Taken;
 use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::vaults::Vault;
@@ -101,6 +102,10 @@ pub(crate) async fn object(
         Method::HEAD => None,
         _ => Some(range(&headers)?),
     };
+    let bytes = asked
+        .as_ref()
+        .map_or(0, |asked| index(asked.end - asked.start));
+    let room = shared.answers.take(&caller.token.id, bytes).await;
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
         shared.note_reader(&caller, &vault);
@@ -114,7 +119,7 @@ pub(crate) async fn object(
             let sentence = format!("the object has {len} bytes");
             return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, sentence));
         }
-        let mut bytes = vec![0; block::index(range.end - range.start)];
+        let mut bytes = vec![0; index(range.end - range.start)];
         place.read(&name, range.start, &mut bytes)?;
         shared.figures.read(bytes.len() as u64);
         let range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
@@ -122,9 +127,22 @@ pub(crate) async fn object(
             (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
             (header::CONTENT_RANGE, range),
         ];
-        Ok((StatusCode::PARTIAL_CONTENT, head, Body::from(bytes)).into_response())
+        let body = Bytes::from_owner(Read { bytes, _room: room });
+        Ok((StatusCode::PARTIAL_CONTENT, head, body).into_response())
     })
     .await
+}
+
+/// Bytes of an object, and the room that they take until they are sent.
+struct Read {
+    bytes: Vec<u8>,
+    _room: Taken,
+}
+
+impl AsRef<[u8]> for Read {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// `bytes=FIRST-LAST`, no longer than one answer may be.
