@@ -98,3 +98,27 @@ fn a_certificate_has_the_roles_of_its_entry_and_only_if_the_authority_signed_it(
         1
     );
 }
+
+/// A server that was killed at its first start left an empty certificate, and no later start could read it.
+#[test]
+fn a_first_start_that_was_killed_keeps_no_later_one_from_serving() {
+    let mut bench = Bench::stopped();
+    bench.start();
+    bench.stop();
+    for name in ["server.pem", "server.key"] {
+        for left in [None, Some("")] {
+            let path = bench.path("state").join(name);
+            fs::remove_file(&path).unwrap();
+            if let Some(left) = left {
+                fs::write(&path, left).unwrap();
+            }
+            fs::write(bench.path("state").join(format!("{name}.tmp")), "half").unwrap();
+            bench.start();
+            assert_eq!(bench.ask("GET", "/healthz", None).0, 200);
+            bench.stop();
+        }
+    }
+    let left = fs::read_dir(bench.path("state")).unwrap();
+    let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!names.into_iter().any(|name| name.ends_with(".tmp")));
+}

@@ -1,6 +1,7 @@
 //! The server's certificate: files of the user's, or one that it makes for itself at its first start.
 
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, crypto};
 use sha2::{Digest, Sha256};
 
-use crate::server::state_dir::{StateDir, private};
+use crate::server::state_dir::StateDir;
 
 /// What clients need to know it.
 const OWN_CERTIFICATE: &str = "server.pem";
@@ -135,7 +136,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// The server's own certificate and key, made if they are missing.
 fn own(dir: &StateDir, names: &[String]) -> Result<(PathBuf, PathBuf), TlsError> {
     let (certificate, key) = (dir.path(OWN_CERTIFICATE), dir.path(OWN_KEY));
-    if certificate.exists() && key.exists() {
+    if is_made(&certificate) && is_made(&key) {
         return Ok((certificate, key));
     }
     let pair = KeyPair::generate()?;
@@ -145,22 +146,25 @@ fn own(dir: &StateDir, names: &[String]) -> Result<(PathBuf, PathBuf), TlsError>
         .distinguished_name
         .push(rcgen::DnType::CommonName, "standin target");
     let made = params.self_signed(&pair)?;
-    // The key first: a certificate without its key is made anew.
-    for (path, text) in [(&key, pair.serialize_pem()), (&certificate, made.pem())] {
-        let written = private()
-            .write(true)
-            .truncate(true)
-            .open(path)
-            .and_then(|mut file| {
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-            });
-        written.map_err(|source| TlsError::Write {
-            path: path.clone(),
-            source,
-        })?;
+    let failed = |name| {
+        let path = dir.path(name);
+        move |source| TlsError::Write { path, source }
+    };
+    let locked = dir.lock().map_err(failed("lock"))?;
+    // Each whole or not at all, the key first: a certificate without its key is made anew.
+    for (name, text) in [
+        (OWN_KEY, pair.serialize_pem()),
+        (OWN_CERTIFICATE, made.pem()),
+    ] {
+        let written = dir.write(&locked, name, text.as_bytes());
+        written.map_err(failed(name))?;
     }
     Ok((certificate, key))
+}
+
+/// An empty file is what a build before this one left, where it was killed at its first start.
+fn is_made(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.len() > 0)
 }
 
 /// The common name of a certificate that TLS has checked; none if it has none, or several.
