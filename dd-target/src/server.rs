@@ -33,7 +33,7 @@ use crate::server::audit::{Audit, Entry, Event};
 use crate::server::budget::Budget;
 use crate::server::certificate::Identity;
 use crate::server::drafts::Drafts;
-use crate::server::ending::Ending;
+use crate::server::ending::{Ending, within};
 use crate::server::figures::Figures;
 use crate::server::guard::UnderWay;
 use crate::server::limits::{
@@ -244,21 +244,22 @@ impl Server {
         identity.is_own.then_some(identity.certificate.as_path())
     }
 
-    /// Takes no new work, lets what runs end for half a minute, and closes the vaults.
+    /// Takes no new work, lets what runs end for half a minute, and closes the vaults. What hangs is not waited for.
     pub fn close(self) {
-        self.shared.ending.begin();
+        let shared = self.shared;
+        let begun = shared.clock.monotonic();
+        shared.ending.begin();
         let accepting = self.accepting;
         // It ends by itself; a panic of it is the end, too.
         let _ = self.runtime.block_on(accepting);
-        for keeper in std::mem::take(&mut *self.shared.keepers.lock()) {
-            let _ = keeper.join();
-        }
+        let keepers = std::mem::take(&mut *shared.keepers.lock());
+        let drained = shared.clock.monotonic().saturating_sub(begun);
+        let left = limits::DRAIN_MAX.saturating_sub(drained);
+        within(left, "keepers of vaults", move || {
+            keepers.into_iter().for_each(|keeper| drop(keeper.join()));
+        });
         self.runtime.shutdown_timeout(limits::CLOSE_MAX);
-        self.shared.drafts.drop_all();
-        for vault in self.shared.vaults.all() {
-            vault.give_up();
-        }
-        self.shared.note(of_server("ended".to_owned()));
+        within(limits::CLOSE_MAX, "vaults", move || shared.close());
         info!("the target has ended");
     }
 }
@@ -266,6 +267,15 @@ impl Server {
 impl Inner {
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.has_begun()
+    }
+
+    /// Gives up what is in memory, once nothing runs any more.
+    fn close(&self) {
+        self.drafts.drop_all();
+        for vault in self.vaults.all() {
+            vault.give_up();
+        }
+        self.note(of_server("ended".to_owned()));
     }
 
     /// Writes a line of the audit log; what cannot be written down is not done.

@@ -37,7 +37,7 @@ pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(30);
 pub(crate) const JSON_BYTES_MAX: usize = 1 << 20;
 /// Bytes of HTTP/2's windows: of a stream, of a connection.
 pub(crate) const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
-/// How long threads that wait for disks may take to end after that.
+/// How long threads that wait for disks may take to end after that, and vaults to be closed.
 pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// Disks of a group: as a store has them.
