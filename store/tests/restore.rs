@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use block::{ByteRange, GRANULE, GranuleRange, index};
-use common::{Content, Nowhere, chunk, open_writer};
+use common::{Content, Nowhere, chunk, create, open_writer};
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,7 +21,7 @@ use store::{Base, Directory, ErrorKind, FinishedImage, RestoreSink, Store};
 #[test]
 fn what_is_lost_early_in_an_image_of_many_runs_fails_its_restore() {
     let dir = SimWorld::new(1).dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let granules = 600_000;
     let base = Base::Empty {
@@ -128,7 +128,7 @@ fn store_and_image() -> (Store, FinishedImage, Vec<u8>, ChaCha8Rng) {
     let seed = sim::seed_from_env(std::process::id().into());
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let dir = SimWorld::new(1).dir();
-    Store::create(&Directory::backend(&dir)).unwrap();
+    create(&Directory::backend(&dir)).unwrap();
     let store = open_writer(&dir, 2);
     let (image, bytes) = shuffled(&store, &mut rng);
     (store, image, bytes, rng)
