@@ -22,6 +22,8 @@ pub struct ReplicateOptions {
     pub to: Target,
     /// Only those of this group.
     pub group: Option<Name>,
+    /// Also those that the other target has lost: of commits that a repair of it went on without.
+    pub lost: bool,
 }
 
 /// What was copied.
@@ -64,6 +66,7 @@ pub fn points_to_replicate(
     options: &ReplicateOptions,
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<PointId>> {
+    check(options)?;
     let from = options.from.reader(clock)?;
     if options.to.vault().is_some() {
         let points = Replica::open(options, &from, clock)?.points_to_copy(options, &from)?;
@@ -73,7 +76,7 @@ pub fn points_to_replicate(
         Some(to) => {
             let checked = to.check_key_of(&from);
             checked.map_err(options.to.failed("copy points to the target"))?;
-            to.points_to_copy(&from, options.group.as_ref())
+            wanted(&to, options, &from)?
         }
         None => {
             let mut points = from.points();
@@ -95,6 +98,7 @@ pub fn replicate(
     clock: &Arc<dyn Clock>,
     progress: Progress<'_>,
 ) -> Result<ReplicatedPoints> {
+    check(options)?;
     let began = clock.monotonic();
     let from = options.from.reader(clock)?;
     let to = Replica::open(options, &from, clock)?;
@@ -124,6 +128,31 @@ pub fn replicate(
     }
     done.took = clock.monotonic().saturating_sub(began);
     Ok(done)
+}
+
+fn check(options: &ReplicateOptions) -> Result<()> {
+    match options.lost && options.to.vault().is_some() {
+        false => Ok(()),
+        true => Err(Error::usage(
+            format!(
+                "what `{}` has lost is known only where its store is",
+                options.to
+            ),
+            "run it on the server's machine, with the store's directory or bucket in the vault's place",
+        )),
+    }
+}
+
+/// The points that a store is to have.
+fn wanted(to: &Store, options: &ReplicateOptions, from: &Store) -> Result<Vec<Arc<PointRecord>>> {
+    let group = options.group.as_ref();
+    let lost = match options.lost {
+        true => to.lost_points_in(from, group),
+        false => Ok(Vec::new()),
+    };
+    let mut points = lost.map_err(options.to.failed("see what the target has lost"))?;
+    points.extend(to.points_to_copy(from, group));
+    Ok(points)
 }
 
 /// Whether a server said no to this point: its time, its group, its cut or its number.
@@ -172,7 +201,7 @@ impl Replica {
     ) -> Result<Vec<Arc<PointRecord>>> {
         let group = options.group.as_ref();
         match self {
-            Self::Store(store) => Ok(store.points_to_copy(from, group)),
+            Self::Store(store) => wanted(store, options, from),
             Self::Vault(vault) => {
                 let points = vault.points_to_copy(from, group);
                 points.map_err(options.to.refused("see what the target has"))
@@ -190,7 +219,11 @@ impl Replica {
         const DOING: &str = "copy a point to the target";
         match self {
             Self::Store(store) => {
-                let copied = store.copy_point(from, &point.id, &progress);
+                let is_new = point.id.sequence >= store.next_number(point.group());
+                let copied = match is_new {
+                    true => store.copy_point(from, &point.id, &progress),
+                    false => store.copy_lost_point(from, &point.id, &progress),
+                };
                 copied.map_err(options.to.failed(DOING))
             }
             Self::Vault(vault) => {

@@ -357,6 +357,9 @@ pub(crate) struct Replicate {
     /// Only those of this group.
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<Name>,
+    /// Also those that TO has lost: of commits of its catalog that a repair went on without.
+    #[arg(long)]
+    pub(crate) lost: bool,
     /// Only say what would be copied.
     #[arg(long)]
     pub(crate) dry_run: bool,

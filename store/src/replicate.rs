@@ -8,11 +8,13 @@
 //! No key is needed: hashes and fingerprints are the same in both stores, or there is nothing to copy. Rule: a point is listed
 //! under its own number, after its images were found to have the roots that they have there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use block::{GranuleRange, Name};
 
 use crate::backend::Backend;
+use crate::catalog::State;
 use crate::diff;
 use crate::error::{Result, StoreError};
 use crate::format;
@@ -42,6 +44,27 @@ impl Store {
                 && point.id.sequence >= self.next_number(point.group())
         });
         points
+    }
+
+    /// The points of another store that this one has lost: those of commits that a repair went on without. Reads all commits.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub fn lost_points_in(
+        &self,
+        from: &Self,
+        group: Option<&Name>,
+    ) -> Result<Vec<Arc<PointRecord>>> {
+        let survey = self.inner.catalog.survey()?;
+        let lost: BTreeSet<_> = survey.lost_points().collect();
+        let mut points = from.points();
+        let state = self.inner.state.lock();
+        points.retain(|point| {
+            group.is_none_or(|group| point.group() == group)
+                && lost.contains(&point.id)
+                && !is_known(&state, &point.id)
+        });
+        Ok(points)
     }
 
     /// Whether chunks of another store can be chunks of this one.
@@ -77,6 +100,43 @@ impl Store {
         id: &PointId,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Replicated> {
+        let (draft, copied_bytes) = self.copy_disks(from, id, progress)?;
+        let point = self.commit_replica(&draft, id.sequence)?;
+        Ok(Replicated {
+            point,
+            copied_bytes,
+        })
+    }
+
+    /// Copies a point that this store has lost ([`lost_points_in`](Self::lost_points_in)): it is listed in its place among those of its
+    /// group.
+    ///
+    /// # Errors
+    /// As [`copy_point`](Self::copy_point).
+    pub fn copy_lost_point(
+        &self,
+        from: &Self,
+        id: &PointId,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Replicated> {
+        let (draft, copied_bytes) = self.copy_disks(from, id, progress)?;
+        let survey = self.inner.catalog.survey()?;
+        let is_lost = survey.lost_points().any(|lost| lost == id);
+        let is_free = |state: &State| is_lost && !is_known(state, id);
+        let point = self.commit_copy(&draft, id.sequence, is_free)?;
+        Ok(Replicated {
+            point,
+            copied_bytes,
+        })
+    }
+
+    /// The disks of a point, ready to be listed; bytes of regions that came from there.
+    fn copy_disks(
+        &self,
+        from: &Self,
+        id: &PointId,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(PointDraft, u64)> {
         self.check_key_of(from)?;
         let theirs = from.points().into_iter().find(|point| point.id == *id);
         let theirs = theirs.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
@@ -101,11 +161,7 @@ impl Store {
             labels: theirs.labels.clone(),
             consistency: theirs.consistency,
         };
-        let point = self.commit_replica(&draft, theirs.id.sequence)?;
-        Ok(Replicated {
-            point,
-            copied_bytes,
-        })
+        Ok((draft, copied_bytes))
     }
 
     fn copy_disk(
@@ -176,6 +232,11 @@ impl Store {
             )),
         }
     }
+}
+
+/// Whether a point is listed, or was and can be brought back.
+fn is_known(state: &State, id: &PointId) -> bool {
+    state.removed.contains_key(id) || state.points.iter().any(|point| point.id == *id)
 }
 
 /// The granules in which two images differ.

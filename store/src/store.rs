@@ -210,10 +210,22 @@ impl Store {
     /// # Errors
     /// As [`commit_point`](Self::commit_point); `Invalid` if the group has given the number, or a later one, already.
     pub fn commit_replica(&self, draft: &PointDraft, sequence: u64) -> Result<Arc<PointRecord>> {
+        self.commit_copy(draft, sequence, |state| {
+            sequence >= state.next_number(&draft.group)
+        })
+    }
+
+    /// Lists a copy of a point under its number, if that `is_free`.
+    pub(crate) fn commit_copy(
+        &self,
+        draft: &PointDraft,
+        sequence: u64,
+        is_free: impl FnOnce(&State) -> bool,
+    ) -> Result<Arc<PointRecord>> {
         let images = draft.disks.iter().map(|(_, image)| image);
         self.inner.check_holders(images)?;
         let mut state = self.inner.state.lock();
-        if sequence < state.next_number(&draft.group) {
+        if !is_free(&state) {
             let sentence = "this store has given the number of the point, or a later one, already";
             return Err(StoreError::Invalid(sentence));
         }

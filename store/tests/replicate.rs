@@ -15,7 +15,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
 use store::{
-    Around, Backend, Base, Directory, ErrorKind, PointDraft, Replicated, Secret, Store, StoreError,
+    Around, Backend, Base, CheckOptions, Directory, ErrorKind, PointDraft, RepairOptions,
+    Replicated, Secret, Store, StoreError,
 };
 
 const GRANULES: u64 = 700;
@@ -289,4 +290,57 @@ fn the_granule_in_which_a_disk_ends_may_be_like_another() {
     let read = read_all(&image);
     let end = read.len();
     assert!(read[3 * 4096..][..3584] == last[..3584] && read[end - 3584..] == last[..3584]);
+}
+
+/// A point whose commit was lost could be read at the replica only: `replicate` back said that nothing was missing.
+#[test]
+fn a_point_whose_commit_was_lost_comes_back_from_the_replica() {
+    let [there, here] = pair(None);
+    let ours = Store::open_writer(&there, with(None)).unwrap();
+    let mut content = Content::new(SIZE);
+    let mut contents = BTreeMap::new();
+    for turn in 0..5 {
+        commit(
+            &ours,
+            &mut content,
+            (0..90).map(|i| (i * 3, turn * 1000 + i)),
+        );
+        let point = ours.newest(&name("web")).unwrap();
+        contents.insert(point.id.clone(), content.bytes.clone());
+    }
+    let replica = Store::open_writer(&here, with(None)).unwrap();
+    copy_all(&replica, &ours);
+    let ids: Vec<_> = contents.keys().cloned().collect();
+    ours.remove_points(&ids[3..4], Duration::ZERO).unwrap();
+    drop(ours);
+    there.remove("catalog/commit-0000000000000002").unwrap();
+    let options = RepairOptions::default();
+    let planned = Store::plan_repair(&there, with(None), &options).unwrap();
+    Store::repair(&there, with(None), &planned, &options).unwrap();
+
+    let ours = Store::open_writer(&there, with(None)).unwrap();
+    assert!(ours.points_to_copy(&replica, None).is_empty());
+    let lost = ours.lost_points_in(&replica, None).unwrap();
+    // What was removed is not lost.
+    assert_eq!(lost.iter().map(|p| &p.id).collect::<Vec<_>>(), [&ids[1]]);
+    let removed = ours.copy_lost_point(&replica, &ids[3], &|_, _| ());
+    assert_eq!(removed.unwrap_err().kind(), ErrorKind::Invalid);
+    ours.copy_lost_point(&replica, &ids[1], &|_, _| ()).unwrap();
+    assert!(ours.lost_points_in(&replica, None).unwrap().is_empty());
+    let again = ours.copy_lost_point(&replica, &ids[1], &|_, _| ());
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::Invalid);
+    drop(ours);
+
+    let ours = Store::open_writer(&there, with(None)).unwrap();
+    let listed: Vec<_> = ours.points().iter().map(|point| point.id.clone()).collect();
+    assert_eq!(listed, [0, 1, 2, 4].map(|i| ids[i].clone()));
+    assert_eq!(ours.newest(&name("web")).unwrap().id, ids[4]);
+    ours.collect_garbage(&thorough()).unwrap();
+    for point in ours.points() {
+        let image = ours.image(&point.disks[0].image).unwrap();
+        assert!(read_all(&image) == contents[&point.id]);
+    }
+    drop(ours);
+    let report = Store::check(&there, with(None), &CheckOptions::default()).unwrap();
+    assert!(report.is_whole(), "{report:?}");
 }

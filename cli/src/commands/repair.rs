@@ -83,7 +83,7 @@ fn told(step: &StepFigures) -> Vec<String> {
                 let points = may_have_listed.iter().take(SHOWN_MAX).cloned();
                 let points = points.collect::<Vec<_>>().join(", ");
                 lines.push(format!(
-                    "  points that are lost if that listed them: {points}"
+                    "  points that are lost if that listed them (standin replicate --lost brings them back from a replica): {points}"
                 ));
             }
             lines

@@ -14,6 +14,7 @@ pub(crate) fn replicate(args: Replicate, printer: &Printer) -> Result<()> {
         from: args.from,
         to: args.to,
         group: args.group,
+        lost: args.lost,
     };
     let clock = world()?.clock;
     if args.dry_run {
@@ -21,7 +22,7 @@ pub(crate) fn replicate(args: Replicate, printer: &Printer) -> Result<()> {
         let points: Vec<_> = points.iter().map(ToString::to_string).collect();
         let document = json!({ "would_copy": points });
         printer.answer(&document, || match points.len() {
-            0 => format!("{} has them all", options.to),
+            0 => nothing(&options),
             count => format!("{count} points would be copied: {}", points.join(", ")),
         });
         return Ok(());
@@ -43,7 +44,7 @@ pub(crate) fn replicate(args: Replicate, printer: &Printer) -> Result<()> {
         "took_s": copied.took.as_secs_f64(),
     });
     printer.answer(&document, || match points.len() {
-        0 if left_out.is_empty() => format!("{} has them all", options.to),
+        0 if left_out.is_empty() => nothing(&options),
         count => format!(
             "{count} points copied to {} in {}: {} travelled, {} stored",
             options.to,
@@ -53,4 +54,8 @@ pub(crate) fn replicate(args: Replicate, printer: &Printer) -> Result<()> {
         ),
     });
     copied.verdict()
+}
+
+fn nothing(options: &ReplicateOptions) -> String {
+    format!("nothing to copy: {} has, or has had, them all", options.to)
 }

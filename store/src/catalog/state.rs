@@ -243,9 +243,13 @@ impl State {
         self.at = self.at.max(at);
         match change {
             Change::AddPoint(point) => {
-                self.seeds.remove(&point.id.group);
                 let number = self.numbers.entry(point.id.group.clone()).or_default();
-                *number = (*number).max(point.id.sequence);
+                if point.id.sequence <= *number {
+                    // It was lost, and a replica had it.
+                    return self.list_again(point);
+                }
+                *number = point.id.sequence;
+                self.seeds.remove(&point.id.group);
                 self.points.push(point);
             }
             Change::SaveSeed(seed) => {

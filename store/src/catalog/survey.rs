@@ -37,6 +37,8 @@ pub(crate) struct Survey {
     pub(crate) lost: Vec<LostPart>,
     /// Checkpoints that are not what the commits before them come to.
     pub(crate) differing: Vec<String>,
+    /// Commits that repairs went on without.
+    pub(crate) gone: BTreeSet<u64>,
     /// All that can still be read comes to this: the catalog itself, where it opens.
     pub(crate) state: State,
 }
@@ -62,6 +64,13 @@ impl Survey {
     /// What keeps the catalog from being opened.
     pub(crate) fn in_the_way(&self) -> impl Iterator<Item = &LostPart> {
         self.lost.iter().filter(|part| part.covered_by.is_none())
+    }
+
+    /// Points that commits may have listed which a repair went on without: nothing else says what became of those.
+    pub(crate) fn lost_points(&self) -> impl Iterator<Item = &PointId> {
+        let gone = |part: &&LostPart| part.kind == Kind::Commit && self.gone.contains(&part.number);
+        let gone = self.lost.iter().filter(gone);
+        gone.flat_map(|part| &part.may_have_listed)
     }
 
     fn lose(&mut self, kind: Kind, number: u64, error: &StoreError) {
@@ -115,6 +124,7 @@ impl Catalog {
                 healable: Vec::new(),
                 lost: Vec::new(),
                 differing: Vec::new(),
+                gone: BTreeSet::new(),
                 state: State::empty(),
             },
             last: Some(Fingerprint::ZERO),
@@ -155,8 +165,10 @@ impl Catalog {
         let checked = commit.check_follows(number, epoch, replay.last);
         checked.map_err(|what| StoreError::corrupt(path(&name), what))?;
         replay.survey.commits += 1;
-        if let Change::AddPoint(point) = &commit.change {
-            replay.listed.insert(point.id.clone());
+        match &commit.change {
+            Change::AddPoint(point) => drop(replay.listed.insert(point.id.clone())),
+            Change::BeginAnew(lost) => replay.survey.gone.extend(lost),
+            _ => {}
         }
         // Its checkpoint says more than the commits before it.
         replay.exact &= !commit.begins_anew();
