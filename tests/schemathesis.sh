@@ -119,6 +119,7 @@ BODIES = {
     ("post", "/v1/vaults/{vault}/chores"): {"oneOf": [
         chore("remove", {"points": array(POINT), "delay_s": U64}),
         chore("bring-back", {"point": POINT}),
+        chore("drop-seed", {"group": GROUP}),
         chore("hold", {"point": POINT}, reason=maybe(TEXT)),
         chore("lock", {"point": POINT, "until_unix_ns": U64}),
         chore("apply", {"rules": RULES, "delay_s": U64}, group=maybe(GROUP)),
@@ -151,6 +152,7 @@ RANGE = {"type": "string", "pattern": r"^bytes=[0-9]{1,2}-[0-9]{3,6}\Z"}
 BESIDE = {
     "/v1/audit": [("query", "after", False, U64)],
     LIST: [("query", "folder", True, some("catalog", "keys", *KNOWN["folders"]))],
+    "/v1/vaults/{vault}/drafts": [("query", "ship", False, LINEAGE), ("query", "number", False, U64)],
     "/v1/vaults/{vault}/drafts/{draft}/finish": [("query", "root", False, {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"})],
     "/v1/vaults/{vault}/groups/{group}/points": [("query", "lineage", False, LINEAGE)],
 }
@@ -259,7 +261,7 @@ DRAFTS = {}
 
 
 def draft(vault, complete):
-    """A draft serves a few requests: a token has 512 at most, and there is no call that ends one."""
+    """A draft serves a few requests: a token has 512 at most."""
     name, uses = DRAFTS.get((vault, complete), (None, 0))
     if uses == 0:
         name, uses = made(vault, complete), 12
@@ -304,7 +306,7 @@ def before_call(context, case, kwargs):
         value = getattr(case, part)
         if isinstance(value, (dict, list)) and any(word in json.dumps(value) for word in (OPEN, COMPLETE)):
             setattr(case, part, with_drafts(value, vault))
-            if context.operation.path.endswith(("/finish", "/points", "/seeds/{group}")):
+            if context.operation.path.endswith(("/finish", "/points", "/seeds/{group}", "/drafts/{draft}")):
                 # It is not what it was after this.
                 DRAFTS.clear()
 PYTHON

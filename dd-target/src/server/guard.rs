@@ -8,10 +8,12 @@
 //! Rule: every refusal of the first four is in the audit log before it is answered.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::body::{Body, HttpBody, to_bytes};
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -24,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::api::{Role, Token};
 use crate::server::audit::{Entry, Event};
 use crate::server::budget::Taken;
-use crate::server::limits::{BODY_MAX, REQUESTS_PER_TOKEN};
+use crate::server::limits::{BODY_MAX, REFUSED_BYTES_MAX, REFUSED_MAX, REQUESTS_PER_TOKEN};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::roles::{Needs, Route};
 use crate::server::sending::{Sending, until_sent};
@@ -97,7 +99,7 @@ impl UnderWay {
 pub(crate) async fn guard(
     State((shared, route)): State<(Shared, &'static Route)>,
     params: Result<RawPathParams, RawPathParamsRejection>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let vault = params.map(|params| {
@@ -106,15 +108,18 @@ pub(crate) async fn guard(
     });
     let peer = request.extensions().get::<Peer>();
     let sending = peer.map(|peer| Arc::clone(&peer.sending));
-    let (answer, under_way) = match pass(&shared, route, vault, request).await {
-        Ok((request, held)) => {
+    let (answer, under_way) = match pass(&shared, route, vault, &mut request).await {
+        Ok(held) => {
             let under_way = held.under_way.clone();
             (
                 HELD.scope(Arc::new(held), next.run(request)).await,
                 under_way,
             )
         }
-        Err(refusal) => (refusal.into_response(), None),
+        Err(refusal) => {
+            pass_over(request.into_body()).await;
+            (refusal.into_response(), None)
+        }
     };
     match sending {
         Some(sending) => until_sent(answer, under_way, &sending).await,
@@ -126,8 +131,8 @@ async fn pass(
     shared: &Shared,
     route: &'static Route,
     vault: Result<Option<String>, RawPathParamsRejection>,
-    mut request: Request,
-) -> Answer<(Request, Held)> {
+    request: &mut Request,
+) -> Answer<Held> {
     let (mut under_way, mut body) = (None, None);
     if let Needs::One(roles) = route.needs {
         // A path that is no text names nothing; who asks for it is not told before it is known who that is.
@@ -135,26 +140,25 @@ async fn pass(
             Ok(vault) => (vault, None),
             Err(rejection) => (None, Some(Refusal::invalid(rejection.body_text()))),
         };
-        let asked = Asked::of(&request, vault)?;
+        let asked = Asked::of(request, vault)?;
         let caller = admit(shared, roles, asked).await?;
         no_text.map_or(Ok(()), Err)?;
         let crowded = "this token has too many requests under way";
         let room = shared.under_way.begin(&caller.token.id);
         let room = room.ok_or_else(|| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?;
         under_way = Some(Arc::new(room));
-        let bytes = body_bytes(route, &request)?;
+        let bytes = body_bytes(route, request)?;
         body = match bytes {
             0 => None,
             _ => Some(shared.bodies.take(&caller.token.id, bytes).await),
         };
         request.extensions_mut().insert(caller);
     }
-    let request = with_body(route, request).await?;
-    let held = Held {
+    read_body(route, request.body_mut()).await?;
+    Ok(Held {
         under_way,
         _body: body,
-    };
-    Ok((request, held))
+    })
 }
 
 tokio::task_local! {
@@ -288,16 +292,34 @@ fn body_bytes(route: &Route, request: &Request) -> Answer<usize> {
     }
 }
 
-/// The request with its body in memory; no longer than the call takes, and in time.
-async fn with_body(route: &Route, request: Request) -> Answer<Request> {
-    let (head, body) = request.into_parts();
+/// Brings the body into memory; no longer than the call takes, and in time.
+async fn read_body(route: &Route, body: &mut Body) -> Answer<()> {
+    let unread = std::mem::replace(body, Body::empty());
     if route.body_max == 0 {
-        return Ok(Request::from_parts(head, Body::empty()));
+        return Ok(());
     }
-    let read = tokio::time::timeout(BODY_MAX, to_bytes(body, route.body_max)).await;
+    let read = tokio::time::timeout(BODY_MAX, to_bytes(unread, route.body_max)).await;
     let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
     let bytes = read.map_err(late)?.map_err(|_| too_long(route))?;
-    Ok(Request::from_parts(head, Body::from(bytes)))
+    *body = Body::from(bytes);
+    Ok(())
+}
+
+/// Takes what comes with a request that is refused, and keeps none of it. Over HTTP/1.1 a connection is closed where a body is left
+/// unread, and a client that is still sending it never sees the answer.
+async fn pass_over(mut body: Body) {
+    let mut left = REFUSED_BYTES_MAX;
+    let take = async {
+        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            left = match left.checked_sub(bytes) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    // Whoever takes longer, or sends more, is left.
+    let _ = tokio::time::timeout(REFUSED_MAX, take).await;
 }
 
 fn too_long(route: &Route) -> Refusal {

@@ -26,6 +26,9 @@ pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 pub(crate) const HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long it may take to send a body.
 pub(crate) const BODY_MAX: Duration = Duration::from_secs(60);
+/// How long, and for how many bytes, a request that is refused is listened to: its client may be sending still.
+pub(crate) const REFUSED_MAX: Duration = Duration::from_secs(5);
+pub(crate) const REFUSED_BYTES_MAX: usize = 1 << 20;
 /// A connection is asked for a sign of life after so much silence, and given up after as much again.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// A peer that takes nothing of its answers for so long is left.
