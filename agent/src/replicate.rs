@@ -219,11 +219,7 @@ impl Replica {
         const DOING: &str = "copy a point to the target";
         match self {
             Self::Store(store) => {
-                let is_new = point.id.sequence >= store.next_number(point.group());
-                let copied = match is_new {
-                    true => store.copy_point(from, &point.id, &progress),
-                    false => store.copy_lost_point(from, &point.id, &progress),
-                };
+                let copied = store.copy_point(from, &point.id, &progress);
                 copied.map_err(options.to.failed(DOING))
             }
             Self::Vault(vault) => {

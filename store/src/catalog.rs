@@ -5,7 +5,7 @@
 //! catalog/commit-SEQUENCE      "STDNCMT1" version | store 16 | sequence u64 | epoch u64 | sha256 of the
 //!                              commit before 32 | at u64 | totals 6*u64 | kind u8: 1 point, 2 seed, 3 points removed,
 //!                              4 sweep, 5 purge, 6 brought back, 7 forgotten, 8 protection, 9 scrubbed, 10 relocated,
-//!                              11 begun anew, 12 replaced, 13 seed dropped | record | crc32c
+//!                              11 begun anew, 12 replaced, 13 seed dropped, 14 point returned | record | crc32c
 //! catalog/checkpoint-SEQUENCE  "STDNCKP1" version | store 16 | sequence u64 | epoch u64 | sha256 of that commit 32
 //!                              | totals | groups u32: name, last u64 | points u32 | seeds u32
 //!                              | version 2: next bundle u64 | locations | quarantine | removed | protections | last scrub | at u64 | crc32c

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use block::{GranuleRange, Name};
 
 use crate::backend::Backend;
-use crate::catalog::State;
 use crate::diff;
 use crate::error::{Result, StoreError};
 use crate::format;
@@ -55,16 +54,18 @@ impl Store {
         from: &Self,
         group: Option<&Name>,
     ) -> Result<Vec<Arc<PointRecord>>> {
-        let survey = self.inner.catalog.survey()?;
-        let lost: BTreeSet<_> = survey.lost_points().collect();
+        let lost = self.lost_points()?;
         let mut points = from.points();
-        let state = self.inner.state.lock();
         points.retain(|point| {
-            group.is_none_or(|group| point.group() == group)
-                && lost.contains(&point.id)
-                && !is_known(&state, &point.id)
+            group.is_none_or(|group| point.group() == group) && lost.contains(&point.id)
         });
         Ok(points)
+    }
+
+    /// All that it may have lost: of each lost commit one of these at most.
+    fn lost_points(&self) -> Result<BTreeSet<PointId>> {
+        let survey = self.inner.catalog.survey()?;
+        Ok(survey.lost_points().cloned().collect())
     }
 
     /// Whether chunks of another store can be chunks of this one.
@@ -89,7 +90,9 @@ impl Store {
         }
     }
 
-    /// Copies a point of another store. `progress` is told bytes looked at, and bytes in all.
+    /// Copies a point of another store: one that comes after those of its group, or that this one has lost
+    /// ([`lost_points_in`](Self::lost_points_in)), which is listed in its place among them. `progress` is told bytes looked at, and
+    /// bytes in all.
     ///
     /// # Errors
     /// `NotFound` if it is not there, `Invalid` if this store has its number or another key, `Corrupt` naming what is damaged
@@ -100,44 +103,8 @@ impl Store {
         id: &PointId,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Replicated> {
-        let (draft, copied_bytes) = self.copy_disks(from, id, progress)?;
-        let point = self.commit_replica(&draft, id.sequence)?;
-        Ok(Replicated {
-            point,
-            copied_bytes,
-        })
-    }
-
-    /// Copies a point that this store has lost ([`lost_points_in`](Self::lost_points_in)): it is listed in its place among those of its
-    /// group.
-    ///
-    /// # Errors
-    /// As [`copy_point`](Self::copy_point).
-    pub fn copy_lost_point(
-        &self,
-        from: &Self,
-        id: &PointId,
-        progress: &dyn Fn(u64, u64),
-    ) -> Result<Replicated> {
-        let (draft, copied_bytes) = self.copy_disks(from, id, progress)?;
-        let survey = self.inner.catalog.survey()?;
-        let is_lost = survey.lost_points().any(|lost| lost == id);
-        let is_free = |state: &State| is_lost && !is_known(state, id);
-        let point = self.commit_copy(&draft, id.sequence, is_free)?;
-        Ok(Replicated {
-            point,
-            copied_bytes,
-        })
-    }
-
-    /// The disks of a point, ready to be listed; bytes of regions that came from there.
-    fn copy_disks(
-        &self,
-        from: &Self,
-        id: &PointId,
-        progress: &dyn Fn(u64, u64),
-    ) -> Result<(PointDraft, u64)> {
         self.check_key_of(from)?;
+        let is_lost = id.sequence < self.next_number(&id.group) && self.lost_points()?.contains(id);
         let theirs = from.points().into_iter().find(|point| point.id == *id);
         let theirs = theirs.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
         let mut copied_bytes = 0;
@@ -161,7 +128,14 @@ impl Store {
             labels: theirs.labels.clone(),
             consistency: theirs.consistency,
         };
-        Ok((draft, copied_bytes))
+        let point = match is_lost {
+            false => self.commit_replica(&draft, id.sequence),
+            true => self.commit_returned(&draft, id.sequence),
+        }?;
+        Ok(Replicated {
+            point,
+            copied_bytes,
+        })
     }
 
     fn copy_disk(
@@ -232,11 +206,6 @@ impl Store {
             )),
         }
     }
-}
-
-/// Whether a point is listed, or was and can be brought back.
-fn is_known(state: &State, id: &PointId) -> bool {
-    state.removed.contains_key(id) || state.points.iter().any(|point| point.id == *id)
 }
 
 /// The granules in which two images differ.

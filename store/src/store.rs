@@ -210,27 +210,37 @@ impl Store {
     /// # Errors
     /// As [`commit_point`](Self::commit_point); `Invalid` if the group has given the number, or a later one, already.
     pub fn commit_replica(&self, draft: &PointDraft, sequence: u64) -> Result<Arc<PointRecord>> {
-        self.commit_copy(draft, sequence, |state| {
-            sequence >= state.next_number(&draft.group)
+        self.commit_copy(draft, sequence, |state, point| {
+            let is_new = sequence >= state.next_number(&draft.group);
+            is_new.then_some(Change::AddPoint(point))
         })
     }
 
-    /// Lists a copy of a point under its number, if that `is_free`.
-    pub(crate) fn commit_copy(
+    /// The same for a point whose commit was lost.
+    pub(crate) fn commit_returned(
         &self,
         draft: &PointDraft,
         sequence: u64,
-        is_free: impl FnOnce(&State) -> bool,
+    ) -> Result<Arc<PointRecord>> {
+        self.commit_copy(draft, sequence, |state, point| {
+            let is_listed = state.points.iter().any(|listed| listed.id == point.id);
+            (!is_listed).then_some(Change::ReturnPoint(point))
+        })
+    }
+
+    /// Lists a copy of a point under its number, unless `change` says that it may not be.
+    fn commit_copy(
+        &self,
+        draft: &PointDraft,
+        sequence: u64,
+        change: impl FnOnce(&State, Arc<PointRecord>) -> Option<Change>,
     ) -> Result<Arc<PointRecord>> {
         let images = draft.disks.iter().map(|(_, image)| image);
         self.inner.check_holders(images)?;
-        let mut state = self.inner.state.lock();
-        if !is_free(&state) {
-            let sentence = "this store has given the number of the point, or a later one, already";
-            return Err(StoreError::Invalid(sentence));
-        }
         let point = Arc::new(draft.to_record(sequence)?);
-        let change = Change::AddPoint(Arc::clone(&point));
+        let mut state = self.inner.state.lock();
+        let sentence = "this store has given the number of the point, or a later one, already";
+        let change = change(&state, Arc::clone(&point)).ok_or(StoreError::Invalid(sentence))?;
         self.inner.commit(&mut state, change)?;
         Ok(point)
     }

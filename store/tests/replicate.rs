@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Dir, GRANULE, GranuleRange};
-use common::{Content, chunk, commit, draft, key, name, read_all, thorough, with};
+use common::{Content, chunk, commit, draft, key, name, read_all, seed_draft, thorough, with};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::SimWorld;
 use store::{
-    Around, Backend, Base, CheckOptions, Directory, ErrorKind, PointDraft, RepairOptions,
+    Around, Backend, Base, CheckOptions, Directory, ErrorKind, PointDraft, PointId, RepairOptions,
     Replicated, Secret, Store, StoreError,
 };
 
@@ -292,13 +292,26 @@ fn the_granule_in_which_a_disk_ends_may_be_like_another() {
     assert!(read[3 * 4096..][..3584] == last[..3584] && read[end - 3584..] == last[..3584]);
 }
 
-/// A point whose commit was lost could be read at the replica only: `replicate` back said that nothing was missing.
-#[test]
-fn a_point_whose_commit_was_lost_comes_back_from_the_replica() {
-    let [there, here] = pair(None);
-    let ours = Store::open_writer(&there, with(None)).unwrap();
+/// The store, after these commits were lost and a repair went on without them.
+fn repaired_without(there: &Arc<dyn Backend>, lost: &[u64]) -> Store {
+    for number in lost {
+        let name = format!("catalog/commit-{number:016}");
+        there.remove(&name).unwrap();
+    }
+    let options = RepairOptions::default();
+    let planned = Store::plan_repair(there, with(None), &options).unwrap();
+    Store::repair(there, with(None), &planned, &options).unwrap();
+    Store::open_writer(there, with(None)).unwrap()
+}
+
+/// Five points of a store, what they hold, and a replica with all of them.
+fn five_points(
+    there: &Arc<dyn Backend>,
+    here: &Arc<dyn Backend>,
+) -> (Store, Store, Vec<(PointId, Vec<u8>)>) {
+    let ours = Store::open_writer(there, with(None)).unwrap();
     let mut content = Content::new(SIZE);
-    let mut contents = BTreeMap::new();
+    let mut points = Vec::new();
     for turn in 0..5 {
         commit(
             &ours,
@@ -306,41 +319,88 @@ fn a_point_whose_commit_was_lost_comes_back_from_the_replica() {
             (0..90).map(|i| (i * 3, turn * 1000 + i)),
         );
         let point = ours.newest(&name("web")).unwrap();
-        contents.insert(point.id.clone(), content.bytes.clone());
+        points.push((point.id.clone(), content.bytes.clone()));
     }
-    let replica = Store::open_writer(&here, with(None)).unwrap();
+    let replica = Store::open_writer(here, with(None)).unwrap();
     copy_all(&replica, &ours);
-    let ids: Vec<_> = contents.keys().cloned().collect();
-    ours.remove_points(&ids[3..4], Duration::ZERO).unwrap();
-    drop(ours);
-    there.remove("catalog/commit-0000000000000002").unwrap();
-    let options = RepairOptions::default();
-    let planned = Store::plan_repair(&there, with(None), &options).unwrap();
-    Store::repair(&there, with(None), &planned, &options).unwrap();
+    (ours, replica, points)
+}
 
-    let ours = Store::open_writer(&there, with(None)).unwrap();
+fn lost_in(ours: &Store, replica: &Store) -> Vec<PointId> {
+    let lost = ours.lost_points_in(replica, None).unwrap();
+    lost.iter().map(|point| point.id.clone()).collect()
+}
+
+/// A point whose commit was lost could be read at the replica only: `replicate` back said that nothing was missing.
+#[test]
+fn a_point_whose_commit_was_lost_comes_back_from_the_replica() {
+    let [there, here] = pair(None);
+    let (ours, replica, points) = five_points(&there, &here);
+    let id = |at: usize| points[at].0.clone();
+    ours.remove_points(&[id(3)], Duration::ZERO).unwrap();
+    drop(ours);
+    let ours = repaired_without(&there, &[2]);
     assert!(ours.points_to_copy(&replica, None).is_empty());
-    let lost = ours.lost_points_in(&replica, None).unwrap();
     // What was removed is not lost.
-    assert_eq!(lost.iter().map(|p| &p.id).collect::<Vec<_>>(), [&ids[1]]);
-    let removed = ours.copy_lost_point(&replica, &ids[3], &|_, _| ());
-    assert_eq!(removed.unwrap_err().kind(), ErrorKind::Invalid);
-    ours.copy_lost_point(&replica, &ids[1], &|_, _| ()).unwrap();
-    assert!(ours.lost_points_in(&replica, None).unwrap().is_empty());
-    let again = ours.copy_lost_point(&replica, &ids[1], &|_, _| ());
-    assert_eq!(again.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(lost_in(&ours, &replica), [id(1)]);
+    let copy = |at| ours.copy_point(&replica, &id(at), &|_, _| ());
+    assert_eq!(copy(3).unwrap_err().kind(), ErrorKind::Invalid);
+    copy(1).unwrap();
+    assert!(lost_in(&ours, &replica).is_empty());
+    assert_eq!(copy(1).unwrap_err().kind(), ErrorKind::Invalid);
     drop(ours);
 
     let ours = Store::open_writer(&there, with(None)).unwrap();
     let listed: Vec<_> = ours.points().iter().map(|point| point.id.clone()).collect();
-    assert_eq!(listed, [0, 1, 2, 4].map(|i| ids[i].clone()));
-    assert_eq!(ours.newest(&name("web")).unwrap().id, ids[4]);
+    assert_eq!(listed, [id(0), id(1), id(2), id(4)]);
+    assert_eq!(ours.newest(&name("web")).unwrap().id, id(4));
     ours.collect_garbage(&thorough()).unwrap();
     for point in ours.points() {
         let image = ours.image(&point.disks[0].image).unwrap();
-        assert!(read_all(&image) == contents[&point.id]);
+        let (_, content) = points.iter().find(|(id, _)| *id == point.id).unwrap();
+        assert!(read_all(&image) == *content);
     }
+    ours.remove_points(&[id(1)], Duration::ZERO).unwrap();
+    assert!(lost_in(&ours, &replica).is_empty());
     drop(ours);
     let report = Store::check(&there, with(None), &CheckOptions::default()).unwrap();
     assert!(report.is_whole(), "{report:?}");
+}
+
+/// The commit that listed a point was lost, the one that removed it was not: the point was taken for lost, and came back.
+#[test]
+fn a_point_that_was_removed_after_its_commit_was_lost_stays_removed() {
+    let [there, here] = pair(None);
+    let (ours, replica, points) = five_points(&there, &here);
+    ours.remove_points(&[points[1].0.clone()], Duration::ZERO)
+        .unwrap();
+    drop(ours);
+    let ours = repaired_without(&there, &[2]);
+    assert!(lost_in(&ours, &replica).is_empty());
+}
+
+/// A removal was lost, so one number more counted as given; the next point then was taken for one that had been lost, and did not end
+/// its group's first copy.
+#[test]
+fn a_point_after_a_lost_commit_ends_the_first_copy_of_its_group() {
+    let [there, here] = pair(None);
+    let (ours, replica, points) = five_points(&there, &here);
+    ours.remove_points(&[points[0].0.clone()], Duration::ZERO)
+        .unwrap();
+    let seed = |ours: &Store| {
+        let mut writer = ours.image_writer(Base::Empty { size: SIZE }).unwrap();
+        writer.put(0, &chunk(1)).unwrap();
+        ours.save_seed(seed_draft("web", writer.finish().unwrap()))
+            .unwrap();
+    };
+    seed(&ours);
+    let mut content = Content::new(SIZE);
+    commit(&ours, &mut content, [(1, 1)]);
+    assert!(ours.seed(&name("web")).is_none());
+    drop(ours);
+    // The removal, and nothing else: web@6 is there.
+    let ours = repaired_without(&there, &[6]);
+    assert!(ours.seed(&name("web")).is_none());
+    assert!(lost_in(&ours, &replica).is_empty());
+    assert_eq!(ours.newest(&name("web")).unwrap().id.to_string(), "web@6");
 }

@@ -68,6 +68,10 @@ impl Commit {
                 out.put_u8(2);
                 seed.put(&mut out);
             }
+            Change::ReturnPoint(point) => {
+                out.put_u8(14);
+                point.put(&mut out);
+            }
             Change::DropSeed(group) => {
                 out.put_u8(13);
                 out.put_text(group.as_str());
@@ -159,6 +163,7 @@ pub(crate) fn decode_commit(bytes: &[u8], store: [u8; 16]) -> Decoded<Commit> {
             Change::Replace(images.collect::<Decoded<_>>()?)
         }
         13 => Change::DropSeed(decode_name(&mut d)?),
+        14 => Change::ReturnPoint(Arc::new(PointRecord::decode(&mut d)?)),
         _ => return Err(d.error("its kind of change is unknown")),
     };
     d.end()?;

@@ -95,6 +95,8 @@ pub(crate) struct State {
 pub(crate) enum Change {
     /// A point is listed; its group's seed is done.
     AddPoint(Arc<PointRecord>),
+    /// A point that a lost commit listed is listed again, from a replica.
+    ReturnPoint(Arc<PointRecord>),
     /// The progress of a seed, in place of what was saved before.
     SaveSeed(Arc<SeedRecord>),
     /// A group's seed is given up.
@@ -243,15 +245,13 @@ impl State {
         self.at = self.at.max(at);
         match change {
             Change::AddPoint(point) => {
-                let number = self.numbers.entry(point.id.group.clone()).or_default();
-                if point.id.sequence <= *number {
-                    // It was lost, and a replica had it.
-                    return self.list_again(point);
-                }
-                *number = point.id.sequence;
                 self.seeds.remove(&point.id.group);
+                let number = self.numbers.entry(point.id.group.clone()).or_default();
+                *number = (*number).max(point.id.sequence);
                 self.points.push(point);
             }
+            // Its number was passed over when its commit was found to be lost.
+            Change::ReturnPoint(point) => self.list_again(point),
             Change::SaveSeed(seed) => {
                 self.seeds.insert(seed.group.clone(), seed);
             }

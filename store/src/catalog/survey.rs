@@ -66,7 +66,7 @@ impl Survey {
         self.lost.iter().filter(|part| part.covered_by.is_none())
     }
 
-    /// Points that commits may have listed which a repair went on without: nothing else says what became of those.
+    /// Points that commits may have listed which a repair went on without: no other commit says what became of those.
     pub(crate) fn lost_points(&self) -> impl Iterator<Item = &PointId> {
         let gone = |part: &&LostPart| part.kind == Kind::Commit && self.gone.contains(&part.number);
         let gone = self.lost.iter().filter(gone);
@@ -97,8 +97,8 @@ struct Replay {
     survey: Survey,
     /// Hash of the last commit, unless that is lost.
     last: Option<Fingerprint>,
-    /// Points that commits have listed.
-    listed: BTreeSet<PointId>,
+    /// Points of which commits say that they were listed, or that they are not any more.
+    told: BTreeSet<PointId>,
     /// No commit was lost since the beginning, or since a checkpoint.
     exact: bool,
 }
@@ -128,7 +128,7 @@ impl Catalog {
                 state: State::empty(),
             },
             last: Some(Fingerprint::ZERO),
-            listed: BTreeSet::new(),
+            told: BTreeSet::new(),
             exact: true,
         };
         for number in 1.. {
@@ -148,10 +148,10 @@ impl Catalog {
             }
         }
         let Replay {
-            mut survey, listed, ..
+            mut survey, told, ..
         } = replay;
         for part in &mut survey.lost {
-            part.may_have_listed.retain(|id| !listed.contains(id));
+            part.may_have_listed.retain(|id| !told.contains(id));
         }
         Ok(survey)
     }
@@ -166,7 +166,10 @@ impl Catalog {
         checked.map_err(|what| StoreError::corrupt(path(&name), what))?;
         replay.survey.commits += 1;
         match &commit.change {
-            Change::AddPoint(point) => drop(replay.listed.insert(point.id.clone())),
+            Change::AddPoint(point) | Change::ReturnPoint(point) => {
+                replay.told.insert(point.id.clone());
+            }
+            Change::RemovePoints(ids, _) => replay.told.extend(ids.iter().cloned()),
             Change::BeginAnew(lost) => replay.survey.gone.extend(lost),
             _ => {}
         }

@@ -193,6 +193,7 @@ fn every_kind_of_commit_survives_its_bytes() {
         Change::Relocate(Relocation::default()),
         Change::BeginAnew(vec![3, 4, u64::MAX]),
         Change::DropSeed("web".parse().unwrap()),
+        Change::ReturnPoint(Arc::clone(&state().points[0])),
     ] {
         let commit = Commit {
             sequence: 7,
