@@ -128,6 +128,7 @@ pub(crate) fn sweep(
     let (tasks, waiting) = crossbeam_channel::bounded::<Vec<Run>>(TASKS_WAITING);
     let walked = std::thread::scope(|scope| {
         let work = || {
+            let _alarm = Alarm(|| to.stop());
             // All are taken, whatever happened: who sends them must not wait for nobody.
             for task in &waiting {
                 if !stopped.load(Ordering::Relaxed) {
@@ -151,6 +152,17 @@ pub(crate) fn sweep(
         walked
     });
     failed.into_inner().map_or(walked, Err)
+}
+
+/// Tells the others when its thread panics: they would wait for what that was at.
+struct Alarm<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Alarm<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
 }
 
 /// Goes along the image, and makes tasks of it.

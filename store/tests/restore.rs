@@ -42,6 +42,8 @@ fn what_is_lost_early_in_an_image_of_many_runs_fails_its_restore() {
     let containers = place.list("containers/000000").unwrap();
     let (first, _) = containers.into_iter().min().unwrap();
     place.remove(&format!("containers/000000/{first}")).unwrap();
+    let report = store.verify_image(image, &|_, _| ()).unwrap();
+    assert_eq!(report.damage.len(), 1, "{report:?}");
     let restored = store
         .image(image)
         .unwrap()
@@ -167,4 +169,25 @@ fn a_write_that_fails_ends_the_restore_with_its_error() {
         let restored = opened.restore_to(&disk, readers, writers, &|_, _| ());
         assert_eq!(restored.unwrap_err().kind(), ErrorKind::Full);
     }
+}
+
+/// A thread that panicked would leave the others waiting for the memory that it held.
+#[test]
+fn a_panic_in_the_disk_is_a_panic_of_the_restore() {
+    struct Broken;
+    impl RestoreSink for Broken {
+        fn write(&self, offset: u64, _: &[u8]) -> io::Result<()> {
+            assert!(offset < 8 << 20, "this disk is broken");
+            Ok(())
+        }
+
+        fn zero(&self, _: ByteRange) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (store, image, ..) = store_and_image();
+    let opened = store.image(image.image()).unwrap();
+    let restore = || opened.restore_to(&Broken, 3, 2, &|_, _| ());
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(restore));
+    assert!(ended.is_err());
 }

@@ -8,7 +8,7 @@ use block::{ByteRange, PageBuf, index};
 use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
-use super::{RestoreSink, sink_error};
+use super::{Alarm, RestoreSink, sink_error};
 use crate::error::StoreError;
 
 /// What is written at once, at most: a device that is written past the page cache takes it much faster than sixteen pieces of it.
@@ -75,6 +75,7 @@ impl BlockMemory {
 
     /// Writes blocks as they come, until no more can come.
     pub(super) fn write(&self, sink: &dyn RestoreSink, blocks: &Receiver<FullBlock>) {
+        let _alarm = Alarm(|| self.stop());
         for FullBlock { start, parts, buf } in blocks {
             if !self.is_stopped() {
                 let written = parts.iter().try_for_each(|part| {
