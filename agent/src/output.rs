@@ -19,8 +19,6 @@ use std::sync::Arc;
 use block::{
     Access, BlockDevice, ByteRange, Caching, Dir, Fua, OpenError, OsDir, Production, ZeroOptions,
 };
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 use store::RestoreSink;
 
 use crate::partial_dir::PartialDir;
@@ -365,21 +363,9 @@ fn settle(from: &Path, to: &Path, force: bool) -> io::Result<()> {
 fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     match force {
         true => fs::rename(from, to)?,
-        false => rename_new(from, to)?,
+        false => block::rename_new(from, to)?,
     }
     OsDir::open(parent(to))?.sync()
-}
-
-/// Fails with `AlreadyExists` if the name is taken.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The file system has no such rename (NFS). A second link is as atomic.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        renamed => Ok(renamed?),
-    }
 }
 
 /// The data first: a descriptor must never name a file that is not there, or an old one.

@@ -48,7 +48,7 @@ pub use identity::Identity;
 pub use memory::MemoryDevice;
 pub use name::{InvalidName, Name};
 pub use open_files::allow_many_open_files;
-pub use os_dir::OsDir;
+pub use os_dir::{OsDir, rename_new};
 pub use overlay::Overlay;
 pub use page_buf::PageBuf;
 pub use production::{

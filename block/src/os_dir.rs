@@ -9,11 +9,11 @@ use std::any::Any;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::dir::check_name;
@@ -118,6 +118,28 @@ impl OsDir {
     }
 }
 
+/// Renames a file, in one directory or from one to another. Not durable before the directories are.
+///
+/// # Errors
+/// `AlreadyExists` if something has the name; the operating system's.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let renamed = rename_without_replacing(CWD, from, to);
+    renamed.map_err(|e| file_error("rename to", to, e))
+}
+
+fn rename_without_replacing(dir: BorrowedFd<'_>, from: &Path, to: &Path) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+        // The file system has no such rename (NFS). A second link is as atomic.
+        Err(Errno::INVAL | Errno::NOSYS) => relink(dir, from, to),
+        renamed => renamed,
+    }
+}
+
+fn relink(dir: BorrowedFd<'_>, from: &Path, to: &Path) -> Result<(), Errno> {
+    rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+    rustix::fs::unlinkat(dir, from, AtFlags::empty())
+}
+
 impl Dir for OsDir {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         check_name(name)?;
@@ -146,13 +168,7 @@ impl Dir for OsDir {
     fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         check_name(from)?;
         check_name(to)?;
-        let renamed =
-            rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE);
-        // INVAL: the file system has no such rename (NFS). A second link is as atomic.
-        let renamed = match renamed {
-            Err(Errno::INVAL | Errno::NOSYS) => self.relink(from, to),
-            other => other,
-        };
+        let renamed = rename_without_replacing(self.fd.as_fd(), from.as_ref(), to.as_ref());
         self.named("rename to", to, renamed)
     }
 
@@ -218,11 +234,6 @@ impl Dir for OsDir {
 impl OsDir {
     fn has(&self, name: &str) -> bool {
         rustix::fs::statat(&self.fd, name, AtFlags::empty()).is_ok()
-    }
-
-    fn relink(&self, from: &str, to: &str) -> Result<(), Errno> {
-        rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())?;
-        rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())
     }
 
     /// Names that are no text are not ours and are left out.
