@@ -37,7 +37,7 @@ pub(crate) struct Output {
     path: PathBuf,
     force: bool,
     /// What is replaced, locked until it is: nobody begins to use it meanwhile.
-    _replaced: Option<Production>,
+    _replaced: Vec<Production>,
 }
 
 enum Kind {
@@ -110,7 +110,7 @@ impl Output {
         caching: Caching,
         path: &Path,
         force: bool,
-        replaced: Option<Production>,
+        replaced: Vec<Production>,
     ) -> Result<Self> {
         let writeback = match caching {
             Caching::Direct => None,
@@ -160,7 +160,7 @@ impl Output {
                 "choose a device that is as large as the disk",
             ));
         }
-        Self::of(Kind::Device(opened), caching, path, force, None)
+        Self::of(Kind::Device(opened), caching, path, force, Vec::new())
     }
 
     /// How many threads should write.
@@ -326,13 +326,15 @@ fn partial_dir(partial: &Path, files: [&Path; 2]) -> Result<PartialDir> {
 
 /// Locks the files that are to be replaced. One that is a running guest's, or served, would go on under no name, and what is
 /// written to it would be lost.
-fn lock_replaced<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Option<Production>> {
-    let mut locked = None;
+fn lock_replaced<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Vec<Production>> {
+    let mut locked: Vec<Production> = Vec::new();
     for path in paths {
-        // A VMDK comes before its data, and may have locked that: not against this.
-        drop(locked.take());
+        // A VMDK comes before its data, and may hold it.
+        if locked.iter().any(|disk| disk.has_file(path)) {
+            continue;
+        }
         match block::open_production(path, Access::ReadWrite) {
-            Ok(disk) => locked = Some(disk),
+            Ok(disk) => locked.push(disk),
             Err(error @ OpenError::InUse { .. }) => return Err(error.into()),
             // It is not there, or no disk that anybody could use.
             Err(_) => {}
@@ -389,4 +391,38 @@ fn settle_vmdk(dir: &PartialDir, path: &Path, force: bool) -> io::Result<()> {
         rename(&from(to), to, force)?;
     }
     dir.remove()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Production {
+        block::open_production(path, Access::ReadWrite).expect("it is free")
+    }
+
+    /// Only the first file that could be locked was: a descriptor that named other data hid that the data beside it, which was
+    /// replaced, too, was a running guest's.
+    #[test]
+    fn each_file_that_is_replaced_is_locked() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| tmp.path().join(name);
+        for name in ["a.vmdk", "b.vmdk"] {
+            let disk = block::vmdk::create_flat(&path(name), 1 << 20, Caching::Buffered);
+            disk.expect("created").publish().expect("published");
+        }
+        let lock = || lock_replaced([path("a.vmdk"), path("a-flat.vmdk")].iter().map(|p| &**p));
+        assert_eq!(lock().expect("free").len(), 1);
+        fs::copy(path("b.vmdk"), path("a.vmdk")).expect("copied");
+        let guest = open(&path("a-flat.vmdk"));
+        assert!(lock().is_err());
+        drop(guest);
+        let locked = lock().expect("free");
+        for name in ["a-flat.vmdk", "b-flat.vmdk"] {
+            let opened = block::open_production(&path(name), Access::ReadWrite);
+            assert!(matches!(opened, Err(OpenError::InUse { .. })), "{name}");
+        }
+        drop(locked);
+        open(&path("a-flat.vmdk"));
+    }
 }

@@ -213,6 +213,19 @@ pub fn create_raw(path: &Path, size: u64, caching: Caching) -> Result<Production
 }
 
 impl Production {
+    /// Whether a path leads to one of the disk's files, whatever it is called there.
+    #[must_use]
+    pub fn has_file(&self, path: &Path) -> bool {
+        let Ok(found) = fs::metadata(path) else {
+            return false;
+        };
+        let is_it = |file: &Arc<HostFile>| {
+            file.metadata()
+                .is_ok_and(|meta| inode(&meta) == inode(&found))
+        };
+        self.files.iter().any(is_it)
+    }
+
     /// What the disk's files look like at this moment; `None` for a block device.
     ///
     /// # Errors
