@@ -4,8 +4,8 @@
 //! { "n": 7, "at": .., "event": "refused", "token": ID, "peer": ADDRESS, "vault": .., "what": .., "why": .., "previous": HEX }
 //! ```
 //!
-//! Rule: a line that was changed, or removed from the middle, shows in the next one. Lines never hold secrets. Refusals and
-//! whatever destroys something are durable before they are answered. docs/formats/audit.md has the files.
+//! Rule: a line that was changed, or removed from the middle, shows in the next one. Lines never hold secrets. They
+//! are durable before the call is answered. docs/formats/audit.md has the files.
 //! Crash: half a line at the end is no line; the next one is written over it.
 
 use std::collections::HashMap;
@@ -126,7 +126,7 @@ impl Audit {
         }
     }
 
-    /// Writes a line down; durable when this returns, where the event asks for it.
+    /// Writes a line down; durable when this returns.
     pub(crate) fn write(&self, entry: Entry) -> io::Result<()> {
         let log = self.files.lock()?;
         let (mut file, tail) = log.to_append()?;
@@ -146,9 +146,7 @@ impl Audit {
         file.set_len(tail.len)?;
         file.seek(SeekFrom::Start(tail.len))?;
         file.write_all(&text)?;
-        if line.event != Event::Read {
-            file.sync_data()?;
-        }
+        file.sync_data()?;
         match tail.len {
             // The file may have been made for this line.
             0 => log.sync_names(),
