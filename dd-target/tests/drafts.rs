@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{Clock, Name, UnixNanos};
+use common::shipping::noise;
 use common::{Bench, Later};
 use dd_target::api::Role;
 use dd_target::client::{RemoteImage, RemotePoint, Vault};
@@ -151,7 +152,7 @@ fn a_draft_that_failed_holds_nothing_and_goes_on_telling_why() {
     let path = format!("{DRAFTS}/{}/regions", begun["draft"].as_str().unwrap());
     std::fs::remove_dir_all(bench.path("place/vaults/v")).unwrap();
     let mut sent = (0..).map(|number| {
-        let body = noise(number);
+        let body = regions(number);
         bench.ask_with("POST", &path, Some(&token), |request| request.body(body))
     });
     let (status, _) = sent.find(|(status, _)| *status != 200).unwrap();
@@ -200,9 +201,9 @@ fn image_of_runs(bench: &Bench, token: &str, runs: usize) -> String {
         assert_eq!(status, 200, "{answer}");
         answer
     };
-    let noise = noise(1);
-    let print = &noise[16..48];
-    send("regions", noise.clone());
+    let body = regions(1);
+    let print = &body[16..48];
+    send("regions", body.clone());
     let granules: Vec<u64> = (0..262_144).step_by(2).take(runs).collect();
     for some in granules.chunks(8192) {
         let entry = |granule: &u64| [&granule.to_le_bytes()[..], print].concat();
@@ -219,18 +220,12 @@ fn image_of_runs(bench: &Bench, token: &str, runs: usize) -> String {
 }
 
 /// Regions of what does not compress: a body of some two MiB, like no other of another number.
-fn noise(number: u64) -> Vec<u8> {
+fn regions(number: u64) -> Vec<u8> {
     let codec = ChunkCodec::plain();
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut word = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state ^ (state >> 29)).to_le_bytes()
-    };
+    let mut bytes = noise(number);
     let mut body = Vec::new();
     for frame in 0..16_u64 {
-        let chunks: Vec<u8> = (0..32 * 512).flat_map(|_| word()).collect();
+        let chunks: Vec<u8> = bytes.by_ref().take(32 * 4096).collect();
         let region = codec.pack(chunks.clone());
         body.extend([region.encoding(), 32, 0, 0]);
         body.extend(u32::try_from(region.stored().len()).unwrap().to_le_bytes());

@@ -17,6 +17,8 @@ use dd_target::server::{LocalTokens, Server, ServerOptions, TlsFiles};
 use dd_target::{KeepOptions, Place};
 use reqwest::Method;
 
+pub(crate) mod shipping;
+
 /// The clock of the machine, and what was added to it.
 pub(crate) struct Later {
     clock: SystemClock,
