@@ -1,4 +1,4 @@
-//! Reading a whole image fast: container by container, in parallel, each region once.
+//! Reading a whole image fast: a window of it after the other, each container by container, in parallel, each region once.
 //!
 //! ```text
 //! the image's runs, a window at a time -> sorted by place -> one task per container -> several threads
