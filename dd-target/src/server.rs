@@ -37,7 +37,7 @@ use crate::server::ending::{Ending, within};
 use crate::server::figures::Figures;
 use crate::server::guard::UnderWay;
 use crate::server::limits::{
-    ANSWER_BYTES_AT_ONCE, BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, THREADS_MAX,
+    ANSWER_BYTES_AT_ONCE, BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, GUARD_THREADS, THREADS_MAX,
 };
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::state_dir::StateDir;
@@ -137,6 +137,7 @@ pub(crate) struct Inner {
     under_way: UnderWay,
     bodies: Budget,
     answers: Budget,
+    threads: Arc<Budget>,
     chores: Arc<Semaphore>,
     /// Until when it is not noted again that a token reads a vault.
     reads: Mutex<HashMap<(String, Name), Duration>>,
@@ -179,6 +180,7 @@ impl Server {
             under_way: UnderWay::default(),
             bodies: Budget::new(BODY_BYTES_AT_ONCE),
             answers: Budget::new(ANSWER_BYTES_AT_ONCE),
+            threads: Arc::new(Budget::new(THREADS_MAX)),
             chores: Arc::new(Semaphore::new(CHORES_AT_ONCE)),
             reads: Mutex::default(),
             figures: Figures::default(),
@@ -193,7 +195,7 @@ impl Server {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("target")
-            .max_blocking_threads(THREADS_MAX)
+            .max_blocking_threads(THREADS_MAX + CHORES_AT_ONCE + GUARD_THREADS)
             .enable_all()
             .build()
             .map_err(listen)?;
@@ -315,8 +317,21 @@ impl Inner {
     }
 }
 
-/// Does what waits for disks, on a thread that may.
+/// Does what waits for disks, on a thread that may: one of its token's.
 pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    let thread = guard::thread().await;
+    on_a_thread(move || {
+        let done = work();
+        drop(thread);
+        done
+    })
+    .await
+}
+
+/// The same for what is counted otherwise.
+pub(crate) async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Answer<T> + Send + 'static,
 ) -> Answer<T> {
     // A panic of ours, or the end of the runtime.

@@ -18,7 +18,7 @@ use crate::server::audit::{AuditPage, Event};
 use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::revocation::revoke;
-use crate::server::{Shared, blocking};
+use crate::server::{Shared, blocking, on_a_thread};
 
 /// A body that is no JSON of the right shape is answered as everything else is.
 pub(crate) fn given<T>(body: Result<Json<T>, JsonRejection>) -> Answer<T> {
@@ -160,7 +160,7 @@ pub(crate) async fn chore(
     let room = Arc::clone(&shared.chores).try_acquire_owned();
     let crowded = "the server has too many chores under way";
     let room = room.map_err(|_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?;
-    blocking(move || {
+    on_a_thread(move || {
         let _room = room;
         let what = serde_json::to_string(&chore).expect("chores are plain data");
         let role = role_of(&chore);

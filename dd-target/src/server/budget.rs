@@ -1,4 +1,4 @@
-//! Bytes of memory that requests may hold, of all tokens together, and of each a share of it.
+//! What requests may have at once (bytes of memory, threads): of all tokens together, and of each a share of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::server::limits::SHARE_OF_TOKEN;
 
-/// One permit a byte.
+/// One permit a byte, or a thread.
 pub(crate) struct Budget {
     share: usize,
     whole: Arc<Semaphore>,
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// Bytes that were taken, until it is dropped.
+/// What was taken, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Taken {
     _own: OwnedSemaphorePermit,
@@ -23,19 +23,19 @@ pub(crate) struct Taken {
 }
 
 impl Budget {
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(all: usize) -> Self {
         Self {
-            share: bytes / SHARE_OF_TOKEN,
-            whole: Arc::new(Semaphore::new(bytes)),
+            share: all / SHARE_OF_TOKEN,
+            whole: Arc::new(Semaphore::new(all)),
             shares: Mutex::default(),
         }
     }
 
-    /// Waits until the token, and then all of them, have so many bytes left; never more than a share.
-    pub(crate) async fn take(&self, token: &str, bytes: usize) -> Taken {
-        let bytes = u32::try_from(bytes.min(self.share)).expect("requests take far less");
-        let own = self.share_of(token).acquire_many_owned(bytes).await;
-        let whole = Arc::clone(&self.whole).acquire_many_owned(bytes).await;
+    /// Waits until the token, and then all of them, have so much left; never more than a share.
+    pub(crate) async fn take(&self, token: &str, wanted: usize) -> Taken {
+        let wanted = u32::try_from(wanted.min(self.share)).expect("requests take far less");
+        let own = self.share_of(token).acquire_many_owned(wanted).await;
+        let whole = Arc::clone(&self.whole).acquire_many_owned(wanted).await;
         Taken {
             _own: own.expect("it is never closed"),
             _whole: whole.expect("it is never closed"),

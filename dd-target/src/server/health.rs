@@ -31,12 +31,12 @@ fn told(shared: &Inner) -> String {
     let now = shared.clock.wall();
     let mut ages = String::new();
     let mut bytes = String::new();
-    // A vault that nobody has used yet is not opened for its figures.
-    let open = shared.vaults.all().into_iter();
-    for vault in open.filter(|vault| vault.open_store().is_some()) {
-        let Ok(figures) = vault.figures() else {
+    // A vault that nobody has used yet is not opened for its figures, and one that somebody opens just now is not waited for.
+    for vault in shared.vaults.all() {
+        let Some(store) = vault.store_at_hand() else {
             continue;
         };
+        let figures = vault.figures_of(&store);
         let name = &vault.name;
         // Writing to a text does not fail.
         let _ = writeln!(

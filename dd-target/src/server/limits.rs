@@ -13,10 +13,12 @@ pub(crate) const REQUESTS_PER_TOKEN: usize = 32;
 pub(crate) const BODY_BYTES_AT_ONCE: usize = 256 << 20;
 /// Bytes of objects that were read and are not sent yet, of everybody; further ones wait.
 pub(crate) const ANSWER_BYTES_AT_ONCE: usize = 256 << 20;
-/// What part of either one token has, at most: so that none keeps all others waiting.
+/// Threads on which requests wait for disks and for each other, of everybody; further ones wait for a thread.
+pub(crate) const THREADS_MAX: usize = 128;
+/// What part of each of these one token has, at most: so that none keeps all others waiting.
 pub(crate) const SHARE_OF_TOKEN: usize = 8;
-/// Threads on which requests wait for disks.
-pub(crate) const THREADS_MAX: usize = 64;
+/// Threads beside those: on which it is found out who calls.
+pub(crate) const GUARD_THREADS: usize = 16;
 /// Chores under way at once, of everybody. Further ones are answered with 429.
 pub(crate) const CHORES_AT_ONCE: usize = 16;
 

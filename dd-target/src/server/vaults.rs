@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use block::{Clock, Name, UnixNanos};
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ use crate::server::state_dir::{Locked, StateDir};
 const FILE: &str = "vaults.json";
 /// Most vaults of a server: each open one has its index in memory.
 const VAULTS_MAX: usize = 1_000;
+/// Whoever has the lock of an open store has it for less.
+const AT_HAND_MAX: Duration = Duration::from_millis(100);
 
 /// Why a vault cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +56,10 @@ pub(crate) struct Vaults {
     place: Place,
     dir: Arc<StateDir>,
     clock: Arc<dyn Clock>,
+    /// Nobody who has it waits for a disk, or for a bucket.
     known: Mutex<BTreeMap<Name, Arc<Vault>>>,
+    /// Held while one is made.
+    making: Mutex<()>,
 }
 
 /// A vault.
@@ -89,6 +95,7 @@ impl Vaults {
             dir: Arc::clone(dir),
             clock: Arc::clone(clock),
             known: Mutex::default(),
+            making: Mutex::default(),
         };
         let file = match dir.read(FILE).map_err(failed("read"))? {
             None => File::default(),
@@ -133,18 +140,18 @@ impl Vaults {
 
     /// Makes a vault. A store that lies there already, of a server that lost its state, is taken as it is.
     pub(crate) fn create(&self, new: &api::NewVault) -> Result<Arc<Vault>, VaultError> {
+        self.create_with(new, Vault::make_store)
+    }
+
+    fn create_with(
+        &self,
+        new: &api::NewVault,
+        make_store: impl FnOnce(&Vault) -> Result<(), StoreError>,
+    ) -> Result<Arc<Vault>, VaultError> {
         let invalid = "a vault's name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter or digit";
         let name: Name = new.name.parse().map_err(|_| VaultError::Invalid(invalid))?;
-        let locked = self.dir.lock().map_err(failed("lock"))?;
-        let mut known = self.known.lock();
-        if known.contains_key(&name) {
-            return Err(VaultError::Invalid("there is a vault of this name already"));
-        }
-        if known.len() >= VAULTS_MAX {
-            return Err(VaultError::Invalid(
-                "there are too many vaults; 1,000 at most",
-            ));
-        }
+        let _one_by_one = self.making.lock();
+        self.check_new(&name)?;
         let vault = self.vault(
             name.clone(),
             api::Vault {
@@ -153,20 +160,23 @@ impl Vaults {
                 created_unix_ns: self.clock.wall().0,
             },
         );
-        let place = vault.place.make()?;
-        match Store::create(&place) {
-            Err(StoreError::Occupied { .. }) => drop(vault.open()?),
-            created => created?,
-        }
-        self.save(
-            &locked,
-            known
-                .values()
-                .map(|v| v.settings())
-                .chain([vault.settings()]),
-        )?;
-        known.insert(name, Arc::clone(&vault));
+        make_store(&vault)?;
+        let locked = self.dir.lock().map_err(failed("lock"))?;
+        let known = self.all();
+        let others = known.iter().map(|vault| vault.settings());
+        self.save(&locked, others.chain([vault.settings()]))?;
+        self.known.lock().insert(name, Arc::clone(&vault));
         Ok(vault)
+    }
+
+    fn check_new(&self, name: &Name) -> Result<(), VaultError> {
+        let known = self.known.lock();
+        let why = match () {
+            () if known.contains_key(name) => "there is a vault of this name already",
+            () if known.len() >= VAULTS_MAX => "there are too many vaults; 1,000 at most",
+            () => return Ok(()),
+        };
+        Err(VaultError::Invalid(why))
     }
 
     /// Gives a vault another quota. Less than it holds keeps it from growing.
@@ -177,7 +187,7 @@ impl Vaults {
     ) -> Result<Arc<Vault>, VaultError> {
         let vault = self.find(name)?;
         let locked = self.dir.lock().map_err(failed("lock"))?;
-        let known = self.known.lock();
+        let known = self.all();
         let with_new = |other: &Arc<Vault>| match other.name == vault.name {
             true => api::Vault {
                 quota_bytes: quota,
@@ -185,7 +195,7 @@ impl Vaults {
             },
             false => other.settings(),
         };
-        self.save(&locked, known.values().map(with_new))?;
+        self.save(&locked, known.iter().map(with_new))?;
         vault.settings.lock().quota_bytes = quota;
         Ok(vault)
     }
@@ -242,6 +252,11 @@ impl Vault {
         Some((open.clone()?, self.turn()))
     }
 
+    /// The store, if it is open, and nobody is at work on opening it.
+    pub(crate) fn store_at_hand(&self) -> Option<Store> {
+        self.store.try_lock_for(AT_HAND_MAX)?.clone()
+    }
+
     pub(crate) fn turn(&self) -> u64 {
         self.turn.load(Ordering::Relaxed)
     }
@@ -267,13 +282,23 @@ impl Vault {
         quota.is_some_and(|quota| bytes.saturating_add(more) > quota)
     }
 
+    fn make_store(&self) -> Result<(), StoreError> {
+        match Store::create(&self.place.make()?) {
+            Err(StoreError::Occupied { .. }) => self.open().map(drop),
+            created => created,
+        }
+    }
+
     fn open(&self) -> Result<Store, StoreError> {
         Store::open_writer(&self.place.open()?, Around::new(Arc::clone(&self.clock)))
     }
 
     /// What it holds. Its store is opened for it.
     pub(crate) fn figures(&self) -> Result<api::VaultFigures, StoreError> {
-        let store = self.store()?;
+        Ok(self.figures_of(&self.store()?))
+    }
+
+    pub(crate) fn figures_of(&self, store: &Store) -> api::VaultFigures {
         let held = store.figures();
         let mut groups = BTreeMap::<Name, (u64, UnixNanos)>::new();
         for point in store.points() {
@@ -285,18 +310,68 @@ impl Vault {
             points,
             newest_unix_ns: newest.0,
         };
-        Ok(api::VaultFigures {
+        api::VaultFigures {
             vault: self.settings(),
             stored_bytes: held.stored_bytes,
             quarantined_bytes: held.quarantined_bytes,
             points: held.point_count,
             chunks: held.chunk_count,
             groups: groups.into_iter().map(group).collect(),
-            seeds: seeds_of(&store),
-        })
+            seeds: seeds_of(store),
+        }
     }
 }
 
 fn failed(verb: &'static str) -> impl Fn(io::Error) -> VaultError {
     move |source| VaultError::File { verb, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use block::SystemClock;
+
+    use super::*;
+
+    /// A vault was to be made in a bucket that did not answer, and every request to every other vault waited with it.
+    #[test]
+    fn nobody_waits_for_a_vault_that_is_being_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::Directory(dir.path().join("place"));
+        let state = Arc::new(StateDir::open(&dir.path().join("state")).unwrap());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let vaults = Vaults::open(place, &state, &clock).unwrap();
+        let new = |name: &str| api::NewVault {
+            name: name.to_owned(),
+            quota_bytes: None,
+        };
+        vaults.create(&new("quick")).unwrap();
+        let (go_on, answers) = mpsc::channel();
+        let (found, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let (vaults, asked) = (&vaults, found.clone());
+            scope.spawn(move || {
+                let answered = |_: &Vault| {
+                    asked.send("asked").unwrap();
+                    answers.recv().unwrap();
+                    Ok(())
+                };
+                vaults.create_with(&new("slow"), answered).unwrap();
+            });
+            assert_eq!(told.recv(), Ok("asked"));
+            scope.spawn(move || {
+                assert!(vaults.find("slow").is_err());
+                vaults.find("quick").unwrap();
+                vaults.set_quota("quick", Some(1 << 30)).unwrap();
+                found.send("found").unwrap();
+            });
+            let waited = told.recv_timeout(Duration::from_secs(20));
+            go_on.send(()).unwrap();
+            assert_eq!(waited, Ok("found"));
+        });
+        let quotas = vaults.all().into_iter().map(|v| v.settings().quota_bytes);
+        assert_eq!(quotas.collect::<Vec<_>>(), [Some(1 << 30), None]);
+    }
 }
