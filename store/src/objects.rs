@@ -11,6 +11,7 @@
 //! Rule: nothing enters a cache before it was checked; what fails a check is healed from its own armor, or an error
 //! that names the object.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -40,6 +41,9 @@ const TABLES_BYTES_MAX: usize = 4 << 20;
 
 /// A container is never larger: 4096 chunks that do not compress, and its manifest.
 const CONTAINER_LEN_MAX: u64 = 17 << 20;
+
+/// What a container has of chunks that are compressed to half of what they were.
+const CONTAINER_CHUNKS: u64 = 2048;
 
 /// Reads the catalog again: where everything lies now, and the number of the newest commit.
 pub(crate) type Refresh = Box<dyn Fn() -> Result<(u64, Arc<Locations>)> + Send + Sync>;
@@ -196,6 +200,19 @@ impl Objects {
             None => self.opener.containers.len(opened.at.id),
             Some(spot) => Ok(u64::from(spot.len) + u64::from(spot.len) / 98),
         }
+    }
+
+    /// Keeps a container at hand for who reads so many of its chunks next, until the returned value is dropped: as
+    /// [`Backend::hold`]. One that lies in a bundle is a part of something much larger.
+    pub(crate) fn hold(&self, id: ObjectId, chunks: u64) -> Option<Box<dyn Any + Send>> {
+        let at = self.at(Kind::Container, id);
+        if at.spot.is_some() {
+            return None;
+        }
+        // Where it is not known how many it has: it has as many as most.
+        let manifest = self.manifests.get(&at);
+        let all = manifest.map_or(CONTAINER_CHUNKS, |manifest| manifest.chunk_count() as u64);
+        self.opener.containers.hold(id, 2 * chunks >= all)
     }
 
     /// All bytes of a container.

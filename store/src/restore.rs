@@ -335,6 +335,7 @@ impl Reader<'_> {
             return Ok(());
         };
         let objects = &self.image.objects;
+        let at_hand = objects.hold(id, runs.iter().map(|run| run.count).sum());
         let container = match objects.container(id) {
             Err(e) => return self.lose(runs, e),
             Ok(container) => container,
@@ -363,6 +364,7 @@ impl Reader<'_> {
                     Ok(chunks) => Some((region, chunks)),
                     Err(StoreError::Missing { .. }) if objects.has_moved(&container) => {
                         // Garbage collection was faster.
+                        drop(at_hand);
                         rest.push_front(now);
                         let rest: Vec<Run> = rest.into();
                         return self.read_container(&rest);

@@ -6,6 +6,7 @@
 //!
 //! Rule: an object stays through a power cut once [`Shelf::sync`] returned after it was put.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -112,6 +113,11 @@ impl Shelf {
                 }
                 other => other,
             })
+    }
+
+    /// Keeps an object at hand for who reads most of it next: as [`Backend::hold`].
+    pub(crate) fn hold(&self, id: ObjectId, worth: bool) -> Option<Box<dyn Any + Send>> {
+        self.place.hold(&self.path(id), worth)
     }
 
     /// The whole of an object that something refers to, around sectors that its disk has lost.

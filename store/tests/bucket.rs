@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use block::{GRANULE, SystemClock};
-use common::{Content, chunk, count_from_env, draft, read_all, thorough};
+use common::{Content, Nowhere, chunk, count_from_env, draft, read_all, thorough};
 use network::{Client, Lie, Manners, Network};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -372,4 +372,38 @@ fn a_length_that_was_listed_is_asked_for_again_where_it_ends() {
     assert!(buf == [1; 600_000]);
     let past = reader.read("a/b", 650_000, &mut buf).unwrap_err();
     assert_eq!(past.kind(), std::io::ErrorKind::UnexpectedEof);
+}
+
+/// Four requests for each container: how long it is, its end, and its regions in two pieces.
+#[test]
+fn a_restore_asks_once_for_a_container_of_which_it_needs_most() {
+    let network = Network::new(1);
+    let [writer, reader] = [(); 2].map(|()| -> Arc<dyn Backend> {
+        Arc::new(bucket(&network, Manners::Honest, &Arc::default()))
+    });
+    common::create(&writer).unwrap();
+    let store = Store::open_writer(&writer, around()).unwrap();
+    let granules = 9000;
+    let mut image = store
+        .image_writer(Base::Empty {
+            size: granules * GRANULE,
+        })
+        .unwrap();
+    for granule in 0..granules {
+        image.put(granule, &chunk(granule + 1)).unwrap();
+    }
+    let point = store
+        .commit_point(draft("web", image.finish().unwrap()))
+        .unwrap();
+    let restorer = Store::open_reader(&reader, around()).unwrap();
+    let image = restorer.image(&point.disks[0].image).unwrap();
+    drop(network.take_gets());
+    image.restore_to(&Nowhere, 2, 2, &|_, _| ()).unwrap();
+    let gets = network.take_gets();
+    let of_containers = gets
+        .iter()
+        .filter(|(path, _)| path.as_ref().contains("containers/"));
+    let counts: Vec<_> = of_containers.map(|(_, count)| *count).collect();
+    // The last one is small, and read as before.
+    assert!(counts[..2] == [1, 1] && counts[2] <= 3, "{gets:?}");
 }

@@ -90,6 +90,28 @@ impl Ranges for Objects {
         let got = self.get(name, &range);
         Ok(got.map_err(RemoteError::into_io)?.0)
     }
+
+    fn whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+        let too_long = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is far larger than it can be",
+            )
+        };
+        let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX)) {
+            Err(RemoteError::Refused { status: 416, .. }) => (Vec::new(), 0),
+            got => got.map_err(RemoteError::into_io)?,
+        };
+        if len > len_max {
+            return Err(too_long());
+        }
+        while (bytes.len() as u64) < len {
+            let at = bytes.len() as u64;
+            let got = self.get(name, &(at..(at + RANGE_MAX).min(len)));
+            bytes.extend(got.map_err(RemoteError::into_io)?.0);
+        }
+        Ok(bytes)
+    }
 }
 
 /// `bytes FIRST-LAST/LENGTH`.
@@ -126,25 +148,11 @@ impl Backend for Objects {
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
-        let too_long = || {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is far larger than it can be",
-            )
-        };
-        let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX)) {
-            Err(RemoteError::Refused { status: 416, .. }) => (Vec::new(), 0),
-            got => got.map_err(RemoteError::into_io)?,
-        };
-        if len > len_max {
-            return Err(too_long());
-        }
-        while (bytes.len() as u64) < len {
-            let at = bytes.len() as u64;
-            let got = self.get(name, &(at..(at + RANGE_MAX).min(len)));
-            bytes.extend(got.map_err(RemoteError::into_io)?.0);
-        }
-        Ok(bytes)
+        self.whole(name, len_max)
+    }
+
+    fn hold(&self, name: &str, worth: bool) -> Option<Box<dyn Any + Send>> {
+        self.blocks.hold(name, worth, self)
     }
 
     fn remove(&self, _name: &str) -> io::Result<()> {

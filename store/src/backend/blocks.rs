@@ -3,8 +3,9 @@
 //!
 //! A read brings a block (and the one before, at an object's end: there lies what objects say of themselves). One that goes on
 //! where the last one ended brings four times as many as that: who reads a little of an object gets little, who reads all of it
-//! needs few requests.
+//! needs few requests. Who says before that he will read most of it needs one.
 
+use std::any::Any;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -15,6 +16,7 @@ use block::index;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::backend::wholes::{self, Wholes};
 use crate::cache::ByteCache;
 
 /// Bytes of a block.
@@ -43,6 +45,12 @@ pub trait Ranges {
     /// # Errors
     /// As [`head`](Self::head).
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
+
+    /// All of an object.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head); `InvalidData` if it is longer than `len_max`.
+    fn whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>>;
 }
 
 /// Blocks of objects, and how long those are.
@@ -50,6 +58,7 @@ pub struct Blocks {
     known: Mutex<LruCache<String, Arc<Known>>>,
     next: AtomicU64,
     blocks: ByteCache<(u64, u64), Vec<u8>>,
+    wholes: Wholes,
 }
 
 /// An object that was seen.
@@ -76,6 +85,7 @@ impl Default for Blocks {
             known: Mutex::new(LruCache::new(KNOWN_MAX)),
             next: AtomicU64::new(0),
             blocks: ByteCache::new(BYTES_MAX),
+            wholes: Wholes::default(),
         }
     }
 }
@@ -108,6 +118,34 @@ impl Blocks {
             }
             other => other,
         }
+    }
+
+    /// Holds all of an object in memory until the returned value is dropped; one that is not there is brought if that is `worth` it. May wait
+    /// until others are held no more: whoever holds one must not wait for somebody who wants one.
+    pub fn hold(&self, name: &str, worth: bool, from: &impl Ranges) -> Option<Box<dyn Any + Send>> {
+        let held = || {
+            let known = self.known.lock().get(name).cloned();
+            known.and_then(|known| self.wholes.held(known.serial))
+        };
+        if let Some(held) = held() {
+            return Some(held);
+        }
+        // Two windows of an image meet in a container: the second finds what the first has brought.
+        let _turn = self.wholes.turn(name);
+        let held = held();
+        if held.is_some() || !worth {
+            return held;
+        }
+        let bring = || {
+            let bytes = from.whole(name, wholes::LEN_MAX)?;
+            let len = bytes.len() as u64;
+            let known = self.known.lock().get(name).cloned();
+            let known = known.filter(|known| known.len == len);
+            let known = known.unwrap_or_else(|| self.learn(name, len));
+            Ok((known.serial, bytes))
+        };
+        // Whoever reads it is told why it did not come.
+        self.wholes.bring(bring).ok()
     }
 
     /// How long an object is, by a list: believed if nothing else is known.
@@ -155,6 +193,10 @@ impl Blocks {
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > known.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(whole) = self.wholes.get(known.serial) {
+            buf.copy_from_slice(&whole[index(offset)..][..buf.len()]);
+            return Ok(());
         }
         let mut done = 0;
         while done < buf.len() {

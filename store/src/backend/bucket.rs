@@ -264,6 +264,14 @@ impl Ranges for Bucket {
         let (bytes, _) = self.get(&self.path(name), Some(range), len)?;
         Ok(bytes)
     }
+
+    fn whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+        let (bytes, len) = self.get(&self.path(name), None, len_max)?;
+        match bytes.len() as u64 == len {
+            true => Ok(bytes),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 impl Drop for Bucket {
@@ -310,11 +318,11 @@ impl Backend for Bucket {
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
-        let (bytes, len) = self.get(&self.path(name), None, len_max)?;
-        match bytes.len() as u64 == len {
-            true => Ok(bytes),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        self.whole(name, len_max)
+    }
+
+    fn hold(&self, name: &str, worth: bool) -> Option<Box<dyn Any + Send>> {
+        self.blocks.hold(name, worth, self)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

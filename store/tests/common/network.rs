@@ -1,6 +1,7 @@
 //! An object store, and a network between it and its clients that loses requests, loses answers, delivers what it lost later,
 //! lists what was there a while ago, and is cut; and servers without manners.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,6 +36,8 @@ struct Weather {
     late: Vec<Late>,
     /// Objects of the newest requests, which a list may not know of, or still know.
     recent: Vec<Path>,
+    /// How often objects were asked for.
+    gets: BTreeMap<Path, u64>,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,7 @@ impl Network {
                 faults: 0,
                 late: Vec::new(),
                 recent: Vec::new(),
+                gets: BTreeMap::new(),
             }),
         })
     }
@@ -69,6 +73,11 @@ impl Network {
     /// From now on so many of a thousand requests go wrong.
     pub(crate) fn set_faults(&self, faults: u32) {
         self.weather.lock().faults = faults;
+    }
+
+    /// How often each object was asked for since the last time.
+    pub(crate) fn take_gets(&self) -> BTreeMap<Path, u64> {
+        std::mem::take(&mut self.weather.lock().gets)
     }
 
     /// The beat comes when it wants: it shall not decide what becomes of the others.
@@ -258,6 +267,13 @@ impl ObjectStore for Client {
             Fate::Done => {}
             _ => return Err(lost()),
         }
+        *self
+            .network
+            .weather
+            .lock()
+            .gets
+            .entry(path.clone())
+            .or_default() += 1;
         let honest = self.network.bucket.get_opts(path, options).await?;
         match self.manners {
             Manners::Lying(lie) => lie.about(honest).await,

@@ -1,0 +1,268 @@
+//! Objects that are read whole: one request brings all of one, and whoever reads of it finds it in memory.
+//!
+//! ```text
+//! turn --> room for it? --no--> waits until somebody lets go of his
+//!            | yes
+//!            +--> brought --> held, by any number --> idle: the next one that needs the room drops it
+//! ```
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
+
+/// What is in memory at most, also while it is on its way: one object at least, however long.
+const BYTES_MAX: u64 = 64 << 20;
+/// No object is held that is longer: a container that holds only what cannot be compressed, with its armor.
+pub(super) const LEN_MAX: u64 = 18 << 20;
+
+/// Objects in memory, by number.
+#[derive(Default)]
+pub(super) struct Wholes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// One is held no more, has come, or does not come.
+    changed: Condvar,
+}
+
+struct Inner {
+    objects: LruCache<u64, Arc<Vec<u8>>>,
+    /// Bytes of these, and of those on their way.
+    bytes: u64,
+    /// Names of those of which it is somebody's turn to bring them.
+    turns: HashSet<String>,
+    /// How long the next one is thought to be: as the longest yet.
+    longest: u64,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            objects: LruCache::unbounded(),
+            bytes: 0,
+            turns: HashSet::new(),
+            longest: 0,
+        }
+    }
+}
+
+/// An object that stays in memory as long as this lives.
+struct Held {
+    object: Option<Arc<Vec<u8>>>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Under the lock: who finds all of them held sleeps before this, or sees it idle.
+        let inner = self.shared.inner.lock();
+        self.object = None;
+        drop(inner);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Wholes {
+    /// An object, if it is in memory.
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Vec<u8>>> {
+        self.shared.inner.lock().objects.get(&number).cloned()
+    }
+
+    /// Holds one that is in memory.
+    pub(super) fn held(&self, number: u64) -> Option<Box<dyn Any + Send>> {
+        let object = self.get(number)?;
+        Some(self.guard(object))
+    }
+
+    /// Waits until nobody else is bringing the object.
+    pub(super) fn turn<'a>(&'a self, name: &'a str) -> Turn<'a> {
+        let shared = &*self.shared;
+        let mut inner = shared.inner.lock();
+        while !inner.turns.insert(name.to_owned()) {
+            shared.changed.wait(&mut inner);
+        }
+        Turn { shared, name }
+    }
+
+    /// Brings an object, and holds it; `bring` says its number, too. May wait until others are held no more: whoever
+    /// holds one must not wait for somebody who wants one.
+    pub(super) fn bring(
+        &self,
+        bring: impl FnOnce() -> io::Result<(u64, Vec<u8>)>,
+    ) -> io::Result<Box<dyn Any + Send>> {
+        let room = self.room();
+        let (number, bytes) = bring()?;
+        let object = Arc::new(bytes);
+        room.fill(number, &object);
+        Ok(self.guard(object))
+    }
+
+    fn guard(&self, object: Arc<Vec<u8>>) -> Box<dyn Any + Send> {
+        Box::new(Held {
+            object: Some(object),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// Room for one as long as the longest yet.
+    fn room(&self) -> Room<'_> {
+        let mut inner = self.shared.inner.lock();
+        loop {
+            let bytes = inner.longest;
+            if inner.bytes == 0 || inner.bytes + bytes <= BYTES_MAX {
+                inner.bytes += bytes;
+                let shared = &*self.shared;
+                return Room { shared, bytes };
+            }
+            if !inner.drop_idle() {
+                self.shared.changed.wait(&mut inner);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Drops the one that nobody holds and nobody has read for longest.
+    fn drop_idle(&mut self) -> bool {
+        let mut from_oldest = self.objects.iter().rev();
+        let idle = from_oldest.find(|(_, object)| Arc::strong_count(object) == 1);
+        let Some(number) = idle.map(|(number, _)| *number) else {
+            return false;
+        };
+        let object = self.objects.pop(&number);
+        self.bytes -= object.map_or(0, |object| object.len() as u64);
+        true
+    }
+}
+
+/// Somebody's, to bring an object.
+pub(super) struct Turn<'a> {
+    shared: &'a Shared,
+    name: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.inner.lock().turns.remove(self.name);
+        self.shared.changed.notify_all();
+    }
+}
+
+/// Room for an object that is on its way.
+struct Room<'a> {
+    shared: &'a Shared,
+    bytes: u64,
+}
+
+impl Room<'_> {
+    fn fill(self, number: u64, object: &Arc<Vec<u8>>) {
+        let len = object.len() as u64;
+        let mut inner = self.shared.inner.lock();
+        inner.longest = inner.longest.max(len);
+        inner.bytes += len;
+        if let Some((_, old)) = inner.objects.push(number, Arc::clone(object)) {
+            inner.bytes -= old.len() as u64;
+        }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.shared.inner.lock().bytes -= self.bytes;
+        self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    const LEN: usize = 16 << 20;
+    const FIT: u64 = BYTES_MAX / LEN as u64;
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn bring(wholes: &Wholes, number: u64) -> Box<dyn Any + Send> {
+        wholes.bring(|| Ok((number, vec![0; LEN]))).unwrap()
+    }
+
+    fn bytes(wholes: &Wholes) -> u64 {
+        wholes.shared.inner.lock().bytes
+    }
+
+    #[test]
+    fn what_is_idle_makes_room_and_what_is_held_does_not() {
+        let wholes = Wholes::default();
+        let first = bring(&wholes, 0);
+        for number in 1..3 * FIT {
+            drop(bring(&wholes, number));
+            assert!(bytes(&wholes) <= BYTES_MAX);
+        }
+        assert!(wholes.get(0).is_some(), "it is held");
+        assert!(wholes.get(1).is_none() && wholes.get(3 * FIT - 1).is_some());
+        drop((first, wholes.held(3 * FIT - 1)));
+        assert!(wholes.held(1).is_none());
+    }
+
+    #[test]
+    fn who_finds_all_held_waits_until_one_is_not() {
+        let wholes = Wholes::default();
+        let mut held: Vec<_> = (0..FIT).map(|number| bring(&wholes, number)).collect();
+        let (brought, came) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let one_more = bring(&wholes, FIT);
+                brought.send(()).unwrap();
+                drop(one_more);
+            });
+            assert!(came.recv_timeout(SOON).is_err());
+            drop(held.pop());
+            came.recv().unwrap();
+        });
+        assert_eq!(bytes(&wholes), BYTES_MAX);
+    }
+
+    #[test]
+    fn only_one_at_a_time_brings_an_object() {
+        let wholes = Wholes::default();
+        let turn = wholes.turn("a");
+        drop(wholes.turn("b"));
+        let (given, came) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                drop(wholes.turn("a"));
+                given.send(()).unwrap();
+            });
+            assert!(came.recv_timeout(SOON).is_err());
+            drop(turn);
+            came.recv().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_does_not_come_leaves_no_trace() {
+        let wholes = Wholes::default();
+        drop(bring(&wholes, 1));
+        let before = bytes(&wholes);
+        let failed = wholes.bring(|| Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(
+            failed.err().map(|e| e.kind()),
+            Some(io::ErrorKind::NotFound)
+        );
+        assert_eq!(bytes(&wholes), before);
+        // Two who want the same one, at the same time.
+        let (a, b) = (bring(&wholes, 2), bring(&wholes, 2));
+        drop((a, b));
+        assert_eq!(bytes(&wholes), 2 * LEN as u64);
+    }
+}
