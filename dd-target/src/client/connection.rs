@@ -129,8 +129,18 @@ impl Connection {
 
     /// Asks, and waits for the answer; its body has `len_max` bytes at most.
     pub(crate) fn ask(self: &Arc<Self>, ask: Ask, len_max: usize) -> Result<Answer, RemoteError> {
+        self.ask_into(ask, len_max, Vec::new())
+    }
+
+    /// The same; the body lies in `memory`, if it fits.
+    pub(crate) fn ask_into(
+        self: &Arc<Self>,
+        ask: Ask,
+        len_max: usize,
+        mut memory: Vec<u8>,
+    ) -> Result<Answer, RemoteError> {
         let this = Arc::clone(self);
-        self.wait(async move { this.send(&ask, len_max).await })
+        self.wait(async move { this.send_into(&ask, len_max, &mut memory).await })
     }
 
     /// Asks for a document.
@@ -173,9 +183,18 @@ impl Connection {
 
     /// Asks, and asks again where that may be.
     pub(crate) async fn send(&self, ask: &Ask, len_max: usize) -> Result<Answer, RemoteError> {
+        self.send_into(ask, len_max, &mut Vec::new()).await
+    }
+
+    async fn send_into(
+        &self,
+        ask: &Ask,
+        len_max: usize,
+        memory: &mut Vec<u8>,
+    ) -> Result<Answer, RemoteError> {
         let mut pause = PAUSE;
         for _ in 1..ATTEMPTS {
-            match self.send_once(ask, len_max).await {
+            match self.send_once(ask, len_max, memory).await {
                 Err(error) if may_ask_again(ask, &error) => {
                     tracing::debug!(error = crate::chain(&error), "asked again");
                 }
@@ -184,10 +203,15 @@ impl Connection {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.send_once(ask, len_max).await
+        self.send_once(ask, len_max, memory).await
     }
 
-    async fn send_once(&self, ask: &Ask, len_max: usize) -> Result<Answer, RemoteError> {
+    async fn send_once(
+        &self,
+        ask: &Ask,
+        len_max: usize,
+        memory: &mut Vec<u8>,
+    ) -> Result<Answer, RemoteError> {
         let broken = |error: reqwest::Error| RemoteError::Unreachable {
             server: self.server(),
             // It names the URL, which the message does already.
@@ -196,7 +220,7 @@ impl Connection {
         let response = self.request(ask).send().await.map_err(broken)?;
         let status = response.status();
         if !status.is_success() {
-            let problem = self.body(response, PROBLEM_BYTES_MAX).await;
+            let problem = self.body(response, PROBLEM_BYTES_MAX, Vec::new()).await;
             let problem = problem
                 .ok()
                 .and_then(|body| serde_json::from_slice(&body).ok());
@@ -213,7 +237,10 @@ impl Connection {
         let headers = response.headers().clone();
         let body = match ask.method == Method::HEAD {
             true => Vec::new(),
-            false => self.body(response, len_max).await?,
+            false => {
+                let memory = std::mem::take(memory);
+                self.body(response, len_max, memory).await?
+            }
         };
         Ok(Answer { headers, body })
     }
@@ -231,10 +258,16 @@ impl Connection {
         }
     }
 
-    async fn body(&self, mut response: Response, len_max: usize) -> Result<Vec<u8>, RemoteError> {
+    async fn body(
+        &self,
+        mut response: Response,
+        len_max: usize,
+        mut body: Vec<u8>,
+    ) -> Result<Vec<u8>, RemoteError> {
         let told = response.headers().get(CONTENT_LENGTH);
         let told = told.and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
-        let mut body = Vec::with_capacity(told.unwrap_or(0).min(len_max));
+        body.clear();
+        body.reserve_exact(told.unwrap_or(0).min(len_max));
         loop {
             let part = response.chunk().await;
             let part = part.map_err(|error| RemoteError::Unreachable {

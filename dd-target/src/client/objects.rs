@@ -44,14 +44,19 @@ impl Objects {
         format!("/v1/vaults/{}/objects/{name}", self.url.vault)
     }
 
-    /// Bytes of an object, as far as it goes, and how long all of it is.
-    fn get(&self, name: &str, range: &Range<u64>) -> Result<(Vec<u8>, u64), RemoteError> {
+    /// Bytes of an object, as far as it goes (in `memory`, if they fit), and how long all of it is.
+    fn get(
+        &self,
+        name: &str,
+        range: &Range<u64>,
+        memory: Vec<u8>,
+    ) -> Result<(Vec<u8>, u64), RemoteError> {
         let mut ask = Ask::get(self.path(name));
         let text = format!("bytes={}-{}", range.start, range.end - 1);
         let value = HeaderValue::try_from(text).expect("digits are legal");
         ask.headers.insert(RANGE, value);
         let asked = range.end - range.start;
-        let answer = self.connection.ask(ask, index(asked))?;
+        let answer = self.connection.ask_into(ask, index(asked), memory)?;
         let nonsense = || self.connection.nonsense("other bytes than were asked for");
         let (sent, len) = content_range(&answer.headers).ok_or_else(nonsense)?;
         let expected = range.start..range.end.min(len);
@@ -76,7 +81,7 @@ impl Objects {
 
 impl Ranges for Objects {
     fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
-        let head = match self.get(name, &(0..HEAD)) {
+        let head = match self.get(name, &(0..HEAD), Vec::new()) {
             // An empty object has no range.
             Err(RemoteError::Refused { status: 416, .. }) => {
                 self.len_of(name).map(|len| (Vec::new(), len))
@@ -87,18 +92,18 @@ impl Ranges for Objects {
     }
 
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let got = self.get(name, &range);
+        let got = self.get(name, &range, Vec::new());
         Ok(got.map_err(RemoteError::into_io)?.0)
     }
 
-    fn whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
+    fn whole(&self, name: &str, len_max: u64, memory: Vec<u8>) -> io::Result<Vec<u8>> {
         let too_long = || {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 "it is far larger than it can be",
             )
         };
-        let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX)) {
+        let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX), memory) {
             Err(RemoteError::Refused { status: 416, .. }) => (Vec::new(), 0),
             got => got.map_err(RemoteError::into_io)?,
         };
@@ -107,7 +112,7 @@ impl Ranges for Objects {
         }
         while (bytes.len() as u64) < len {
             let at = bytes.len() as u64;
-            let got = self.get(name, &(at..(at + RANGE_MAX).min(len)));
+            let got = self.get(name, &(at..(at + RANGE_MAX).min(len)), Vec::new());
             bytes.extend(got.map_err(RemoteError::into_io)?.0);
         }
         Ok(bytes)
@@ -148,7 +153,7 @@ impl Backend for Objects {
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
-        self.whole(name, len_max)
+        self.whole(name, len_max, Vec::new())
     }
 
     fn hold(&self, name: &str, worth: bool) -> Option<Box<dyn Any + Send>> {

@@ -28,7 +28,7 @@ const WINDOW_MAX: u64 = 16;
 /// Blocks that are left out where reading still goes on: several threads read one object, each a little ahead of another.
 const GAP_MAX: u64 = 2;
 /// What is kept in memory.
-const BYTES_MAX: usize = 48 << 20;
+const BYTES_MAX: usize = 40 << 20;
 /// Objects of which the length is kept.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("is not zero");
 
@@ -46,11 +46,11 @@ pub trait Ranges {
     /// As [`head`](Self::head).
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
 
-    /// All of an object.
+    /// All of an object, in `memory` if it fits.
     ///
     /// # Errors
     /// As [`head`](Self::head); `InvalidData` if it is longer than `len_max`.
-    fn whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>>;
+    fn whole(&self, name: &str, len_max: u64, memory: Vec<u8>) -> io::Result<Vec<u8>>;
 }
 
 /// Blocks of objects, and how long those are.
@@ -136,8 +136,8 @@ impl Blocks {
         if held.is_some() || !worth {
             return held;
         }
-        let bring = || {
-            let bytes = from.whole(name, wholes::LEN_MAX)?;
+        let bring = |memory| {
+            let bytes = from.whole(name, wholes::LEN_MAX, memory)?;
             let len = bytes.len() as u64;
             let known = self.known.lock().get(name).cloned();
             let known = known.filter(|known| known.len == len);

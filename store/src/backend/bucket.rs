@@ -163,7 +163,7 @@ impl Bucket {
 
     /// What has the name of an object of ours.
     fn found(&self, path: &Path, bytes: &[u8]) -> io::Result<Found> {
-        match self.get(path, None, bytes.len() as u64) {
+        match self.get(path, None, bytes.len() as u64, Vec::new()) {
             Ok((found, _)) if found == bytes => Ok(Found::Ours),
             Ok(_) => Ok(Found::Another),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Found::Another),
@@ -183,13 +183,14 @@ impl Bucket {
         put.map_err(to_io)
     }
 
-    /// Bytes of an object, and how long all of it is. `InvalidData` if it is longer than `len_max`, or than any object can
+    /// Bytes of an object (in `memory`, if they fit), and how long all of it is. `InvalidData` if it is longer than `len_max`, or than any object can
     /// be.
     fn get(
         &self,
         path: &Path,
         range: Option<Range<u64>>,
         len_max: u64,
+        memory: Vec<u8>,
     ) -> io::Result<(Vec<u8>, u64)> {
         let (store, path) = (Arc::clone(&self.store), path.clone());
         let asked = range
@@ -216,7 +217,9 @@ impl Bucket {
                 ));
             }
             let expected = index(sent.end - sent.start);
-            let mut bytes = Vec::with_capacity(expected);
+            let mut bytes = memory;
+            bytes.clear();
+            bytes.reserve_exact(expected);
             let mut body = got.into_stream();
             while let Some(part) = body.next().await {
                 let part = part?;
@@ -244,7 +247,7 @@ impl Ranges for Bucket {
     fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
         let path = self.path(name);
         // Not its last bytes: not every server takes what is longer than the object for all of it.
-        match self.get(&path, Some(0..HEAD), HEAD) {
+        match self.get(&path, Some(0..HEAD), HEAD, Vec::new()) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(e),
             // An empty object has no range.
             Err(e) => {
@@ -261,12 +264,12 @@ impl Ranges for Bucket {
 
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
         let len = range.end - range.start;
-        let (bytes, _) = self.get(&self.path(name), Some(range), len)?;
+        let (bytes, _) = self.get(&self.path(name), Some(range), len, Vec::new())?;
         Ok(bytes)
     }
 
-    fn whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
-        let (bytes, len) = self.get(&self.path(name), None, len_max)?;
+    fn whole(&self, name: &str, len_max: u64, memory: Vec<u8>) -> io::Result<Vec<u8>> {
+        let (bytes, len) = self.get(&self.path(name), None, len_max, memory)?;
         match bytes.len() as u64 == len {
             true => Ok(bytes),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -318,7 +321,7 @@ impl Backend for Bucket {
     }
 
     fn read_whole(&self, name: &str, len_max: u64) -> io::Result<Vec<u8>> {
-        self.whole(name, len_max)
+        self.whole(name, len_max, Vec::new())
     }
 
     fn hold(&self, name: &str, worth: bool) -> Option<Box<dyn Any + Send>> {

@@ -3,7 +3,7 @@
 //! ```text
 //! turn --> room for it? --no--> waits until somebody lets go of his
 //!            | yes
-//!            +--> brought --> held, by any number --> idle: the next one that needs the room drops it
+//!            +--> brought --> held, by any number --> idle: the next one that needs the room has its memory
 //! ```
 
 use std::any::Any;
@@ -15,7 +15,7 @@ use lru::LruCache;
 use parking_lot::{Condvar, Mutex};
 
 /// What is in memory at most, also while it is on its way: one object at least, however long.
-const BYTES_MAX: u64 = 64 << 20;
+const BYTES_MAX: u64 = 40 << 20;
 /// No object is held that is longer: a container that holds only what cannot be compressed, with its armor.
 pub(super) const LEN_MAX: u64 = 18 << 20;
 
@@ -91,14 +91,14 @@ impl Wholes {
         Turn { shared, name }
     }
 
-    /// Brings an object, and holds it; `bring` says its number, too. May wait until others are held no more: whoever
+    /// Brings an object, and holds it; `bring` is given memory that can be used for it, and says its number, too. May wait until others are held no more: whoever
     /// holds one must not wait for somebody who wants one.
     pub(super) fn bring(
         &self,
-        bring: impl FnOnce() -> io::Result<(u64, Vec<u8>)>,
+        bring: impl FnOnce(Vec<u8>) -> io::Result<(u64, Vec<u8>)>,
     ) -> io::Result<Box<dyn Any + Send>> {
-        let room = self.room();
-        let (number, bytes) = bring()?;
+        let (room, memory) = self.room();
+        let (number, bytes) = bring(memory)?;
         let object = Arc::new(bytes);
         room.fill(number, &object);
         Ok(self.guard(object))
@@ -111,34 +111,35 @@ impl Wholes {
         })
     }
 
-    /// Room for one as long as the longest yet.
-    fn room(&self) -> Room<'_> {
+    /// Room for one as long as the longest yet, and what was there before, if anything was: memory that was used before is cheaper than new.
+    fn room(&self) -> (Room<'_>, Vec<u8>) {
         let mut inner = self.shared.inner.lock();
+        let mut memory = Vec::new();
         loop {
             let bytes = inner.longest;
             if inner.bytes == 0 || inner.bytes + bytes <= BYTES_MAX {
                 inner.bytes += bytes;
                 let shared = &*self.shared;
-                return Room { shared, bytes };
+                return (Room { shared, bytes }, memory);
             }
-            if !inner.drop_idle() {
-                self.shared.changed.wait(&mut inner);
+            match inner.drop_idle() {
+                Some(idle) => memory = idle,
+                None => self.shared.changed.wait(&mut inner),
             }
         }
     }
 }
 
 impl Inner {
-    /// Drops the one that nobody holds and nobody has read for longest.
-    fn drop_idle(&mut self) -> bool {
+    /// Takes the one out that nobody holds and nobody has read for longest.
+    fn drop_idle(&mut self) -> Option<Vec<u8>> {
         let mut from_oldest = self.objects.iter().rev();
         let idle = from_oldest.find(|(_, object)| Arc::strong_count(object) == 1);
-        let Some(number) = idle.map(|(number, _)| *number) else {
-            return false;
-        };
-        let object = self.objects.pop(&number);
-        self.bytes -= object.map_or(0, |object| object.len() as u64);
-        true
+        let number = *idle?.0;
+        let object = self.objects.pop(&number)?;
+        self.bytes -= object.capacity() as u64;
+        // Nobody can have got hold of it meanwhile: that takes the lock.
+        Arc::into_inner(object)
     }
 }
 
@@ -163,12 +164,12 @@ struct Room<'a> {
 
 impl Room<'_> {
     fn fill(self, number: u64, object: &Arc<Vec<u8>>) {
-        let len = object.len() as u64;
+        let bytes = object.capacity() as u64;
         let mut inner = self.shared.inner.lock();
-        inner.longest = inner.longest.max(len);
-        inner.bytes += len;
+        inner.longest = inner.longest.max(bytes);
+        inner.bytes += bytes;
         if let Some((_, old)) = inner.objects.push(number, Arc::clone(object)) {
-            inner.bytes -= old.len() as u64;
+            inner.bytes -= old.capacity() as u64;
         }
     }
 }
@@ -188,12 +189,17 @@ mod tests {
 
     use super::*;
 
-    const LEN: usize = 16 << 20;
+    const LEN: usize = 8 << 20;
     const FIT: u64 = BYTES_MAX / LEN as u64;
     const SOON: Duration = Duration::from_millis(50);
 
     fn bring(wholes: &Wholes, number: u64) -> Box<dyn Any + Send> {
-        wholes.bring(|| Ok((number, vec![0; LEN]))).unwrap()
+        let bring = |mut memory: Vec<u8>| {
+            memory.resize(LEN, 0);
+            memory.shrink_to_fit();
+            Ok((number, memory))
+        };
+        wholes.bring(bring).unwrap()
     }
 
     fn bytes(wholes: &Wholes) -> u64 {
@@ -254,7 +260,7 @@ mod tests {
         let wholes = Wholes::default();
         drop(bring(&wholes, 1));
         let before = bytes(&wholes);
-        let failed = wholes.bring(|| Err(io::ErrorKind::NotFound.into()));
+        let failed = wholes.bring(|_| Err(io::ErrorKind::NotFound.into()));
         assert_eq!(
             failed.err().map(|e| e.kind()),
             Some(io::ErrorKind::NotFound)
