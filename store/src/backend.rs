@@ -11,7 +11,7 @@ use std::time::Duration;
 use block::Space;
 
 #[cfg(feature = "bucket")]
-pub use blocks::{Blocks, HEAD, Ranges};
+pub use blocks::{Blocks, Ranges, TAIL};
 #[cfg(feature = "bucket")]
 pub use bucket::{Bucket, InvalidBucket};
 pub use directory::Directory;

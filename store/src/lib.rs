@@ -70,7 +70,7 @@ pub mod fuzzing;
 
 pub use backend::{Backend, Directory, is_damage};
 #[cfg(feature = "bucket")]
-pub use backend::{Blocks, Bucket, HEAD, InvalidBucket, Ranges};
+pub use backend::{Blocks, Bucket, InvalidBucket, Ranges, TAIL};
 #[cfg(feature = "conformance")]
 pub use backend::{Watch, Watched, conformance};
 pub use check::{CatalogCheck, CheckOptions, CheckReport, CheckedPoint, Half, LostEntry, Pile};

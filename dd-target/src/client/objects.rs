@@ -10,7 +10,7 @@ use std::sync::Arc;
 use block::{Space, index};
 use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
-use store::{Backend, Blocks, HEAD, Ranges};
+use store::{Backend, Blocks, Ranges, TAIL};
 
 use crate::api::ObjectList;
 use crate::client::connection::{Ask, Connection};
@@ -19,6 +19,13 @@ use crate::wire::{KEYS, RANGE_MAX};
 
 /// No object is longer.
 const LEN_MAX: u64 = 1 << 40;
+
+/// What is asked for of an object, as far as it goes.
+enum Part {
+    Range(Range<u64>),
+    /// So many bytes.
+    Last(u64),
+}
 
 /// A [`Backend`] behind a server, read-only.
 pub struct Objects {
@@ -44,22 +51,25 @@ impl Objects {
         format!("/v1/vaults/{}/objects/{name}", self.url.vault)
     }
 
-    /// Bytes of an object, as far as it goes (in `memory`, if they fit), and how long all of it is.
-    fn get(
-        &self,
-        name: &str,
-        range: &Range<u64>,
-        memory: Vec<u8>,
-    ) -> Result<(Vec<u8>, u64), RemoteError> {
+    /// Bytes of an object (in `memory`, if they fit), and how long all of it is.
+    fn get(&self, name: &str, part: &Part, memory: Vec<u8>) -> Result<(Vec<u8>, u64), RemoteError> {
         let mut ask = Ask::get(self.path(name));
-        let text = format!("bytes={}-{}", range.start, range.end - 1);
+        let (text, asked) = match part {
+            Part::Range(range) => {
+                let text = format!("bytes={}-{}", range.start, range.end - 1);
+                (text, range.end - range.start)
+            }
+            Part::Last(bytes) => (format!("bytes=-{bytes}"), *bytes),
+        };
         let value = HeaderValue::try_from(text).expect("digits are legal");
         ask.headers.insert(RANGE, value);
-        let asked = range.end - range.start;
         let answer = self.connection.ask_into(ask, index(asked), memory)?;
         let nonsense = || self.connection.nonsense("other bytes than were asked for");
         let (sent, len) = content_range(&answer.headers).ok_or_else(nonsense)?;
-        let expected = range.start..range.end.min(len);
+        let expected = match part {
+            Part::Range(range) => range.start..range.end.min(len),
+            Part::Last(bytes) => len.saturating_sub(*bytes)..len,
+        };
         let whole = answer.body.len() as u64 == sent.end - sent.start;
         match sent == expected && whole && len <= LEN_MAX {
             true => Ok((answer.body, len)),
@@ -80,19 +90,19 @@ impl Objects {
 }
 
 impl Ranges for Objects {
-    fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
-        let head = match self.get(name, &(0..HEAD), Vec::new()) {
+    fn tail(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
+        let tail = match self.get(name, &Part::Last(TAIL), Vec::new()) {
             // An empty object has no range.
             Err(RemoteError::Refused { status: 416, .. }) => {
                 self.len_of(name).map(|len| (Vec::new(), len))
             }
             got => got,
         };
-        head.map_err(RemoteError::into_io)
+        tail.map_err(RemoteError::into_io)
     }
 
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let got = self.get(name, &range, Vec::new());
+        let got = self.get(name, &Part::Range(range), Vec::new());
         Ok(got.map_err(RemoteError::into_io)?.0)
     }
 
@@ -103,7 +113,7 @@ impl Ranges for Objects {
                 "it is far larger than it can be",
             )
         };
-        let (mut bytes, len) = match self.get(name, &(0..RANGE_MAX), memory) {
+        let (mut bytes, len) = match self.get(name, &Part::Range(0..RANGE_MAX), memory) {
             Err(RemoteError::Refused { status: 416, .. }) => (Vec::new(), 0),
             got => got.map_err(RemoteError::into_io)?,
         };
@@ -112,7 +122,8 @@ impl Ranges for Objects {
         }
         while (bytes.len() as u64) < len {
             let at = bytes.len() as u64;
-            let got = self.get(name, &(at..(at + RANGE_MAX).min(len)), Vec::new());
+            let next = Part::Range(at..(at + RANGE_MAX).min(len));
+            let got = self.get(name, &next, Vec::new());
             bytes.extend(got.map_err(RemoteError::into_io)?.0);
         }
         Ok(bytes)

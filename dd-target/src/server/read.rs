@@ -100,11 +100,9 @@ pub(crate) async fn object(
     let name = name.to_owned();
     let asked = match method {
         Method::HEAD => None,
-        _ => Some(range(&headers)?),
+        _ => Some(part(&headers)?),
     };
-    let bytes = asked
-        .as_ref()
-        .map_or(0, |asked| index(asked.end - asked.start));
+    let bytes = asked.as_ref().map_or(0, |asked| index(asked.bytes()));
     let room = shared.answers.take(&caller.token.id, bytes).await;
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
@@ -114,7 +112,7 @@ pub(crate) async fn object(
         let Some(asked) = asked else {
             return Ok([(header::CONTENT_LENGTH, len)].into_response());
         };
-        let range = asked.start..asked.end.min(len);
+        let range = asked.of(len);
         if range.is_empty() {
             let sentence = format!("the object has {len} bytes");
             return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, sentence));
@@ -145,21 +143,53 @@ impl AsRef<[u8]> for Read {
     }
 }
 
-/// `bytes=FIRST-LAST`, no longer than one answer may be.
-fn range(headers: &HeaderMap) -> Answer<Range<u64>> {
-    let sentence =
-        || format!("ask for a range (Range: bytes=FIRST-LAST) of at most {RANGE_MAX} bytes");
+/// What is asked for of an object.
+enum Part {
+    Range(Range<u64>),
+    /// So many bytes.
+    Last(u64),
+}
+
+impl Part {
+    /// How many there can be.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Range(range) => range.end - range.start,
+            Self::Last(bytes) => *bytes,
+        }
+    }
+
+    /// Which of an object of that length.
+    fn of(&self, len: u64) -> Range<u64> {
+        match self {
+            Self::Range(range) => range.start..range.end.min(len),
+            Self::Last(bytes) => len.saturating_sub(*bytes)..len,
+        }
+    }
+}
+
+/// `bytes=FIRST-LAST`, or `bytes=-COUNT`, no longer than one answer may be.
+fn part(headers: &HeaderMap) -> Answer<Part> {
+    let sentence = || {
+        format!(
+            "ask for a range (Range: bytes=FIRST-LAST, or bytes=-COUNT) of at most {RANGE_MAX} bytes"
+        )
+    };
     let text = headers
         .get(header::RANGE)
         .and_then(|text| text.to_str().ok());
-    let range = text.and_then(|text| {
+    let part = text.and_then(|text| {
         let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        let last: u64 = last.parse().ok()?;
+        if first.is_empty() {
+            return Some(Part::Last(last));
+        }
+        let first: u64 = first.parse().ok()?;
         let end = last.checked_add(1)?;
-        let len = end.checked_sub(first)?;
-        (1..=RANGE_MAX).contains(&len).then_some(first..end)
+        (first < end).then_some(Part::Range(first..end))
     });
-    range.ok_or_else(|| Refusal::invalid(sentence()))
+    let part = part.filter(|part| (1..=RANGE_MAX).contains(&part.bytes()));
+    part.ok_or_else(|| Refusal::invalid(sentence()))
 }
 
 impl Inner {

@@ -21,8 +21,8 @@ use crate::cache::ByteCache;
 
 /// Bytes of a block.
 const BLOCK: u64 = 256 << 10;
-/// What is read of an object of which nothing is known: all of a small one.
-pub const HEAD: u64 = 2 * BLOCK;
+/// What is read of an object of which nothing is known: all of a small one, and of others the end, where they say what is in them.
+pub const TAIL: u64 = 2 * BLOCK;
 /// Blocks that are read at once, at most.
 const WINDOW_MAX: u64 = 16;
 /// Blocks that are left out where reading still goes on: several threads read one object, each a little ahead of another.
@@ -34,22 +34,22 @@ const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).expect("is not zero");
 
 /// Where blocks come from.
 pub trait Ranges {
-    /// The first bytes of an object, [`HEAD`] at most, and how long all of it is.
+    /// The last bytes of an object, [`TAIL`] at most, and how long all of it is.
     ///
     /// # Errors
     /// `NotFound`, or what the way there gives.
-    fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)>;
+    fn tail(&self, name: &str) -> io::Result<(Vec<u8>, u64)>;
 
     /// Bytes of an object.
     ///
     /// # Errors
-    /// As [`head`](Self::head).
+    /// As [`tail`](Self::tail).
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>>;
 
     /// All of an object, in `memory` if it fits.
     ///
     /// # Errors
-    /// As [`head`](Self::head); `InvalidData` if it is longer than `len_max`.
+    /// As [`tail`](Self::tail); `InvalidData` if it is longer than `len_max`.
     fn whole(&self, name: &str, len_max: u64, memory: Vec<u8>) -> io::Result<Vec<u8>>;
 }
 
@@ -160,14 +160,19 @@ impl Blocks {
         self.known.lock().pop(name);
     }
 
-    /// What is known of an object; its first blocks are read to find out.
+    /// What is known of an object; its last blocks are read to find out.
     fn known(&self, name: &str, from: &impl Ranges) -> io::Result<Arc<Known>> {
         if let Some(known) = self.known.lock().get(name) {
             return Ok(Arc::clone(known));
         }
-        let (head, len) = from.head(name)?;
+        let (tail, len) = from.tail(name)?;
         let known = self.learn(name, len);
-        self.begin(&known, &head);
+        // Whole blocks, and the last one.
+        let start = len.saturating_sub(tail.len() as u64);
+        let first = start.next_multiple_of(BLOCK);
+        if let Some(blocks) = tail.get(index(first - start)..) {
+            self.keep(&known, first, blocks);
+        }
         Ok(known)
     }
 
@@ -246,16 +251,6 @@ impl Blocks {
         self.keep(known, start, &bytes);
         let block = &bytes[index((number - first) * BLOCK)..];
         Ok(Arc::new(block[..block.len().min(index(BLOCK))].to_vec()))
-    }
-
-    /// Keeps the first bytes of an object: whole blocks, or all of it.
-    fn begin(&self, known: &Known, bytes: &[u8]) {
-        let window = (bytes.len() as u64).div_ceil(BLOCK);
-        *known.reading.lock() = Reading {
-            next: window,
-            window,
-        };
-        self.keep(known, 0, bytes);
     }
 
     /// Keeps what was read from the beginning of a block on: whole blocks, and the last one.

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
-use crate::backend::blocks::{Blocks, HEAD, Ranges};
+use crate::backend::blocks::{Blocks, Ranges, TAIL};
 use crate::backend::{Backend, within};
 
 pub use s3::InvalidBucket;
@@ -57,6 +58,8 @@ pub struct Bucket {
     prefix: Path,
     url: String,
     blocks: Blocks,
+    /// The server does not take more bytes than an object has for all of it.
+    no_tails: AtomicBool,
     /// Until it is dropped.
     runtime: Option<Runtime>,
 }
@@ -79,6 +82,7 @@ impl Bucket {
             prefix,
             url,
             blocks: Blocks::default(),
+            no_tails: AtomicBool::new(false),
             runtime: Some(runtime),
         })
     }
@@ -163,7 +167,7 @@ impl Bucket {
 
     /// What has the name of an object of ours.
     fn found(&self, path: &Path, bytes: &[u8]) -> io::Result<Found> {
-        match self.get(path, None, bytes.len() as u64, Vec::new()) {
+        match self.get(path, Part::All, bytes.len() as u64, Vec::new()) {
             Ok((found, _)) if found == bytes => Ok(Found::Ours),
             Ok(_) => Ok(Found::Another),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Found::Another),
@@ -188,25 +192,32 @@ impl Bucket {
     fn get(
         &self,
         path: &Path,
-        range: Option<Range<u64>>,
+        part: Part,
         len_max: u64,
         memory: Vec<u8>,
     ) -> io::Result<(Vec<u8>, u64)> {
         let (store, path) = (Arc::clone(&self.store), path.clone());
-        let asked = range
-            .as_ref()
-            .map_or(len_max, |range| range.end - range.start);
+        let asked = match &part {
+            Part::All => len_max,
+            Part::Range(range) => range.end - range.start,
+            Part::Last(bytes) => *bytes,
+        };
         let got = self.wait(asked, async move {
             let options = GetOptions {
-                range: range.clone().map(GetRange::Bounded),
+                range: match &part {
+                    Part::All => None,
+                    Part::Range(range) => Some(GetRange::Bounded(range.clone())),
+                    Part::Last(bytes) => Some(GetRange::Suffix(*bytes)),
+                },
                 ..GetOptions::default()
             };
             let got = store.get_opts(&path, options).await?;
             let len = got.meta.size;
             // A length that ends before what was asked for is one of its lies: nothing is left then.
-            let sent = match range {
-                Some(range) => range.start..range.end.min(len).max(range.start),
-                None => 0..len,
+            let sent = match part {
+                Part::All => 0..len,
+                Part::Range(range) => range.start..range.end.min(len).max(range.start),
+                Part::Last(bytes) => len.saturating_sub(bytes)..len,
             };
             if len > LEN_MAX || sent.end - sent.start > len_max {
                 return Ok((None, len));
@@ -244,32 +255,37 @@ impl Bucket {
 }
 
 impl Ranges for Bucket {
-    fn head(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
+    fn tail(&self, name: &str) -> io::Result<(Vec<u8>, u64)> {
         let path = self.path(name);
-        // Not its last bytes: not every server takes what is longer than the object for all of it.
-        match self.get(&path, Some(0..HEAD), HEAD, Vec::new()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(e),
-            // An empty object has no range.
-            Err(e) => {
-                let store = Arc::clone(&self.store);
-                match self.wait(0, async move { store.head(&path).await }) {
-                    Ok(meta) if meta.size == 0 => Ok((Vec::new(), 0)),
-                    Ok(_) => Err(e),
-                    Err(e) => Err(to_io(e)),
-                }
+        let no_tails = self.no_tails.load(Ordering::Relaxed);
+        if !no_tails {
+            match self.get(&path, Part::Last(TAIL), TAIL, Vec::new()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {}
+                got => return got,
             }
-            got => got,
         }
+        // An object that is empty has no last byte; and not every server takes more than there is for all of it.
+        let store = Arc::clone(&self.store);
+        let head = path.clone();
+        let meta = self.wait(0, async move { store.head(&head).await });
+        let len = meta.map_err(to_io)?.size;
+        if len == 0 {
+            return Ok((Vec::new(), 0));
+        }
+        let last = len.saturating_sub(TAIL)..len;
+        let (bytes, len) = self.get(&path, Part::Range(last), TAIL, Vec::new())?;
+        self.no_tails.store(true, Ordering::Relaxed);
+        Ok((bytes, len))
     }
 
     fn range(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
         let len = range.end - range.start;
-        let (bytes, _) = self.get(&self.path(name), Some(range), len, Vec::new())?;
+        let (bytes, _) = self.get(&self.path(name), Part::Range(range), len, Vec::new())?;
         Ok(bytes)
     }
 
     fn whole(&self, name: &str, len_max: u64, memory: Vec<u8>) -> io::Result<Vec<u8>> {
-        let (bytes, len) = self.get(&self.path(name), None, len_max, memory)?;
+        let (bytes, len) = self.get(&self.path(name), Part::All, len_max, memory)?;
         match bytes.len() as u64 == len {
             true => Ok(bytes),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -415,6 +431,14 @@ impl Backend for Bucket {
     fn describe(&self) -> String {
         self.url.clone()
     }
+}
+
+/// What is asked for of an object.
+enum Part {
+    All,
+    Range(Range<u64>),
+    /// So many bytes, or all of it.
+    Last(u64),
 }
 
 /// What became of an object that was to be created.

@@ -12,7 +12,7 @@ use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload,
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetRange, GetResult, GetResultPayload,
     ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
@@ -122,6 +122,8 @@ pub(crate) enum Manners {
     Honest,
     /// It overwrites what it should only create.
     Careless,
+    /// It does not take more bytes than an object has for all of it.
+    Strict,
     Lying(Lie),
 }
 
@@ -274,7 +276,14 @@ impl ObjectStore for Client {
             .gets
             .entry(path.clone())
             .or_default() += 1;
+        let last = match &options.range {
+            Some(GetRange::Suffix(bytes)) => *bytes,
+            _ => 0,
+        };
         let honest = self.network.bucket.get_opts(path, options).await?;
+        if matches!(self.manners, Manners::Strict) && last > honest.meta.size {
+            return Err(lost());
+        }
         match self.manners {
             Manners::Lying(lie) => lie.about(honest).await,
             _ => Ok(honest),
