@@ -38,8 +38,8 @@ struct Inner {
     bytes: u64,
     /// Names of those of which it is somebody's turn to bring them.
     turns: HashSet<String>,
-    /// How long the next one is thought to be: as the longest yet.
-    longest: u64,
+    /// The longest yet: so long the next one is thought to be.
+    longest: Option<u64>,
 }
 
 impl Default for Inner {
@@ -48,7 +48,7 @@ impl Default for Inner {
             objects: LruCache::unbounded(),
             bytes: 0,
             turns: HashSet::new(),
-            longest: 0,
+            longest: None,
         }
     }
 }
@@ -116,7 +116,7 @@ impl Wholes {
         let mut inner = self.shared.inner.lock();
         let mut memory = Vec::new();
         loop {
-            let bytes = inner.longest;
+            let bytes = inner.longest.unwrap_or(LEN_MAX);
             if inner.bytes == 0 || inner.bytes + bytes <= BYTES_MAX {
                 inner.bytes += bytes;
                 let shared = &*self.shared;
@@ -166,7 +166,7 @@ impl Room<'_> {
     fn fill(self, number: u64, object: &Arc<Vec<u8>>) {
         let bytes = object.capacity() as u64;
         let mut inner = self.shared.inner.lock();
-        inner.longest = inner.longest.max(bytes);
+        inner.longest = inner.longest.max(Some(bytes));
         inner.bytes += bytes;
         if let Some((_, old)) = inner.objects.push(number, Arc::clone(object)) {
             inner.bytes -= old.capacity() as u64;
@@ -236,6 +236,18 @@ mod tests {
             came.recv().unwrap();
         });
         assert_eq!(bytes(&wholes), BYTES_MAX);
+    }
+
+    /// All readers of a restore begin at once, and nobody knows yet how long what they ask for is.
+    #[test]
+    fn until_one_has_come_each_is_thought_to_be_as_long_as_can_be() {
+        let wholes = Wholes::default();
+        let first: Vec<_> = (0..BYTES_MAX / LEN_MAX).map(|_| wholes.room()).collect();
+        assert!(bytes(&wholes) + LEN_MAX > BYTES_MAX);
+        drop(first);
+        drop(bring(&wholes, 1));
+        let (room, memory) = wholes.room();
+        assert_eq!((room.bytes, memory.len()), (LEN as u64, 0));
     }
 
     #[test]
