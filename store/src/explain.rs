@@ -1,9 +1,9 @@
 //! Explain: what holds the space of a store, and when it can be free.
 //!
 //! ```text
-//! store: what listed points need | what only removed points need | garbage | quarantine; what each group alone needs
+//! store: what listed points need | what only removed points need | garbage | quarantine; what each group, each first copy alone needs
 //! point: what nothing else needs; what keeps it
-//! chunk: which points need it
+//! chunk: which points and first copies need it, and for how long those that were removed
 //! ```
 //!
 //! Bytes are those of containers with their armor, in proportion to their chunks: a region is compressed as a whole.
@@ -40,6 +40,8 @@ pub struct ExplainedStore {
     pub quarantined_bytes: u64,
     /// What each group alone needs, and with how many points.
     pub groups: Vec<(Name, u64, u64)>,
+    /// What each first copy that is under way alone needs, by its group: it is free once that is given up.
+    pub seeds: Vec<(Name, u64)>,
 }
 
 /// What holds the space of a point.
@@ -66,6 +68,10 @@ pub struct ExplainedChunk {
     pub place: (u64, u64),
     /// The points that need it, by group, and in it by age.
     pub points: Vec<PointId>,
+    /// When the last of those of them is gone for good that were removed.
+    pub removed_until: Option<UnixNanos>,
+    /// The groups of which the first copy needs it that is under way.
+    pub seeds: Vec<Name>,
 }
 
 fn mark<'a>(objects: &Arc<Objects>, images: impl Iterator<Item = &'a HeldImage>) -> Result<Marks> {
@@ -150,6 +156,16 @@ pub(crate) fn store(inner: &Inner) -> Result<ExplainedStore> {
             .groups
             .push((group.clone(), points.len() as u64, bytes));
     }
+    let seeds = images.iter().filter(|held| held.point.is_none());
+    let mut of_seeds: Vec<&Name> = seeds.map(|held| &held.group).collect();
+    of_seeds.dedup();
+    for group in of_seeds {
+        let is_own = |held: &&HeldImage| held.point.is_none() && held.group == *group;
+        let others = mark(objects, images.iter().filter(|held| !is_own(held)))?;
+        let own = mark(objects, images.iter().filter(is_own))?;
+        let bytes = scale.bytes(&own, Some(&others))?;
+        explained.seeds.push((group.clone(), bytes));
+    }
     Ok(explained)
 }
 
@@ -210,20 +226,30 @@ pub(crate) fn chunk(
         place,
         known: HashMap::new(),
     };
-    let mut points = Vec::new();
-    for held in images {
-        if let Some(id) = held.point.filter(|id| !points.contains(id))
-            && search.image(&held.image)?
-        {
-            points.push(id);
-        }
-    }
-    Ok(Some(ExplainedChunk {
+    let mut explained = ExplainedChunk {
         fingerprint: fingerprint.to_string(),
         object: objects.container_path(place.container()),
         place: (place.container().0, place.slot() as u64),
-        points,
-    }))
+        points: Vec::new(),
+        removed_until: None,
+        seeds: Vec::new(),
+    };
+    for held in images {
+        let is_known = match &held.point {
+            Some(id) => explained.points.contains(id),
+            None => explained.seeds.contains(&held.group),
+        };
+        if is_known || !search.image(&held.image)? {
+            continue;
+        }
+        let until = held.removed_until.map(UnixNanos);
+        explained.removed_until = explained.removed_until.max(until);
+        match held.point {
+            Some(id) => explained.points.push(id),
+            None => explained.seeds.push(held.group),
+        }
+    }
+    Ok(Some(explained))
 }
 
 /// Looks for a place in images, through subtrees that they share only once.

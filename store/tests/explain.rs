@@ -98,3 +98,42 @@ fn what_each_point_and_group_needs_and_what_is_garbage() {
     assert!(collected.quarantined_bytes > 0);
     assert!(store.explain_point(&first.id).is_err(), "it is gone");
 }
+
+/// Chunks that only a first copy under way needed were needed by nobody, by what was told of them: nobody could see what held the
+/// space.
+#[test]
+fn what_a_first_copy_under_way_needs() {
+    let dir = SimWorld::new(1).dir();
+    common::create(&Directory::backend(&dir)).unwrap();
+    let store = open_writer(&dir, 0);
+    let listed = point(&store, "web", 0..100);
+    let mut writer = store.image_writer(Base::Empty { size: SIZE }).unwrap();
+    for i in 60..140 {
+        writer.put(i, &chunk(i)).unwrap();
+    }
+    let begun = writer.finish().unwrap();
+    let image = begun.image().clone();
+    store.save_seed(common::seed_draft("mail", begun)).unwrap();
+    let all = store.explain().unwrap();
+    let web = store.explain_point(&listed.id).unwrap();
+    // Of its chunks 40 lie in a container of its own, and 40 in that of the point.
+    let alone = all.needed_bytes - web.needed_bytes;
+    assert_eq!(all.seeds, [(name("mail"), alone)]);
+    assert_eq!(all.groups[0], (name("mail"), 0, alone));
+    let of = |granule| {
+        store
+            .explain_chunk(&image, granule * GRANULE)
+            .unwrap()
+            .unwrap()
+    };
+    let (shared, own) = (of(70), of(120));
+    assert_eq!(shared.points, [listed.id.clone()]);
+    assert_eq!((own.points.len(), own.removed_until), (0, None));
+    assert_eq!([shared.seeds, own.seeds], [[name("mail")], [name("mail")]]);
+    let kept = Duration::from_hours(1);
+    store
+        .remove_points(std::slice::from_ref(&listed.id), kept)
+        .unwrap();
+    assert_eq!(of(70).points, [listed.id.clone()]);
+    assert!(of(70).removed_until.is_some());
+}

@@ -248,10 +248,14 @@ fn explain_store(points: &Points, printer: &Printer) -> Result<()> {
             "points": points,
             "alone_bytes": bytes,
         })).collect::<Vec<_>>(),
+        "seeds": explained.seeds.iter().map(|(group, bytes)| json!({
+            "group": group.as_str(),
+            "alone_bytes": bytes,
+        })).collect::<Vec<_>>(),
     });
     printer.answer(&document, || {
         let mut lines = vec![format!(
-            "{} are needed by listed points",
+            "{} are needed by listed points, and by first copies under way",
             units::bytes(explained.needed_bytes)
         )];
         if let Some(until) = explained.removed_until {
@@ -269,6 +273,10 @@ fn explain_store(points: &Points, printer: &Printer) -> Result<()> {
             "{} were let go of and wait in quarantine",
             units::bytes(explained.quarantined_bytes)
         ));
+        lines.extend(explained.seeds.iter().map(|(group, bytes)| {
+            let bytes = units::bytes(*bytes);
+            format!("{bytes} by the first copy of {group} alone, which is under way; if nobody goes on with it, give it up (store drop-seed)")
+        }));
         let heading = ["GROUP", "POINTS", "NEEDED BY IT ALONE"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(explained.groups.iter().map(|(group, points, bytes)| {
@@ -334,18 +342,31 @@ fn explain_chunk(
             "container": chunk.place.0,
             "slot": chunk.place.1,
             "points": names(chunk),
+            "removed_until": chunk.removed_until.map(units::rfc3339),
+            "seeds": chunk.seeds.iter().map(Name::as_str).collect::<Vec<_>>(),
         })),
     });
     printer.answer(&document, || match &explained {
         None => "that is zeroes, which take no space".to_owned(),
-        Some(chunk) => format!(
-            "chunk {} in {} (container {}, slot {})\nneeded by {}",
-            chunk.fingerprint,
-            chunk.object,
-            chunk.place.0,
-            chunk.place.1,
-            names(chunk).join(", ")
-        ),
+        Some(chunk) => {
+            let seeds = chunk.seeds.iter();
+            let seeds = seeds.map(|group| format!("the first copy of {group} that is under way"));
+            let needed = names(chunk).into_iter().chain(seeds).collect::<Vec<_>>();
+            let mut lines = vec![
+                format!(
+                    "chunk {} in {} (container {}, slot {})",
+                    chunk.fingerprint, chunk.object, chunk.place.0, chunk.place.1
+                ),
+                format!("needed by {}", needed.join(", ")),
+            ];
+            if let Some(until) = chunk.removed_until {
+                let until = units::local_time(until);
+                lines.push(format!(
+                    "by those of them that were removed no longer than until {until}"
+                ));
+            }
+            lines.join("\n")
+        }
     });
     Ok(())
 }
