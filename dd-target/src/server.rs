@@ -23,7 +23,6 @@ use block::{Clock, Name, OsRandom};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::keeper::KeepOptions;
@@ -37,10 +36,12 @@ use crate::server::ending::{Ending, within};
 use crate::server::figures::Figures;
 use crate::server::guard::UnderWay;
 use crate::server::limits::{
-    ANSWER_BYTES_AT_ONCE, BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, GUARD_THREADS, THREADS_MAX,
+    ANSWER_BYTES_AT_ONCE, BODY_BYTES_AT_ONCE, CHORES_AT_ONCE, CHORES_PER_VAULT, GUARD_THREADS,
+    OTHER_THREADS, SHARES, THREADS_MAX,
 };
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::state_dir::StateDir;
+use crate::server::threads::Threads;
 use crate::server::tokens::Tokens;
 use crate::server::vaults::Vaults;
 
@@ -71,6 +72,7 @@ mod revocation;
 mod roles;
 mod sending;
 mod state_dir;
+mod threads;
 mod tokens;
 mod vaults;
 mod write;
@@ -137,8 +139,9 @@ pub(crate) struct Inner {
     under_way: UnderWay,
     bodies: Budget,
     answers: Budget,
-    threads: Arc<Budget>,
-    chores: Arc<Semaphore>,
+    threads: Arc<Threads>,
+    /// By vault.
+    chores: Budget,
     /// Until when it is not noted again that a token reads a vault.
     reads: Mutex<HashMap<(String, Name), Duration>>,
     figures: Figures,
@@ -178,10 +181,10 @@ impl Server {
             drafts: Drafts::new(&options.clock, Arc::new(OsRandom)),
             keep: options.keep,
             under_way: UnderWay::default(),
-            bodies: Budget::new(BODY_BYTES_AT_ONCE),
-            answers: Budget::new(ANSWER_BYTES_AT_ONCE),
-            threads: Arc::new(Budget::new(THREADS_MAX)),
-            chores: Arc::new(Semaphore::new(CHORES_AT_ONCE)),
+            bodies: Budget::new(BODY_BYTES_AT_ONCE, BODY_BYTES_AT_ONCE / SHARES),
+            answers: Budget::new(ANSWER_BYTES_AT_ONCE, ANSWER_BYTES_AT_ONCE / SHARES),
+            threads: Arc::default(),
+            chores: Budget::new(CHORES_AT_ONCE, CHORES_PER_VAULT),
             reads: Mutex::default(),
             figures: Figures::default(),
             openapi: openapi::text(roles::ROUTES),
@@ -195,7 +198,7 @@ impl Server {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("target")
-            .max_blocking_threads(THREADS_MAX + CHORES_AT_ONCE + GUARD_THREADS)
+            .max_blocking_threads(THREADS_MAX + OTHER_THREADS + CHORES_AT_ONCE + GUARD_THREADS)
             .enable_all()
             .build()
             .map_err(listen)?;
@@ -317,7 +320,7 @@ impl Inner {
     }
 }
 
-/// Does what waits for disks, on a thread that may: one of its token's.
+/// Does what waits for disks, on a thread that may: one of its vault's and its token's.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Answer<T> + Send + 'static,
 ) -> Answer<T> {

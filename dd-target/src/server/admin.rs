@@ -157,9 +157,9 @@ pub(crate) async fn chore(
 ) -> Answer<Json<Done>> {
     let chore = given(body)?;
     // One may take days, and a thread as long: others must find some.
-    let room = Arc::clone(&shared.chores).try_acquire_owned();
-    let crowded = "the server has too many chores under way";
-    let room = room.map_err(|_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?;
+    let room = shared.chores.try_take_one(&vault);
+    let crowded = "too many chores are under way, in this vault or in all";
+    let room = room.ok_or_else(|| Refusal::new(StatusCode::TOO_MANY_REQUESTS, crowded))?;
     on_a_thread(move || {
         let _room = room;
         let what = serde_json::to_string(&chore).expect("chores are plain data");

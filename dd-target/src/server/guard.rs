@@ -25,11 +25,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::{Role, Token};
 use crate::server::audit::{Entry, Event};
-use crate::server::budget::{Budget, Taken};
+use crate::server::budget::Taken;
 use crate::server::limits::{BODY_MAX, REFUSED_BYTES_MAX, REFUSED_MAX, REQUESTS_PER_TOKEN};
 use crate::server::refusal::{Answer, Refusal};
 use crate::server::roles::{Needs, Route};
 use crate::server::sending::{Sending, until_sent};
+use crate::server::threads::{Thread, Way};
 use crate::server::tokens::{Credential, Unknown};
 use crate::server::{Shared, blocking};
 
@@ -133,14 +134,14 @@ async fn pass(
     vault: Result<Option<String>, RawPathParamsRejection>,
     request: &mut Request,
 ) -> Answer<Held> {
-    let (mut under_way, mut threads, mut body) = (None, None, None);
+    let (mut under_way, mut way, mut body) = (None, None, None);
     if let Needs::One(roles) = route.needs {
         // A path that is no text names nothing; who asks for it is not told before it is known who that is.
         let (vault, no_text) = match vault {
             Ok(vault) => (vault, None),
             Err(rejection) => (None, Some(Refusal::invalid(rejection.body_text()))),
         };
-        let asked = Asked::of(request, vault)?;
+        let asked = Asked::of(request, vault.clone())?;
         let caller = admit(shared, roles, asked).await?;
         no_text.map_or(Ok(()), Err)?;
         let crowded = "this token has too many requests under way";
@@ -152,13 +153,17 @@ async fn pass(
             0 => None,
             _ => Some(shared.bodies.take(&caller.token.id, bytes).await),
         };
-        threads = Some((Arc::clone(&shared.threads), caller.token.id.clone()));
+        way = Some(Way {
+            threads: Arc::clone(&shared.threads),
+            token: caller.token.id.clone(),
+            vault,
+        });
         request.extensions_mut().insert(caller);
     }
     read_body(route, request.body_mut()).await?;
     Ok(Held {
         under_way,
-        threads,
+        way,
         _body: body,
     })
 }
@@ -179,18 +184,17 @@ pub(crate) fn held<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
-/// Waits for a thread of those that the token of the request under way has, if it has one.
-pub(crate) async fn thread() -> Option<Taken> {
-    let held = HELD.try_with(Arc::clone).ok()?;
-    let (threads, token) = held.threads.as_ref()?;
-    Some(threads.take(token, 1).await)
+/// Waits for a thread of those that the request under way can have, if it is known whose it is.
+pub(crate) async fn thread() -> Option<Thread> {
+    let way = HELD.try_with(|held| held.way.clone()).ok()??;
+    Some(way.thread().await)
 }
 
 /// What a request has of what is limited, until its work has ended; that it is under way, until its answer is sent, too.
 struct Held {
     under_way: Option<Arc<OwnedSemaphorePermit>>,
-    /// Where its threads come from, and whose it is.
-    threads: Option<(Arc<Budget>, String)>,
+    /// To its threads.
+    way: Option<Way>,
     _body: Option<Taken>,
 }
 
@@ -337,59 +341,4 @@ fn too_long(route: &Route) -> Refusal {
     let max = route.body_max;
     let sentence = format!("the body broke off, or is longer than {max} bytes");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::server::limits::SHARE_OF_TOKEN;
-
-    async fn as_token<T: Send + 'static>(
-        threads: Arc<Budget>,
-        token: &str,
-        work: impl FnOnce() -> Answer<T> + Send + 'static,
-    ) -> Answer<T> {
-        let held = Held {
-            under_way: None,
-            threads: Some((threads, token.to_owned())),
-            _body: None,
-        };
-        HELD.scope(Arc::new(held), blocking(work)).await
-    }
-
-    /// A draft wrote to a disk that hung, all requests of its token waited for it, each on a thread, and so did those of a second
-    /// token: the server answered nobody any more.
-    #[tokio::test]
-    async fn a_token_whose_work_hangs_leaves_threads_for_others() {
-        const SHARE: usize = 4;
-        let threads = Arc::new(Budget::new(SHARE * SHARE_OF_TOKEN));
-        let ends = Arc::new(Barrier::new(SHARE + 1));
-        let hang = || {
-            let (threads, ends) = (Arc::clone(&threads), Arc::clone(&ends));
-            tokio::spawn(async move {
-                as_token(threads, "slow", move || Ok(ends.wait().is_leader())).await
-            })
-        };
-        let slow: Vec<_> = (0..SHARE).map(|_| hang()).collect();
-        let mut next = hang();
-        let soon = Duration::from_millis(50);
-        assert!(tokio::time::timeout(soon, &mut next).await.is_err());
-        let other = as_token(Arc::clone(&threads), "other", || Ok(7)).await;
-        assert_eq!(other.ok(), Some(7));
-        ends.wait();
-        for slow in slow {
-            assert!(slow.await.unwrap().is_ok());
-        }
-        // It has a thread now, and waits for nobody but us.
-        for _ in 0..SHARE - 1 {
-            drop(hang());
-        }
-        tokio::task::spawn_blocking(move || ends.wait())
-            .await
-            .unwrap();
-        assert!(next.await.unwrap().is_ok());
-    }
 }

@@ -1,12 +1,18 @@
 //! Whether the server lives, whether it takes work, and what it counts.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use axum::extract::State;
 use block::UnixNanos;
 
 use crate::server::refusal::{Answer, Refusal};
+use crate::server::vaults::Hangs;
 use crate::server::{Inner, Shared, blocking};
+
+/// How long one vault is waited for, and all together.
+const VAULT_MAX: Duration = Duration::from_millis(200);
+const ALL_VAULTS_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) async fn alive() -> &'static str {
     "alive\n"
@@ -31,14 +37,26 @@ fn told(shared: &Inner) -> String {
     let now = shared.clock.wall();
     let mut ages = String::new();
     let mut bytes = String::new();
-    // A vault that nobody has used yet is not opened for its figures, and one that somebody opens just now is not waited for.
+    let begun = shared.clock.monotonic();
+    let mut answering = String::new();
+    // A vault that nobody has used yet is not opened for its figures. One that hangs is waited for a little, many are not for much longer.
     for vault in shared.vaults.all() {
-        let Some(store) = vault.store_at_hand() else {
-            continue;
+        let waited = shared.clock.monotonic().saturating_sub(begun);
+        let most = ALL_VAULTS_MAX.saturating_sub(waited).min(VAULT_MAX);
+        let answers = match vault.store_at_hand(most) {
+            Ok(None) => continue,
+            Ok(Some(store)) => Some(vault.figures_of(&store)),
+            Err(Hangs) => None,
         };
-        let figures = vault.figures_of(&store);
-        let name = &vault.name;
         // Writing to a text does not fail.
+        let _ = writeln!(
+            answering,
+            "standin_target_vault_answers{{vault=\"{}\"}} {}",
+            vault.name,
+            u8::from(answers.is_some())
+        );
+        let Some(figures) = answers else { continue };
+        let name = &vault.name;
         let _ = writeln!(
             bytes,
             "standin_target_stored_bytes{{vault=\"{name}\"}} {}",
@@ -57,6 +75,7 @@ fn told(shared: &Inner) -> String {
         out,
         "# HELP standin_target_drafts Images in the making.\n# TYPE standin_target_drafts gauge\nstandin_target_drafts {drafts}\n\
          # HELP standin_target_draft_bytes What they hold in memory.\n# TYPE standin_target_draft_bytes gauge\nstandin_target_draft_bytes {held}\n\
+         # HELP standin_target_vault_answers Whether an open vault answers; 0 while it is being opened, or waits for its place.\n# TYPE standin_target_vault_answers gauge\n{answering}\
          # HELP standin_target_stored_bytes What an open vault takes.\n# TYPE standin_target_stored_bytes gauge\n{bytes}\
          # HELP standin_target_point_age_seconds Since the cut of a group's newest point.\n# TYPE standin_target_point_age_seconds gauge\n{ages}"
     );

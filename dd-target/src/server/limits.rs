@@ -13,14 +13,19 @@ pub(crate) const REQUESTS_PER_TOKEN: usize = 32;
 pub(crate) const BODY_BYTES_AT_ONCE: usize = 256 << 20;
 /// Bytes of objects that were read and are not sent yet, of everybody; further ones wait.
 pub(crate) const ANSWER_BYTES_AT_ONCE: usize = 256 << 20;
-/// Threads on which requests wait for disks and for each other, of everybody; further ones wait for a thread.
+/// What part of these one token has, at most, and of threads one vault: so that none keeps all others waiting.
+pub(crate) const SHARES: usize = 8;
+/// Threads on which requests to vaults wait for disks and for each other; further ones wait for a thread.
 pub(crate) const THREADS_MAX: usize = 128;
-/// What part of each of these one token has, at most: so that none keeps all others waiting.
-pub(crate) const SHARE_OF_TOKEN: usize = 8;
-/// Threads beside those: on which it is found out who calls.
+/// Of these one token has so many, at most.
+pub(crate) const THREADS_PER_TOKEN: usize = 20;
+/// Threads of requests that name no vault.
+pub(crate) const OTHER_THREADS: usize = 32;
+/// Threads on which it is found out who calls.
 pub(crate) const GUARD_THREADS: usize = 16;
-/// Chores under way at once, of everybody. Further ones are answered with 429.
+/// Chores under way at once, of all vaults and of one. Further ones are answered with 429.
 pub(crate) const CHORES_AT_ONCE: usize = 16;
+pub(crate) const CHORES_PER_VAULT: usize = 4;
 
 /// How long a client may take for its part of the TLS handshake.
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);

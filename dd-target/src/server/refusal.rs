@@ -111,6 +111,7 @@ impl From<VaultError> for Refusal {
             VaultError::Store(error) => error.into(),
             VaultError::Unknown(_) => Self::missing(error.to_string()),
             VaultError::Invalid(_) => Self::invalid(error.to_string()),
+            VaultError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
             VaultError::File { .. } => Self::failed(&error),
         }
     }

@@ -26,8 +26,6 @@ use crate::server::state_dir::{Locked, StateDir};
 const FILE: &str = "vaults.json";
 /// Most vaults of a server: each open one has its index in memory.
 const VAULTS_MAX: usize = 1_000;
-/// Whoever has the lock of an open store has it for less.
-const AT_HAND_MAX: Duration = Duration::from_millis(100);
 
 /// Why a vault cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +36,9 @@ pub enum VaultError {
     /// There is one already, or too many.
     #[error("{0}")]
     Invalid(&'static str),
+    /// Another one is being made.
+    #[error("another vault is being made just now")]
+    Busy,
     /// The file of vaults.
     #[error("cannot {verb} the file of vaults")]
     File {
@@ -50,6 +51,9 @@ pub enum VaultError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// A vault that does not answer now.
+pub(crate) struct Hangs;
 
 /// All vaults of a server.
 pub(crate) struct Vaults {
@@ -150,7 +154,9 @@ impl Vaults {
     ) -> Result<Arc<Vault>, VaultError> {
         let invalid = "a vault's name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter or digit";
         let name: Name = new.name.parse().map_err(|_| VaultError::Invalid(invalid))?;
-        let _one_by_one = self.making.lock();
+        // Whoever waited here would wait on a thread, for a place that may hang.
+        let one_by_one = self.making.try_lock();
+        let _one_by_one = one_by_one.ok_or(VaultError::Busy)?;
         self.check_new(&name)?;
         let vault = self.vault(
             name.clone(),
@@ -252,9 +258,16 @@ impl Vault {
         Some((open.clone()?, self.turn()))
     }
 
-    /// The store, if it is open, and nobody is at work on opening it.
-    pub(crate) fn store_at_hand(&self) -> Option<Store> {
-        self.store.try_lock_for(AT_HAND_MAX)?.clone()
+    /// The store, if it is open; `Err` if it is being opened, or waits for its place, for longer than `most`.
+    pub(crate) fn store_at_hand(&self, most: Duration) -> Result<Option<Store>, Hangs> {
+        let store = self.store.try_lock_for(most).ok_or(Hangs)?.clone();
+        match store
+            .as_ref()
+            .is_none_or(|store| store.answers_within(most))
+        {
+            true => Ok(store),
+            false => Err(Hangs),
+        }
     }
 
     pub(crate) fn turn(&self) -> u64 {
@@ -363,6 +376,8 @@ mod tests {
             assert_eq!(told.recv(), Ok("asked"));
             scope.spawn(move || {
                 assert!(vaults.find("slow").is_err());
+                let another = vaults.create(&new("another"));
+                assert!(matches!(another, Err(VaultError::Busy)));
                 vaults.find("quick").unwrap();
                 vaults.set_quota("quick", Some(1 << 30)).unwrap();
                 found.send("found").unwrap();
