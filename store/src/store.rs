@@ -412,6 +412,12 @@ impl Store {
         })
     }
 
+    /// Whether what is listed can be looked at, or can within `most`: not while a commit waits for a place that hangs.
+    #[must_use]
+    pub fn answers_within(&self, most: Duration) -> bool {
+        self.inner.state.try_lock_for(most).is_some()
+    }
+
     /// What the store holds: for a writer as of now, for a reader as of the newest commit it knows.
     #[must_use]
     pub fn figures(&self) -> StoreFigures {

@@ -127,13 +127,12 @@ fn what_a_first_copy_under_way_needs() {
             .unwrap()
     };
     let (shared, own) = (of(70), of(120));
-    assert_eq!(shared.points, [listed.id.clone()]);
+    let listed_alone = std::slice::from_ref(&listed.id);
+    assert_eq!(shared.points, listed_alone);
     assert_eq!((own.points.len(), own.removed_until), (0, None));
     assert_eq!([shared.seeds, own.seeds], [[name("mail")], [name("mail")]]);
     let kept = Duration::from_hours(1);
-    store
-        .remove_points(std::slice::from_ref(&listed.id), kept)
-        .unwrap();
-    assert_eq!(of(70).points, [listed.id.clone()]);
+    store.remove_points(listed_alone, kept).unwrap();
+    assert_eq!(of(70).points, listed_alone);
     assert!(of(70).removed_until.is_some());
 }

@@ -78,7 +78,7 @@ impl Ask {
     pub(crate) fn bytes(path: String, body: Vec<u8>) -> Self {
         let mut ask = Self::get(path);
         ask.method = Method::POST;
-        ask.patience = Some(PATIENCE + Duration::from_secs(body.len() as u64 / SLOWEST));
+        ask.patience = Some(patience(body.len() as u64));
         ask.body = Some(body.into());
         ask
     }
@@ -290,6 +290,11 @@ impl Drop for Connection {
             runtime.shutdown_background();
         }
     }
+}
+
+/// How long what brings or takes so many bytes may take.
+pub(super) fn patience(bytes: u64) -> Duration {
+    PATIENCE + Duration::from_secs(bytes / SLOWEST)
 }
 
 fn may_ask_again(ask: &Ask, error: &RemoteError) -> bool {

@@ -13,7 +13,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RAN
 use store::{Backend, Blocks, Ranges, TAIL};
 
 use crate::api::ObjectList;
-use crate::client::connection::{Ask, Connection};
+use crate::client::connection::{Ask, Connection, patience};
 use crate::client::{Access, RemoteError, VaultUrl};
 use crate::wire::{KEYS, RANGE_MAX};
 
@@ -63,6 +63,7 @@ impl Objects {
         };
         let value = HeaderValue::try_from(text).expect("digits are legal");
         ask.headers.insert(RANGE, value);
+        ask.patience = Some(patience(asked));
         let answer = self.connection.ask_into(ask, index(asked), memory)?;
         let nonsense = || self.connection.nonsense("other bytes than were asked for");
         let (sent, len) = content_range(&answer.headers).ok_or_else(nonsense)?;
@@ -120,6 +121,7 @@ impl Ranges for Objects {
         if len > len_max {
             return Err(too_long());
         }
+        bytes.reserve_exact(index(len).saturating_sub(bytes.len()));
         while (bytes.len() as u64) < len {
             let at = bytes.len() as u64;
             let next = Part::Range(at..(at + RANGE_MAX).min(len));

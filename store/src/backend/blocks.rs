@@ -16,7 +16,7 @@ use block::index;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::backend::wholes::{self, Wholes};
+use crate::backend::wholes::Wholes;
 use crate::cache::ByteCache;
 
 /// Bytes of a block.
@@ -136,13 +136,9 @@ impl Blocks {
         if held.is_some() || !worth {
             return held;
         }
-        let bring = |memory| {
-            let bytes = from.whole(name, wholes::LEN_MAX, memory)?;
-            let len = bytes.len() as u64;
-            let known = self.known.lock().get(name).cloned();
-            let known = known.filter(|known| known.len == len);
-            let known = known.unwrap_or_else(|| self.learn(name, len));
-            Ok((known.serial, bytes))
+        let bring = |most, memory| {
+            let bytes = from.whole(name, most, memory)?;
+            Ok((self.learn(name, bytes.len() as u64).serial, bytes))
         };
         // Whoever reads it is told why it did not come.
         self.wholes.bring(bring).ok()
@@ -176,13 +172,18 @@ impl Blocks {
         Ok(known)
     }
 
+    /// Whoever learned the same before was first: what he has brought is found by it.
     fn learn(&self, name: &str, len: u64) -> Arc<Known> {
+        let mut all = self.known.lock();
+        if let Some(known) = all.get(name).filter(|known| known.len == len) {
+            return Arc::clone(known);
+        }
         let known = Arc::new(Known {
             len,
             serial: self.next.fetch_add(1, Ordering::Relaxed),
             reading: Mutex::default(),
         });
-        self.known.lock().put(name.to_owned(), Arc::clone(&known));
+        all.put(name.to_owned(), Arc::clone(&known));
         known
     }
 

@@ -273,8 +273,14 @@ impl Ranges for Bucket {
             return Ok((Vec::new(), 0));
         }
         let last = len.saturating_sub(TAIL)..len;
-        let (bytes, len) = self.get(&path, Part::Range(last), TAIL, Vec::new())?;
-        self.no_tails.store(true, Ordering::Relaxed);
+        let (bytes, now) = self.get(&path, Part::Range(last), TAIL, Vec::new())?;
+        if now != len {
+            // It was replaced in between: these are not its last bytes.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if len < TAIL {
+            self.no_tails.store(true, Ordering::Relaxed);
+        }
         Ok((bytes, len))
     }
 

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 /// What is in memory at most, also while it is on its way: one object at least, however long.
 const BYTES_MAX: u64 = 40 << 20;
 /// No object is held that is longer: a container that holds only what cannot be compressed, with its armor.
-pub(super) const LEN_MAX: u64 = 18 << 20;
+const LEN_MAX: u64 = 18 << 20;
 
 /// Objects in memory, by number.
 #[derive(Default)]
@@ -33,13 +33,27 @@ struct Shared {
 }
 
 struct Inner {
-    objects: LruCache<u64, Arc<Vec<u8>>>,
+    objects: LruCache<u64, Object>,
     /// Bytes of these, and of those on their way.
     bytes: u64,
     /// Names of those of which it is somebody's turn to bring them.
     turns: HashSet<String>,
     /// The longest yet: so long the next one is thought to be.
     longest: Option<u64>,
+}
+
+/// An object in memory.
+struct Object {
+    bytes: Arc<Vec<u8>>,
+    /// By how many it is held. Who only reads it has its bytes for a moment, and is not counted.
+    holders: usize,
+}
+
+impl Object {
+    /// What it takes.
+    fn memory(&self) -> u64 {
+        self.bytes.capacity() as u64
+    }
 }
 
 impl Default for Inner {
@@ -53,32 +67,35 @@ impl Default for Inner {
     }
 }
 
-/// An object that stays in memory as long as this lives.
+/// An object stays in memory as long as this lives.
 struct Held {
-    object: Option<Arc<Vec<u8>>>,
+    number: u64,
     shared: Arc<Shared>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Under the lock: who finds all of them held sleeps before this, or sees it idle.
-        let inner = self.shared.inner.lock();
-        self.object = None;
+        let mut inner = self.shared.inner.lock();
+        if let Some(object) = inner.objects.peek_mut(&self.number) {
+            object.holders -= 1;
+        }
         drop(inner);
         self.shared.changed.notify_all();
     }
 }
 
 impl Wholes {
-    /// An object, if it is in memory.
+    /// The bytes of an object, if it is in memory.
     pub(super) fn get(&self, number: u64) -> Option<Arc<Vec<u8>>> {
-        self.shared.inner.lock().objects.get(&number).cloned()
+        let mut inner = self.shared.inner.lock();
+        let object = inner.objects.get(&number)?;
+        Some(Arc::clone(&object.bytes))
     }
 
     /// Holds one that is in memory.
     pub(super) fn held(&self, number: u64) -> Option<Box<dyn Any + Send>> {
-        let object = self.get(number)?;
-        Some(self.guard(object))
+        self.shared.inner.lock().hold(number)?;
+        Some(self.guard(number))
     }
 
     /// Waits until nobody else is bringing the object.
@@ -91,32 +108,48 @@ impl Wholes {
         Turn { shared, name }
     }
 
-    /// Brings an object, and holds it; `bring` is given memory that can be used for it, and says its number, too. May wait until others are held no more: whoever
-    /// holds one must not wait for somebody who wants one.
+    /// Brings an object, and holds it. `bring` is told how long it may be, and given memory that can be used for it; it says its number,
+    /// too, or `InvalidData` where it is longer. May wait until others are held no more: whoever holds one must not wait
+    /// for somebody who wants one.
+    ///
+    /// # Errors
+    /// Those of `bring`.
     pub(super) fn bring(
         &self,
-        bring: impl FnOnce(Vec<u8>) -> io::Result<(u64, Vec<u8>)>,
+        bring: impl Fn(u64, Vec<u8>) -> io::Result<(u64, Vec<u8>)>,
     ) -> io::Result<Box<dyn Any + Send>> {
-        let (room, memory) = self.room();
-        let (number, bytes) = bring(memory)?;
-        let object = Arc::new(bytes);
-        room.fill(number, &object);
-        Ok(self.guard(object))
+        let longest = self.shared.inner.lock().longest;
+        if let Some(longest) = longest.filter(|longest| *longest < LEN_MAX) {
+            match self.bring_within(longest, &bring) {
+                // Some are longer than all were until then.
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+                brought => return brought,
+            }
+        }
+        self.bring_within(LEN_MAX, &bring)
     }
 
-    fn guard(&self, object: Arc<Vec<u8>>) -> Box<dyn Any + Send> {
-        Box::new(Held {
-            object: Some(object),
-            shared: Arc::clone(&self.shared),
-        })
+    fn bring_within(
+        &self,
+        most: u64,
+        bring: &impl Fn(u64, Vec<u8>) -> io::Result<(u64, Vec<u8>)>,
+    ) -> io::Result<Box<dyn Any + Send>> {
+        let (room, memory) = self.room(most);
+        let (number, bytes) = bring(most, memory)?;
+        room.fill(number, bytes);
+        Ok(self.guard(number))
     }
 
-    /// Room for one as long as the longest yet, and what was there before, if anything was: memory that was used before is cheaper than new.
-    fn room(&self) -> (Room<'_>, Vec<u8>) {
+    fn guard(&self, number: u64) -> Box<dyn Any + Send> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(Held { number, shared })
+    }
+
+    /// Room for so many bytes, and what was there before, if anything was: memory that was used before is cheaper than new.
+    fn room(&self, bytes: u64) -> (Room<'_>, Vec<u8>) {
         let mut inner = self.shared.inner.lock();
         let mut memory = Vec::new();
         loop {
-            let bytes = inner.longest.unwrap_or(LEN_MAX);
             if inner.bytes == 0 || inner.bytes + bytes <= BYTES_MAX {
                 inner.bytes += bytes;
                 let shared = &*self.shared;
@@ -131,15 +164,19 @@ impl Wholes {
 }
 
 impl Inner {
-    /// Takes the one out that nobody holds and nobody has read for longest.
+    fn hold(&mut self, number: u64) -> Option<()> {
+        self.objects.get_mut(&number)?.holders += 1;
+        Some(())
+    }
+
+    /// Takes the one out that nobody holds and nobody has read for longest, and gives its memory, unless somebody reads it just now.
     fn drop_idle(&mut self) -> Option<Vec<u8>> {
         let mut from_oldest = self.objects.iter().rev();
-        let idle = from_oldest.find(|(_, object)| Arc::strong_count(object) == 1);
+        let idle = from_oldest.find(|(_, object)| object.holders == 0);
         let number = *idle?.0;
         let object = self.objects.pop(&number)?;
-        self.bytes -= object.capacity() as u64;
-        // Nobody can have got hold of it meanwhile: that takes the lock.
-        Arc::into_inner(object)
+        self.bytes -= object.memory();
+        Some(Arc::into_inner(object.bytes).unwrap_or_default())
     }
 }
 
@@ -163,14 +200,18 @@ struct Room<'a> {
 }
 
 impl Room<'_> {
-    fn fill(self, number: u64, object: &Arc<Vec<u8>>) {
-        let bytes = object.capacity() as u64;
+    /// Keeps the object, and holds it.
+    fn fill(self, number: u64, bytes: Vec<u8>) {
         let mut inner = self.shared.inner.lock();
-        inner.longest = inner.longest.max(Some(bytes));
-        inner.bytes += bytes;
-        if let Some((_, old)) = inner.objects.push(number, Arc::clone(object)) {
-            inner.bytes -= old.capacity() as u64;
-        }
+        let before = inner.objects.pop(&number);
+        let object = Object {
+            bytes: Arc::new(bytes),
+            holders: 1 + before.as_ref().map_or(0, |before| before.holders),
+        };
+        inner.bytes += object.memory();
+        inner.bytes -= before.map_or(0, |before| before.memory());
+        inner.longest = inner.longest.max(Some(object.memory()));
+        inner.objects.push(number, object);
     }
 }
 
@@ -187,19 +228,28 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use block::index;
+
     use super::*;
 
     const LEN: usize = 8 << 20;
     const FIT: u64 = BYTES_MAX / LEN as u64;
     const SOON: Duration = Duration::from_millis(50);
 
-    fn bring(wholes: &Wholes, number: u64) -> Box<dyn Any + Send> {
-        let bring = |mut memory: Vec<u8>| {
-            memory.resize(LEN, 0);
+    /// An object of so many bytes, for `Wholes::bring`.
+    fn of_length(len: usize, number: u64) -> impl Fn(u64, Vec<u8>) -> io::Result<(u64, Vec<u8>)> {
+        move |most, mut memory: Vec<u8>| {
+            if len as u64 > most {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            memory.resize(len, 0);
             memory.shrink_to_fit();
             Ok((number, memory))
-        };
-        wholes.bring(bring).unwrap()
+        }
+    }
+
+    fn bring(wholes: &Wholes, number: u64) -> Box<dyn Any + Send> {
+        wholes.bring(of_length(LEN, number)).unwrap()
     }
 
     fn bytes(wholes: &Wholes) -> u64 {
@@ -238,16 +288,48 @@ mod tests {
         assert_eq!(bytes(&wholes), BYTES_MAX);
     }
 
-    /// All readers of a restore begin at once, and nobody knows yet how long what they ask for is.
+    /// The last container of a point is short. All readers of a restore begin at once: each was given room for one like it, and brought
+    /// one that was eight times as long.
     #[test]
-    fn until_one_has_come_each_is_thought_to_be_as_long_as_can_be() {
+    fn what_is_longer_than_all_before_finds_room_first() {
         let wholes = Wholes::default();
-        let first: Vec<_> = (0..BYTES_MAX / LEN_MAX).map(|_| wholes.room()).collect();
-        assert!(bytes(&wholes) + LEN_MAX > BYTES_MAX);
-        drop(first);
-        drop(bring(&wholes, 1));
-        let (room, memory) = wholes.room();
-        assert_eq!((room.bytes, memory.len()), (LEN as u64, 0));
+        let [long, short] = [index(LEN_MAX), index(LEN_MAX / 8)];
+        drop(wholes.bring(of_length(short, 0)).unwrap());
+        let held: Vec<_> = (1..=BYTES_MAX / LEN_MAX)
+            .map(|number| wholes.bring(of_length(long, number)).unwrap())
+            .collect();
+        assert!((BYTES_MAX - LEN_MAX..=BYTES_MAX).contains(&bytes(&wholes)));
+        let (brought, came) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                drop(wholes.bring(of_length(long, 7)).unwrap());
+                brought.send(()).unwrap();
+            });
+            assert!(came.recv_timeout(SOON).is_err() && bytes(&wholes) <= BYTES_MAX);
+            drop(held);
+            came.recv().unwrap();
+        });
+    }
+
+    /// A reader that held nothing had an object's bytes when its last holder let go: who waited for room saw it in use, and nobody woke
+    /// him again.
+    #[test]
+    fn who_only_reads_keeps_nobody_waiting() {
+        let wholes = Wholes::default();
+        let held: Vec<_> = (0..FIT).map(|number| bring(&wholes, number)).collect();
+        let read = wholes.get(0);
+        let (brought, came) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let all: Vec<_> = (FIT..2 * FIT)
+                    .map(|number| bring(&wholes, number))
+                    .collect();
+                brought.send(all.len()).unwrap();
+            });
+            drop(held);
+            assert_eq!(came.recv_timeout(Duration::from_secs(20)), Ok(index(FIT)));
+        });
+        assert_eq!(read.map(|bytes| bytes.len()), Some(LEN));
     }
 
     #[test]
@@ -272,7 +354,7 @@ mod tests {
         let wholes = Wholes::default();
         drop(bring(&wholes, 1));
         let before = bytes(&wholes);
-        let failed = wholes.bring(|_| Err(io::ErrorKind::NotFound.into()));
+        let failed = wholes.bring(|_, _| Err(io::ErrorKind::NotFound.into()));
         assert_eq!(
             failed.err().map(|e| e.kind()),
             Some(io::ErrorKind::NotFound)
