@@ -27,6 +27,9 @@ const REGION: usize = 32;
 /// Chunks that wait for another window to bring the same: beyond it all windows are waited for.
 const LATER_MAX: usize = 4096;
 
+/// Windows that are done of which the memory is kept: as many as are under way at once.
+const SPARE_MAX: usize = 6;
+
 const CHUNK: usize = 4096;
 
 /// Writes one image of a vault. Dropped without [`finish`](Self::finish) it leaves nothing that counts, and is given up at the server.
@@ -54,6 +57,8 @@ struct Later {
 struct Sender {
     draft: Draft,
     codec: ChunkCodec,
+    /// Memory of windows that are done.
+    spare: Mutex<Vec<Vec<u8>>>,
     /// Chunks that some window is bringing.
     bringing: Mutex<HashSet<Fingerprint>>,
     later: Mutex<Vec<Later>>,
@@ -64,6 +69,7 @@ impl RemoteImageWriter {
         let sender = Sender {
             draft,
             codec: vault.codec.clone(),
+            spare: Mutex::default(),
             bringing: Mutex::default(),
             later: Mutex::default(),
         };
@@ -88,6 +94,9 @@ impl RemoteImageWriter {
         }
         self.claim(first_granule, chunks.len() as u64)?;
         for (granule, chunk) in (first_granule..).zip(chunks) {
+            if self.window.granules.is_empty() {
+                self.window.content = self.sender.memory();
+            }
             self.window.granules.push(granule);
             self.window.content.extend_from_slice(chunk);
             if self.window.granules.len() == WINDOW {
@@ -197,15 +206,19 @@ impl Sender {
         let lacking = self.draft.ask(&entries).await?;
         let mine = self.divide(&window, &entries, &lacking);
         if mine.is_empty() {
+            self.spare(window);
             return Ok(());
         }
         let prints: Vec<_> = mine.iter().map(|at| entries[*at].1).collect();
         let codec = self.codec.clone();
-        let body = self
-            .compute(move || pack(&codec, &window, &entries, &mine))
+        let packed = self
+            .compute(move || (pack(&codec, &window, &entries, &mine), window))
             .await;
-        let sent = match body {
-            Ok(body) => self.draft.bring(body).await,
+        let sent = match packed {
+            Ok((body, window)) => {
+                self.spare(window);
+                self.draft.bring(body).await
+            }
             Err(error) => Err(error),
         };
         let mut bringing = self.bringing.lock();
@@ -213,6 +226,21 @@ impl Sender {
             bringing.remove(print);
         }
         sent
+    }
+
+    /// Memory for the content of a window: used before, where there is some, since that is cheaper than new.
+    fn memory(&self) -> Vec<u8> {
+        let spare = self.spare.lock().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(WINDOW * CHUNK))
+    }
+
+    /// Nobody needs the window any more.
+    fn spare(&self, mut window: Window) {
+        window.content.clear();
+        let mut spare = self.spare.lock();
+        if spare.len() < SPARE_MAX {
+            spare.push(window.content);
+        }
     }
 
     /// Which of the lacking chunks this window brings; the others come with another one, or twice in this one.
