@@ -12,6 +12,7 @@ pub mod api;
 mod chore;
 pub mod client;
 mod keeper;
+mod part;
 mod place;
 mod private_file;
 mod problem;
@@ -23,9 +24,14 @@ mod wire;
 /// Parsers of what strangers send, for fuzzing.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
-    /// Reads arbitrary bytes as the bodies of the write plane.
+    /// Reads arbitrary bytes as the bodies of the write plane, and as a header of the read plane.
     pub fn wire(bytes: &[u8]) {
         crate::wire::fuzz(bytes);
+        let part = std::str::from_utf8(bytes).map(crate::part::Part::parse);
+        if let Ok(Some(part)) = part {
+            let told = crate::part::Part::parse(&part.to_string());
+            assert_eq!(told, Some(part), "what is told is what was understood");
+        }
     }
 }
 

@@ -15,17 +15,11 @@ use store::{Backend, Blocks, Ranges, TAIL};
 use crate::api::ObjectList;
 use crate::client::connection::{Ask, Connection, patience};
 use crate::client::{Access, RemoteError, VaultUrl};
+use crate::part::Part;
 use crate::wire::{KEYS, RANGE_MAX};
 
 /// No object is longer.
 const LEN_MAX: u64 = 1 << 40;
-
-/// What is asked for of an object, as far as it goes.
-enum Part {
-    Range(Range<u64>),
-    /// So many bytes.
-    Last(u64),
-}
 
 /// A [`Backend`] behind a server, read-only.
 pub struct Objects {
@@ -54,25 +48,15 @@ impl Objects {
     /// Bytes of an object (in `memory`, if they fit), and how long all of it is.
     fn get(&self, name: &str, part: &Part, memory: Vec<u8>) -> Result<(Vec<u8>, u64), RemoteError> {
         let mut ask = Ask::get(self.path(name));
-        let (text, asked) = match part {
-            Part::Range(range) => {
-                let text = format!("bytes={}-{}", range.start, range.end - 1);
-                (text, range.end - range.start)
-            }
-            Part::Last(bytes) => (format!("bytes=-{bytes}"), *bytes),
-        };
-        let value = HeaderValue::try_from(text).expect("digits are legal");
+        let value = HeaderValue::try_from(part.to_string()).expect("digits are legal");
         ask.headers.insert(RANGE, value);
+        let asked = part.bytes_max();
         ask.patience = Some(patience(asked));
         let answer = self.connection.ask_into(ask, index(asked), memory)?;
         let nonsense = || self.connection.nonsense("other bytes than were asked for");
         let (sent, len) = content_range(&answer.headers).ok_or_else(nonsense)?;
-        let expected = match part {
-            Part::Range(range) => range.start..range.end.min(len),
-            Part::Last(bytes) => len.saturating_sub(*bytes)..len,
-        };
         let whole = answer.body.len() as u64 == sent.end - sent.start;
-        match sent == expected && whole && len <= LEN_MAX {
+        match sent == part.of(len) && whole && len <= LEN_MAX {
             true => Ok((answer.body, len)),
             false => Err(nonsense()),
         }

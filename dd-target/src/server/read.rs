@@ -2,7 +2,6 @@
 //!
 //! Rule: only the folders of a store are there, and of those not the leases of its writers.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use axum::Extension;
@@ -17,6 +16,7 @@ use serde::Deserialize;
 use tracing::warn;
 
 use crate::api::{ObjectList, Role};
+use crate::part::Part;
 use crate::server::admin::asked;
 use crate::server::audit::Event;
 use crate::server::budget::Taken;
@@ -102,7 +102,7 @@ pub(crate) async fn object(
         Method::HEAD => None,
         _ => Some(part(&headers)?),
     };
-    let bytes = asked.as_ref().map_or(0, |asked| index(asked.bytes()));
+    let bytes = asked.as_ref().map_or(0, |asked| index(asked.bytes_max()));
     let room = shared.answers.take(&caller.token.id, bytes).await;
     blocking(move || {
         let vault = shared.vaults.find(&vault)?;
@@ -143,31 +143,6 @@ impl AsRef<[u8]> for Read {
     }
 }
 
-/// What is asked for of an object.
-enum Part {
-    Range(Range<u64>),
-    /// So many bytes.
-    Last(u64),
-}
-
-impl Part {
-    /// How many there can be.
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Range(range) => range.end - range.start,
-            Self::Last(bytes) => *bytes,
-        }
-    }
-
-    /// Which of an object of that length.
-    fn of(&self, len: u64) -> Range<u64> {
-        match self {
-            Self::Range(range) => range.start..range.end.min(len),
-            Self::Last(bytes) => len.saturating_sub(*bytes)..len,
-        }
-    }
-}
-
 /// `bytes=FIRST-LAST`, or `bytes=-COUNT`, no longer than one answer may be.
 fn part(headers: &HeaderMap) -> Answer<Part> {
     let sentence = || {
@@ -178,17 +153,8 @@ fn part(headers: &HeaderMap) -> Answer<Part> {
     let text = headers
         .get(header::RANGE)
         .and_then(|text| text.to_str().ok());
-    let part = text.and_then(|text| {
-        let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-        let last: u64 = last.parse().ok()?;
-        if first.is_empty() {
-            return Some(Part::Last(last));
-        }
-        let first: u64 = first.parse().ok()?;
-        let end = last.checked_add(1)?;
-        (first < end).then_some(Part::Range(first..end))
-    });
-    let part = part.filter(|part| (1..=RANGE_MAX).contains(&part.bytes()));
+    let part = text.and_then(Part::parse);
+    let part = part.filter(|part| (1..=RANGE_MAX).contains(&part.bytes_max()));
     part.ok_or_else(|| Refusal::invalid(sentence()))
 }
 
