@@ -94,7 +94,7 @@ pub trait Backend: Send + Sync {
         Ok(bytes)
     }
 
-    /// Keeps an object at hand for who reads most of it next, until the returned value is dropped. Where each request costs the way there
+    /// Keeps an object at hand for who reads a good part of it next, until the returned value is dropped. Where each request costs the way there
     /// and back all of it is brought with one, if that is `worth` it; else, or if it does not come, `None`, and nothing is lost but time.
     /// May wait until others are let go of: whoever has one must not wait for somebody who wants one.
     fn hold(&self, name: &str, worth: bool) -> Option<Box<dyn Any + Send>> {

@@ -115,7 +115,7 @@ impl Shelf {
             })
     }
 
-    /// Keeps an object at hand for who reads most of it next: as [`Backend::hold`].
+    /// Keeps an object at hand for who reads a good part of it next: as [`Backend::hold`].
     pub(crate) fn hold(&self, id: ObjectId, worth: bool) -> Option<Box<dyn Any + Send>> {
         self.place.hold(&self.path(id), worth)
     }

@@ -376,7 +376,7 @@ fn a_length_that_was_listed_is_asked_for_again_where_it_ends() {
 
 /// Four requests for each container: how long it is, its end, and its regions in two pieces.
 #[test]
-fn a_restore_asks_once_for_a_container_of_which_it_needs_most() {
+fn a_restore_asks_once_for_a_container_of_which_it_needs_a_good_part() {
     let network = Network::new(1);
     let [writer, reader] = [(); 2].map(|()| -> Arc<dyn Backend> {
         Arc::new(bucket(&network, Manners::Honest, &Arc::default()))

@@ -48,15 +48,13 @@ fn told(shared: &Inner) -> String {
             Ok(Some(store)) => Some(vault.figures_of(&store)),
             Err(Hangs) => None,
         };
+        let (name, is_there) = (&vault.name, u8::from(answers.is_some()));
         // Writing to a text does not fail.
         let _ = writeln!(
             answering,
-            "standin_target_vault_answers{{vault=\"{}\"}} {}",
-            vault.name,
-            u8::from(answers.is_some())
+            "standin_target_vault_answers{{vault=\"{name}\"}} {is_there}"
         );
         let Some(figures) = answers else { continue };
-        let name = &vault.name;
         let _ = writeln!(
             bytes,
             "standin_target_stored_bytes{{vault=\"{name}\"}} {}",

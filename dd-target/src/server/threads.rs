@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use crate::server::budget::{Budget, Taken};
 use crate::server::limits::{
-    CONNECTIONS_MAX, OTHER_THREADS, REQUESTS_PER_TOKEN, SHARES, STREAMS_MAX, THREADS_MAX,
-    THREADS_PER_TOKEN,
+    CONNECTIONS_MAX, OTHER_THREADS, SHARES, STREAMS_MAX, THREADS_MAX, THREADS_PER_TOKEN,
 };
 
 /// All threads of requests.
@@ -30,8 +29,8 @@ pub(crate) struct Thread {
 
 impl Default for Threads {
     fn default() -> Self {
-        // Of tokens only each one's share counts.
-        let all = CONNECTIONS_MAX * STREAMS_MAX as usize * REQUESTS_PER_TOKEN;
+        // Of tokens only each one's share counts: there are never so many requests.
+        let all = CONNECTIONS_MAX * STREAMS_MAX as usize;
         Self {
             of_tokens: Budget::new(all, THREADS_PER_TOKEN),
             of_vaults: Budget::new(THREADS_MAX, THREADS_MAX / SHARES),

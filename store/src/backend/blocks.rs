@@ -3,7 +3,7 @@
 //!
 //! A read brings a block (and the one before, at an object's end: there lies what objects say of themselves). One that goes on
 //! where the last one ended brings four times as many as that: who reads a little of an object gets little, who reads all of it
-//! needs few requests. Who says before that he will read most of it needs one.
+//! needs few requests. Who says before that he will read a good part of it needs one.
 
 use std::any::Any;
 use std::io;
