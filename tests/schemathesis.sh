@@ -47,9 +47,11 @@ cd "$place"
 # What the page cannot say: what exists here, and what goes together. It stands beside what the page says of bodies.
 cat > hooks.py <<'PYTHON'
 """Bodies, queries and names of things that exist: without them nearly every request ends at the first check."""
+import base64
 import hashlib
 import json
 import os
+import struct
 
 import requests
 import schemathesis
@@ -110,10 +112,20 @@ SEED_DISK = record({"name": NAME, "cursor_granule": {**U64, "maximum": 300}, "im
 DISK, OPEN_DISK = ({**array(TEXT, 2), "prefixItems": [NAME, {"const": draft}]} for draft in (COMPLETE, OPEN))
 SPAN = {**array(U64, 2), "prefixItems": [{**U64, "maximum": 127}, {**U64, "minimum": 128, "maximum": 256}]}
 
+
+
+def slot(number):
+    """One way to open a store, of a key, as docs/formats/keys.md has it."""
+    return struct.pack("<IBH", number, 2, 0) + bytes(8 + 16 + 12 + 48)
+
+
+KEYS, WAY = (base64.b64encode(it).decode() for it in (bytes(16) + struct.pack("<II", 2, 1) + slot(1), slot(2)))
+
 LIST, OBJECTS, OBJECT = "/v1/vaults/{vault}/list", "/v1/vaults/{vault}/objects/", "/v1/vaults/{vault}/objects/{name}"
 
 BODIES = {
-    ("post", "/v1/vaults"): record({"name": NAME}, quota_bytes=maybe(U64)),
+    ("post", "/v1/vaults"): record({"name": NAME}, quota_bytes=maybe(U64), keys=either(some(KEYS), maybe(TEXT))),
+    ("post", "/v1/vaults/{vault}/keys"): record({"key": either(some(WAY), TEXT)}),
     # Small quotas would keep every later request from getting anywhere.
     ("put", "/v1/vaults/{vault}/quota"): record({"quota_bytes": maybe({**U64, "minimum": 1 << 40})}),
     ("post", "/v1/vaults/{vault}/chores"): {"oneOf": [
@@ -167,6 +179,8 @@ def in_path(path):
     parts = {**PARTS, "name": some(*names)}
     if path.startswith(OBJECTS) or path == LIST:
         parts["vault"] = STILL
+    if path.endswith("/keys"):
+        parts["vault"] = some("v", "sealed")
     return parts
 
 
@@ -364,6 +378,7 @@ begin() {
   truncate -s 1M disk.raw
   local vault
   for vault in v w still; do ask "$URL/v1/vaults" --json "{\"name\": \"$vault\"}" > command.log; done
+  "$standin" vault create sealed --server "$URL" --encrypt --no-recovery-key --key-file vault.key --token-file all > command.log
   for _ in 1 2; do
     for vault in v still; do "$standin" import disk.raw --target "$URL/$vault" --group g --token-file ship > command.log; done
     head -c 9000 /dev/urandom | dd of=disk.raw conv=notrunc status=none

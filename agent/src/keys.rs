@@ -1,10 +1,11 @@
-//! Making encrypted targets, and changing who opens them.
+//! The keys of encrypted targets: making them, and changing who opens them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use block::{Clock, OsRandom};
-use store::{KeySlot, Keys, Secret};
+use dd_target::client::{Access, Remote};
+use store::{KeySlot, Keys, NewKeys, Secret};
 use zeroize::Zeroizing;
 
 use crate::secret_file::SecretFile;
@@ -37,7 +38,21 @@ pub fn init_encrypted(
     recovery: bool,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<RecoveryKey>> {
-    let Some(file) = target.secret_file() else {
+    let (keys, recovery_key) = new_keys(target.secret_file(), recovery, clock)?;
+    target.create_with_keys(&keys)?;
+    Ok(recovery_key)
+}
+
+/// The key of a store that is to be made elsewhere. What is in `file` opens it; and so does a recovery key, if one is wanted.
+///
+/// # Errors
+/// `Usage` if nothing would open it but a recovery key; if the file cannot be read, or made.
+pub fn new_keys(
+    file: Option<&SecretFile>,
+    recovery: bool,
+    clock: &Arc<dyn Clock>,
+) -> Result<(NewKeys, Option<RecoveryKey>)> {
+    let Some(file) = file else {
         return Err(Error::usage(
             "nothing is named that opens the store",
             "add --key-file FILE (a new key is written there) or --passphrase-file FILE",
@@ -50,8 +65,27 @@ pub fn init_encrypted(
         recovery_key = key.to_text();
         secrets.push((key, RECOVERY.to_owned()));
     }
-    target.create_encrypted(&secrets, clock)?;
-    Ok(recovery_key)
+    let made = NewKeys::make(&secrets, &OsRandom, clock.wall());
+    let keys = made.map_err(|source| Error::Usage {
+        what: format!("the store's key cannot be made: {source}"),
+        hint: "see `standin store init --help`",
+    })?;
+    Ok((keys, recovery_key))
+}
+
+/// The key of a target, for a store that is to have its points.
+///
+/// # Errors
+/// If there is no store, or it is not encrypted.
+pub fn keys_like(target: &Target) -> Result<NewKeys> {
+    let keys = NewKeys::of(&*target.backend()?);
+    let keys = keys.map_err(target.failed("read who opens the store"))?;
+    keys.ok_or_else(|| {
+        Error::usage(
+            format!("`{target}` is not encrypted"),
+            "leave --like out: its points go to any vault that is not encrypted",
+        )
+    })
 }
 
 /// The ways to open a target.
@@ -84,9 +118,18 @@ pub fn add_key(
         NewKey::Passphrase(path) => made(&SecretFile::Passphrase(path))?,
     };
     let label = label.unwrap_or(name);
-    let added = keys.add(&with, &secret, &label, &OsRandom, clock.wall());
-    let number = added.map_err(target.failed("change who opens the store"))?;
-    Ok((number, told))
+    let failed = target.failed("change who opens the store");
+    let wrapped = keys.wrap(&with, &secret, &label, &OsRandom, clock.wall());
+    let wrapped = wrapped.map_err(&failed)?;
+    match target.vault() {
+        None => keys.append(&wrapped, &OsRandom).map(drop).map_err(failed),
+        Some(url) => {
+            let server = Remote::open(&url.server, &Access::of_this_process());
+            let added = server.and_then(|server| server.add_way(&url.vault, &wrapped));
+            added.map_err(target.refused("change who opens the vault"))
+        }
+    }?;
+    Ok((wrapped.describe().number, told))
 }
 
 /// One way less to open a target.
@@ -94,6 +137,12 @@ pub fn add_key(
 /// # Errors
 /// If it is the way by which the target is opened just now, or there is none of that number.
 pub fn remove_key(target: &Target, number: u32) -> Result<()> {
+    if target.vault().is_some() {
+        return Err(Error::usage(
+            "ways to open a vault are taken away where its store lies: whoever stole a token could lock its owners out",
+            "on the server, with its URL: `standin store key remove dir:PLACE/vaults/NAME NUMBER`",
+        ));
+    }
     let with = secret_of(target)?;
     let removed = open(target)?.remove(&with, number, &OsRandom);
     removed.map_err(target.failed("change who opens the store"))

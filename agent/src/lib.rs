@@ -83,7 +83,9 @@ pub use error::{Error, Result};
 pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
 pub use import::{ImageSource, ImportOptions, Imported, import};
-pub use keys::{NewKey, RecoveryKey, add_key, init_encrypted, list_keys, remove_key};
+pub use keys::{
+    NewKey, RecoveryKey, add_key, init_encrypted, keys_like, list_keys, new_keys, remove_key,
+};
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,
 };

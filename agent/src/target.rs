@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use block::Clock;
+use block::{Clock, OsRandom};
 use dd_target::client::{Access, RemoteError, Vault, VaultUrl};
 use store::{
-    Around, Backend, CheckOptions, CheckReport, RepairOptions, RepairPlan, Secret, Store,
+    Around, Backend, CheckOptions, CheckReport, NewKeys, RepairOptions, RepairPlan, Secret, Store,
     StoreError,
 };
 
@@ -168,18 +168,13 @@ impl Target {
         created.map_err(self.failed("create the store"))
     }
 
-    /// Makes an encrypted store that each of `secrets` opens.
-    pub(crate) fn create_encrypted(
-        &self,
-        secrets: &[(Secret, String)],
-        clock: &Arc<dyn Clock>,
-    ) -> Result<()> {
+    /// Makes an encrypted store with these keys.
+    pub(crate) fn create_with_keys(&self, keys: &NewKeys) -> Result<()> {
         self.check_near()?;
-        let around = Around::new(Arc::clone(clock));
         let created = self
             .place
             .make()
-            .and_then(|place| Store::create_encrypted(&place, secrets, &around));
+            .and_then(|place| Store::create_with_keys(&place, keys, &OsRandom));
         created.map_err(self.failed("create the store"))
     }
 

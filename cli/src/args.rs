@@ -14,8 +14,8 @@ use export::Listen;
 use crate::commands::{Since, Span};
 
 pub(crate) use network::{
-    Shown, TargetArgs, TargetCommand, TargetServe, TokenArgs, TokenCommand, TokensOf, VaultArgs,
-    VaultCommand,
+    Sealed, Shown, TargetArgs, TargetCommand, TargetServe, TokenArgs, TokenCommand, TokensOf,
+    VaultArgs, VaultCommand,
 };
 pub(crate) use point::{Point, PointCommand};
 pub(crate) use secret::Secret;

@@ -52,7 +52,7 @@ fn main() -> std::process::ExitCode {
         Command::Restore(args) => commands::restore(args, &printer).map_err(Into::into),
         Command::Serve(args) => commands::serve(args, &printer).map_err(Into::into),
         Command::Target(args) => commands::target(args, &printer),
-        Command::Vault(args) => commands::vault(args, &printer),
+        Command::Vault(vault) => commands::vault(vault, &args.secret, &printer),
         Command::Token(args) => commands::token(args, &printer),
         Command::Demo(args) => demo::run(&args, &printer),
     };

@@ -141,6 +141,18 @@ pub struct NewVault {
     /// Bytes that it may take; no limit if left out.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
+    /// Of one that is to be encrypted: its key, wrapped for each of the first ways to open it. Base64 of what
+    /// `docs/formats/keys.md` draws.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+}
+
+/// One way more to open an encrypted vault.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewWay {
+    /// Its key, wrapped. Base64 of what `docs/formats/keys.md` draws.
+    pub key: String,
 }
 
 /// Another quota for a vault.
@@ -185,6 +197,8 @@ pub struct VaultFigures {
     pub points: u64,
     /// Chunks.
     pub chunks: u64,
+    /// Whether its clients encrypt what it holds.
+    pub encrypted: bool,
     /// Groups with points, and when the newest of each was cut.
     pub groups: Vec<GroupFigures>,
     /// First copies that are under way: they take space, and no rule removes them.

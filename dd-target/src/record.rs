@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use block::{Name, UnixNanos};
 use data_encoding::{BASE64, HEXLOWER};
-use store::{Consistency, ImageRef, PointDisk, PointId, PointRecord, SeedDiskRecord, SeedRecord};
+use store::{
+    Consistency, ImageRef, NewKeys, PointDisk, PointId, PointRecord, SeedDiskRecord, SeedRecord,
+    WrappedKey,
+};
 
 use crate::api;
 
@@ -25,6 +28,22 @@ pub(crate) fn image(text: &str) -> Option<ImageRef> {
 
 pub(crate) fn image_text(image: &ImageRef) -> String {
     BASE64.encode(&image.to_bytes())
+}
+
+pub(crate) fn keys(text: &str) -> Option<NewKeys> {
+    NewKeys::from_bytes(&BASE64.decode(text.as_bytes()).ok()?)
+}
+
+pub(crate) fn keys_text(keys: &NewKeys) -> String {
+    BASE64.encode(&keys.to_bytes())
+}
+
+pub(crate) fn wrapped_key(text: &str) -> Option<WrappedKey> {
+    WrappedKey::from_bytes(&BASE64.decode(text.as_bytes()).ok()?)
+}
+
+pub(crate) fn wrapped_key_text(key: &WrappedKey) -> String {
+    BASE64.encode(&key.to_bytes())
 }
 
 pub(crate) fn lineage(text: &str) -> Option<[u8; 16]> {

@@ -11,8 +11,8 @@ use common::Bench;
 use dd_target::api::Role;
 use dd_target::client::{Objects, RemoteError, RemotePoint, Vault};
 use store::{
-    Around, Backend, Base, Consistency, Directory, PointDraft, PointId, PointRecord, Replicated,
-    Secret, Store,
+    Around, Backend, Base, Consistency, Directory, NewKeys, PointDraft, PointId, PointRecord,
+    Replicated, Secret, Store,
 };
 
 mod common;
@@ -153,11 +153,11 @@ fn a_vault_gets_what_it_lacks_under_the_same_numbers() {
 fn an_encrypted_store_is_copied_by_whoever_has_no_key() {
     let bench = Bench::new();
     let key = Secret::Key([7; 32].into());
-    let [there, here] = ["there", "place/vaults/sealed"].map(|name| place(&bench.path(name)));
+    let there = place(&bench.path("there"));
     let secrets = [(key.clone(), "key".into())];
     Store::create_encrypted(&there, &secrets, &around(&bench, None)).unwrap();
-    Store::create_replica(&here, &there, &around(&bench, None)).unwrap();
-    bench.make_vault("sealed", None);
+    let theirs = NewKeys::of(&*there).unwrap().unwrap();
+    bench.make_vault_with("sealed", &theirs);
     let with_key = Store::open_writer(&there, around(&bench, Some(key.clone()))).unwrap();
     add(&with_key, 1, &content(1));
     add(&with_key, 2, &content(2));

@@ -27,11 +27,7 @@ const CALLS: &[(&str, &str, &[Role])] = &[
     ("DELETE", "/v1/tokens/{token}", &[Admin]),
     ("GET", "/v1/audit", &[Admin]),
     ("GET", "/v1/vaults/{vault}/list", &[Restore, Retention]),
-    (
-        "GET",
-        "/v1/vaults/{vault}/objects/format",
-        &[Ship, Restore, Retention],
-    ),
+    ("GET", "/v1/vaults/{vault}/objects/format", &Role::ALL),
     (
         "GET",
         "/v1/vaults/{vault}/objects/catalog/{name}",
@@ -39,16 +35,9 @@ const CALLS: &[(&str, &str, &[Role])] = &[
     ),
     ("GET", "/v1/vaults/{vault}/objects/{name}", &[Restore]),
     ("GET", "/metrics", &[Admin]),
-    (
-        "GET",
-        "/v1/vaults/{vault}/keys",
-        &[Ship, Restore, Retention],
-    ),
-    (
-        "GET",
-        "/v1/vaults/{vault}/objects/keys/{name}",
-        &[Ship, Restore, Retention],
-    ),
+    ("GET", "/v1/vaults/{vault}/keys", &Role::ALL),
+    ("POST", "/v1/vaults/{vault}/keys", &[Admin]),
+    ("GET", "/v1/vaults/{vault}/objects/keys/{name}", &Role::ALL),
     ("POST", "/v1/vaults/{vault}/drafts", &[Ship]),
     ("DELETE", "/v1/vaults/{vault}/drafts/{draft}", &[Ship]),
     ("POST", "/v1/vaults/{vault}/drafts/{draft}/ask", &[Ship]),
@@ -212,6 +201,7 @@ fn a_restart_keeps_tokens_and_vaults_and_its_certificate() {
     let again = dd_target::api::NewVault {
         name: "v".into(),
         quota_bytes: None,
+        keys: None,
     };
     let error = bench.remote(&admin).create_vault(&again).unwrap_err();
     assert!(error.to_string().contains("already"), "{error}");

@@ -7,13 +7,13 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use block::{BlockDevice, Dir, GranuleRange, OsDir, index};
+use block::{BlockDevice, GranuleRange, index};
 use common::Bench;
 use common::shipping::{SIZE, commit, commit_to, content, restored, ship, vault};
 use dd_target::api::Role;
 use dd_target::client::{Objects, RemoteImage, RemoteSeed, Vault, VaultUrl};
 use dd_target::server::AuditEvent;
-use store::{Around, Base, ChunkCodec, Directory, Secret, Store};
+use store::{Around, Base, ChunkCodec, Secret, Store};
 
 mod common;
 
@@ -232,11 +232,8 @@ fn of_two_points_with_one_number_one_is_listed_and_one_refused() {
 fn an_encrypted_vault_is_shipped_to_and_restored_from_with_its_key_alone() {
     let bench = Bench::new();
     let key = Secret::Key([7; 32].into());
-    let place = OsDir::create_all(bench.path("place/vaults/sealed")).unwrap();
-    let place = Directory::backend(&(Arc::new(place) as Arc<dyn Dir>));
     let around = Around::new(Arc::clone(&bench.clock));
-    Store::create_encrypted(&place, &[(key.clone(), "key".into())], &around).unwrap();
-    bench.make_vault("sealed", None);
+    bench.make_encrypted_vault("sealed", &key);
     let url = bench.vault("sealed");
     let opened = Around {
         secret: Some(Arc::new(key)),

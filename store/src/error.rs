@@ -147,6 +147,9 @@ pub enum StoreError {
     /// None of its locks opens with what was given.
     #[error("the store is encrypted, and not with this key or passphrase")]
     WrongKey,
+    /// A way to open the store that was made for other ways than there are now.
+    #[error("who opens the store was changed at the same time; see who does, and try again")]
+    KeysChanged,
     /// Two stores that do not share fingerprints.
     #[error("the stores are not encrypted with the same key; no chunk of one can be in the other")]
     OtherKey,
@@ -234,6 +237,7 @@ impl StoreError {
             | Self::Overtaken(_)
             | Self::Collecting
             | Self::PlanIsOld
+            | Self::KeysChanged
             | Self::Stopped => ErrorKind::Retry,
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Latched { .. } => ErrorKind::Io,

@@ -72,7 +72,8 @@ pub fn change_list(bytes: &[u8]) {
     assert_eq!(again, Ok(read), "runs survive their own encoding");
 }
 
-/// Arbitrary bytes as the keys of a store, with and without a checksum that matches, and as the text of a key.
+/// Arbitrary bytes as the keys of a store, with and without a checksum that matches, as those that travel, and as the text of
+/// a key.
 pub fn keys(bytes: &[u8]) {
     let sealed = seal(bytes.to_vec());
     for bytes in [bytes, &sealed] {
@@ -84,6 +85,13 @@ pub fn keys(bytes: &[u8]) {
             };
             let _ = keys::check(bytes, owner);
         }
+    }
+    // As clients send them to servers.
+    if let Some(new) = keys::NewKeys::from_bytes(bytes) {
+        assert_eq!(new.to_bytes(), bytes, "keys of a new store");
+    }
+    if let Some(wrapped) = keys::WrappedKey::from_bytes(bytes) {
+        assert_eq!(wrapped.to_bytes(), bytes, "a wrapped key");
     }
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(key) = keys::Secret::key(text)

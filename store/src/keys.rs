@@ -26,9 +26,11 @@ use crate::seal::{KeyId, MasterKey};
 use slot::Slot;
 
 pub use secret::{InvalidSecret, Secret};
+pub use wrapped::{NewKeys, WrappedKey};
 
 mod secret;
 mod slot;
+mod wrapped;
 
 const MAGIC: [u8; 8] = *b"STDNKEY1";
 const FOLDER: &str = "keys";
@@ -101,16 +103,47 @@ impl Keys {
         random: &dyn Random,
         at: UnixNanos,
     ) -> Result<u32> {
+        let wrapped = self.wrap(with, new, label, random, at)?;
+        self.append(&wrapped, random)
+    }
+
+    /// One way more, for who keeps the store to [`append`](Self::append) it: what `with` opens, `new` opens then.
+    ///
+    /// # Errors
+    /// `NoKey` if `with` does not open the store, `Invalid`.
+    pub fn wrap(
+        &self,
+        with: &Secret,
+        new: &Secret,
+        label: &str,
+        random: &dyn Random,
+        at: UnixNanos,
+    ) -> Result<WrappedKey> {
         let (_, master) = self.slots.unlock(self.key, with)?;
+        let slot = self.slots.wrap(&master, new, label, random, at)?;
+        Ok(WrappedKey(slot))
+    }
+
+    /// Adds a way that somebody made who can open the store; whoever has none of its secrets can. Returns its number.
+    ///
+    /// # Errors
+    /// `Retry` if somebody else changed the slots since it was made, or does now; `Invalid` if there are too many, `Full`,
+    /// `Io`.
+    pub fn append(&mut self, wrapped: &WrappedKey, random: &dyn Random) -> Result<u32> {
         purge(&*self.place, self.store, self.slots.number)?;
         if self.slots.slots.len() == SLOTS_MAX {
             let sentence = "a store has at most 16 ways to open it";
             return Err(StoreError::Invalid(sentence));
         }
+        let WrappedKey(slot) = wrapped;
+        // The key in it is bound to its number.
+        if slot.number != self.slots.next()? {
+            return Err(StoreError::KeysChanged);
+        }
         let mut slots = self.slots.clone();
-        let number = slots.push(&master, new, label, random, at)?;
+        slots.push(slot.clone());
         self.replace(slots, random)?;
-        Ok(number)
+        Ok(slot.number)
     }
 
     /// One way less. `with` is one that stays: so there always is one that somebody has.
@@ -145,50 +178,16 @@ impl Keys {
     }
 }
 
-/// Makes the key of a new store, and the first ways to open it. `Format` names it.
+/// Gives a new store its key, and the first ways to open it. `Format` names it.
 pub(crate) fn begin(
     place: &dyn Backend,
     store: [u8; 16],
-    secrets: &[(Secret, String)],
+    new: &NewKeys,
     random: &dyn Random,
-    at: UnixNanos,
 ) -> Result<KeyId> {
-    if secrets.is_empty() || secrets.len() > SLOTS_MAX {
-        let sentence = "an encrypted store begins with 1 to 16 ways to open it";
-        return Err(StoreError::Invalid(sentence));
-    }
     recover(place)?;
-    let master = MasterKey::new(random);
-    let mut slots = Slots {
-        number: 1,
-        next: 1,
-        slots: Vec::new(),
-    };
-    for (secret, label) in secrets {
-        slots.push(&master, secret, label, random, at)?;
-    }
-    create(place, store, &slots, random)?;
-    Ok(master.id())
-}
-
-/// For a new store the ways to open another one: they have the same key.
-pub(crate) fn begin_like(
-    place: &dyn Backend,
-    store: [u8; 16],
-    like: &dyn Backend,
-    random: &dyn Random,
-) -> Result<Option<KeyId>> {
-    let theirs = format::read(like)?;
-    let Some(key) = theirs.key else {
-        return Ok(None);
-    };
-    recover(place)?;
-    let slots = Slots {
-        number: 1,
-        ..newest(like, theirs.store)?
-    };
-    create(place, store, &slots, random)?;
-    Ok(Some(key))
+    create(place, store, &new.slots, random)?;
+    Ok(new.key)
 }
 
 /// What a store makes chunks with: `None` if it is encrypted, and no secret was given.
@@ -255,30 +254,48 @@ pub(crate) fn check(bytes: &[u8], owner: Owner) -> Decoded<Vec<u8>> {
 }
 
 impl Slots {
-    fn push(
-        &mut self,
+    /// The first of a store.
+    fn begin(next: u32, slots: Vec<Slot>) -> Self {
+        Self {
+            number: 1,
+            next,
+            slots,
+        }
+    }
+
+    /// The number of the next slot.
+    fn next(&self) -> Result<u32> {
+        match self.next {
+            u32::MAX => Err(StoreError::Invalid(
+                "a store has run out of numbers for keys",
+            )),
+            next => Ok(next),
+        }
+    }
+
+    /// The slot that is the next one, with the master key in it.
+    fn wrap(
+        &self,
         master: &MasterKey,
         secret: &Secret,
         label: &str,
         random: &dyn Random,
         at: UnixNanos,
-    ) -> Result<u32> {
+    ) -> Result<Slot> {
         if label.len() > LABEL_BYTES_MAX {
             return Err(StoreError::Invalid(
                 "a label of a key has at most 256 bytes",
             ));
         }
-        let number = self.next;
-        if number == u32::MAX {
-            return Err(StoreError::Invalid(
-                "a store has run out of numbers for keys",
-            ));
-        }
-        let mut slot = Slot::new(number, secret, label, random, at);
+        let mut slot = Slot::new(self.next()?, secret, label, random, at);
         slot.wrap(master, secret)?;
+        Ok(slot)
+    }
+
+    /// The number of the slot is the next one.
+    fn push(&mut self, slot: Slot) {
         self.next += 1;
         self.slots.push(slot);
-        Ok(number)
     }
 
     /// The number of the slot that the secret opens, and what is in it.
@@ -297,24 +314,33 @@ impl Slots {
         let mut out = codec::begin(MAGIC);
         out.put_bytes(&store);
         out.put_u64(self.number);
+        self.put(&mut out);
+        codec::seal(out)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
         out.put_u32(self.next);
         out.put_count(self.slots.len());
-        self.slots.iter().for_each(|slot| slot.put(&mut out));
-        codec::seal(out)
+        self.slots.iter().for_each(|slot| slot.put(out));
     }
 
     fn decode(bytes: &[u8], store: [u8; 16], number: u64) -> Decoded<Self> {
         let mut d = codec::unseal(bytes, MAGIC)?;
         d.is(Decoder::array, store, "it belongs to another store")?;
         d.is(Decoder::u64, number, "it has another number")?;
+        let slots = Self::take(&mut d, number)?;
+        d.end()?;
+        Ok(slots)
+    }
+
+    fn take(d: &mut Decoder<'_>, number: u64) -> Decoded<Self> {
         let next = d.u32()?;
         let count = d.count(SLOTS_MAX, slot::LEN_MIN)?;
-        let slots = (0..count).map(|_| Slot::decode(&mut d, LABEL_BYTES_MAX));
+        let slots = (0..count).map(|_| Slot::decode(d, LABEL_BYTES_MAX));
         let slots = slots.collect::<Decoded<Vec<Slot>>>()?;
         let numbers = slots.iter().map(|slot| slot.number).chain([next]);
         let ascending = numbers.is_sorted_by(|a, b| a < b);
         d.check(ascending, "its slots are out of order")?;
-        d.end()?;
         Ok(Self {
             number,
             next,

@@ -80,7 +80,7 @@ pub use fingerprint::Fingerprint;
 pub use gc::{GcOptions, GcReport};
 pub use image::Image;
 pub use image_writer::{Base, CheckedRegion, FinishedImage, ImageWriter, RegionCheck};
-pub use keys::{InvalidSecret, KeySlot, Keys, Secret};
+pub use keys::{InvalidSecret, KeySlot, Keys, NewKeys, Secret, WrappedKey};
 pub use landing::Landing;
 pub use pool::OnWorker;
 pub use protection::Protection;

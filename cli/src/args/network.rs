@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agent::ByteLimit;
+use agent::{ByteLimit, Target};
 use block::Name;
 use clap::{Args as ClapArgs, Subcommand};
 use dd_target::Place;
@@ -109,6 +109,8 @@ pub(crate) enum VaultCommand {
         /// Bytes that it may take, as in 500GiB; no limit if left out.
         #[arg(long, value_name = "BYTES")]
         quota: Option<ByteLimit>,
+        #[command(flatten)]
+        sealed: Sealed,
     },
     /// Give a vault another quota.
     SetQuota {
@@ -135,6 +137,20 @@ pub(crate) enum VaultCommand {
         #[arg(long, value_name = "URL")]
         server: ServerUrl,
     },
+}
+
+/// Whether clients encrypt what a new vault will hold: AES-256-GCM, before it leaves them. The server never has the key.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Sealed {
+    /// Encrypt what it will hold. --key-file or --passphrase-file opens it; a key file that is not there is made.
+    #[arg(long)]
+    pub(crate) encrypt: bool,
+    /// Make no recovery key. If the key file or the passphrase is lost, so is everything.
+    #[arg(long, requires = "encrypt")]
+    pub(crate) no_recovery_key: bool,
+    /// Encrypt it as this target is: what opens that opens the vault, and `standin replicate` copies to it.
+    #[arg(long, value_name = "TARGET", conflicts_with = "encrypt")]
+    pub(crate) like: Option<Target>,
 }
 
 #[derive(Debug, ClapArgs)]

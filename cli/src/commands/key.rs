@@ -52,7 +52,7 @@ pub(crate) fn init_encrypted(target: &Target, recovery: bool, printer: &Printer)
 }
 
 /// A recovery key that nobody has is worse than none.
-fn untold(source: std::io::Error) -> Error {
+pub(crate) fn untold(source: std::io::Error) -> Error {
     Error::Usage {
         what: format!("the answer, and a recovery key with it, could not be written: {source}"),
         hint: "see `standin store key list`: remove the recovery key that nobody has, and add another one",
@@ -93,7 +93,7 @@ fn kind(is_passphrase: bool) -> &'static str {
     }
 }
 
-fn recovery_lines(key: &RecoveryKey) -> String {
+pub(crate) fn recovery_lines(key: &RecoveryKey) -> String {
     format!(
         "recovery key, told this once: write it down and lock it away, not on this machine\n  {}",
         key.as_str()

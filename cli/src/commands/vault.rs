@@ -1,28 +1,34 @@
 //! `standin vault create`, `set-quota`, `list`, `show`.
 
+use agent::{Error, RecoveryKey};
 use anyhow::Result;
 use block::UnixNanos;
 use dd_target::api::{NewVault, Vault, VaultFigures};
 use dd_target::client::{Access, Remote, ServerUrl};
 use serde_json::json;
+use store::NewKeys;
 
-use crate::args::{VaultArgs, VaultCommand};
+use crate::args::{Sealed, Secret, VaultArgs, VaultCommand};
+use crate::commands::key::{recovery_lines, untold};
 use crate::commands::store::seed_line;
+use crate::commands::world;
 use crate::printer::{Printer, table};
 use crate::units;
 
-pub(crate) fn vault(args: VaultArgs, printer: &Printer) -> Result<()> {
+pub(crate) fn vault(args: VaultArgs, secret: &Secret, printer: &Printer) -> Result<()> {
     match args.command {
         VaultCommand::Create {
             vault,
             server,
             quota,
+            sealed,
         } => {
-            let made = open(&server)?.create_vault(&NewVault {
+            let new = NewVault {
                 name: vault.to_string(),
                 quota_bytes: quota.map(agent::ByteLimit::bytes),
-            })?;
-            printer.answer(&made, || format!("made; its target is {server}/{vault}"));
+                keys: None,
+            };
+            create(&server, new, &sealed, secret, printer)?;
         }
         VaultCommand::SetQuota {
             vault,
@@ -43,6 +49,50 @@ pub(crate) fn vault(args: VaultArgs, printer: &Printer) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn create(
+    server: &ServerUrl,
+    new: NewVault,
+    sealed: &Sealed,
+    secret: &Secret,
+    printer: &Printer,
+) -> Result<()> {
+    let remote = open(server)?;
+    let (keys, recovery) = keys(sealed, secret)?;
+    let made = match &keys {
+        None => remote.create_vault(&new)?,
+        Some(keys) => remote.create_encrypted_vault(new, keys)?,
+    };
+    let mut document = serde_json::to_value(&made)?;
+    document["encrypted"] = keys.is_some().into();
+    document["recovery_key"] = recovery.as_deref().map(String::as_str).into();
+    let told = printer.answer_surely(&document, || {
+        let name = &made.name;
+        let mut lines = vec![format!("made; its target is {server}/{name}")];
+        lines.extend(recovery.as_ref().map(recovery_lines));
+        lines.join("\n")
+    });
+    Ok(told.map_err(untold)?)
+}
+
+/// Of a vault that is to be encrypted, and its recovery key if one is wanted.
+fn keys(sealed: &Sealed, secret: &Secret) -> Result<(Option<NewKeys>, Option<RecoveryKey>)> {
+    let file = secret.file()?;
+    if sealed.encrypt {
+        let clock = world()?.clock;
+        let (keys, recovery) = agent::new_keys(file.as_ref(), !sealed.no_recovery_key, &clock)?;
+        return Ok((Some(keys), recovery));
+    }
+    if file.is_some() {
+        return Err(Error::Usage {
+            what: "a key is named for a vault that would not be encrypted with it".to_owned(),
+            hint: "add --encrypt, or leave the key out (STANDIN_KEY_FILE and STANDIN_PASSPHRASE_FILE, too)",
+        }
+        .into());
+    }
+    let keys = sealed.like.as_ref().map(agent::keys_like).transpose()?;
+    Ok((keys, None))
 }
 
 fn open(server: &ServerUrl) -> Result<Remote> {
@@ -71,12 +121,13 @@ fn shown(figures: &VaultFigures) -> String {
     let seeds = figures.seeds.iter().map(seed_line);
     let seeds = seeds.map(|line| format!("\nfirst copy under way: {line}"));
     format!(
-        "{}: {} points, {} stored ({} chunks), quota {}\ngarbage that waits in quarantine: {}\n{}{}",
+        "{}: {} points, {} stored ({} chunks), quota {}{}\ngarbage that waits in quarantine: {}\n{}{}",
         figures.vault.name,
         figures.points,
         units::bytes(figures.stored_bytes),
         figures.chunks,
         quota(&figures.vault),
+        if figures.encrypted { ", encrypted" } else { "" },
         units::bytes(figures.quarantined_bytes),
         table(&rows),
         seeds.collect::<String>()

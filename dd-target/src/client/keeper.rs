@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use block::Name;
 use reqwest::Method;
+use store::{NewKeys, WrappedKey};
 
 use crate::api::{
-    CreatedToken, NewQuota, NewToken, NewVault, RevokedToken, Token, TokenList, Vault,
-    VaultFigures, VaultList,
+    CreatedToken, NewQuota, NewToken, NewVault, NewWay, RevokedToken, Token, TokenList, Told,
+    Vault, VaultFigures, VaultList,
 };
 use crate::chore::{Chore, Done};
 use crate::client::connection::{Ask, Connection};
 use crate::client::{Access, RemoteError, ServerUrl};
+use crate::record;
 use crate::server::AuditPage;
 
 /// A server.
@@ -44,6 +46,29 @@ impl Remote {
     /// As [`vaults`](Self::vaults); if there is one of this name.
     pub fn create_vault(&self, new: &NewVault) -> Result<Vault, RemoteError> {
         self.connection.json(Ask::post("/v1/vaults".into(), new))
+    }
+
+    /// Makes an encrypted vault, of which the server has no key.
+    ///
+    /// # Errors
+    /// As [`create_vault`](Self::create_vault); if a store lies in its place.
+    pub fn create_encrypted_vault(
+        &self,
+        new: NewVault,
+        keys: &NewKeys,
+    ) -> Result<Vault, RemoteError> {
+        let keys = Some(record::keys_text(keys));
+        self.create_vault(&NewVault { keys, ..new })
+    }
+
+    /// Gives who keeps an encrypted vault one way more to open it.
+    ///
+    /// # Errors
+    /// As [`vaults`](Self::vaults); if it is not encrypted, or somebody else changed the ways since this one was made.
+    pub fn add_way(&self, vault: &Name, key: &WrappedKey) -> Result<(), RemoteError> {
+        let key = record::wrapped_key_text(key);
+        let ask = Ask::post(format!("/v1/vaults/{vault}/keys"), &NewWay { key });
+        self.connection.json::<Told>(ask).map(drop)
     }
 
     /// Gives a vault another quota; none is no limit.

@@ -10,10 +10,11 @@ use serde::Deserialize;
 use store::{Store, StoreError};
 
 use crate::api::{
-    CreatedToken, NewQuota, NewToken, NewVault, RevokedToken, Role, TokenList, Vault, VaultFigures,
-    VaultList,
+    CreatedToken, NewQuota, NewToken, NewVault, NewWay, RevokedToken, Role, TokenList, Told, Vault,
+    VaultFigures, VaultList,
 };
 use crate::chore::{Chore, Context, Done, perform};
+use crate::record;
 use crate::server::audit::{AuditPage, Event};
 use crate::server::guard::Caller;
 use crate::server::refusal::{Answer, Refusal};
@@ -53,17 +54,37 @@ pub(crate) async fn create_vault(
 ) -> Answer<Json<Vault>> {
     let new = given(body)?;
     blocking(move || {
-        let what = match new.quota_bytes {
-            None => format!("vault {} is to be made", new.name),
-            Some(quota) => format!(
-                "vault {} is to be made, with a quota of {quota} bytes",
-                new.name
-            ),
-        };
+        let mut what = format!("vault {} is to be made", new.name);
+        if new.keys.is_some() {
+            what.push_str(", encrypted");
+        }
+        if let Some(quota) = new.quota_bytes {
+            what.push_str(&format!(", with a quota of {quota} bytes"));
+        }
         shared.record(caller.entry(Event::Vault, None, what))?;
         let vault = shared.vaults.create(&new)?;
         shared.look_after(Arc::clone(&vault));
         Ok(Json(vault.settings()))
+    })
+    .await
+}
+
+/// Whoever could take a way of others away could lock them out; so that is done where the store lies.
+pub(crate) async fn add_way(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(vault): Path<String>,
+    body: Result<Json<NewWay>, JsonRejection>,
+) -> Answer<Json<Told>> {
+    let key = record::wrapped_key(&given(body)?.key);
+    let key = key.ok_or_else(|| Refusal::invalid("this is no wrapped key"))?;
+    blocking(move || {
+        let vault = shared.vaults.find(&vault)?;
+        let label = key.describe().label;
+        let what = format!("one way more is to open it: {label}");
+        shared.record(caller.entry(Event::Vault, Some(&vault.name), what))?;
+        vault.add_way(&key)?;
+        Ok(Json(Told { done: true }))
     })
     .await
 }

@@ -88,12 +88,14 @@ impl IntoResponse for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        let status = match error.kind() {
-            ErrorKind::Retry => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Fenced | ErrorKind::Protected => StatusCode::CONFLICT,
-            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            ErrorKind::Full => StatusCode::INSUFFICIENT_STORAGE,
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        let status = match (&error, error.kind()) {
+            // What is sent again as it was meets the same.
+            (StoreError::KeysChanged | StoreError::NotEncrypted, _) => StatusCode::CONFLICT,
+            (_, ErrorKind::Retry) => StatusCode::SERVICE_UNAVAILABLE,
+            (_, ErrorKind::Fenced | ErrorKind::Protected) => StatusCode::CONFLICT,
+            (_, ErrorKind::Invalid) => StatusCode::BAD_REQUEST,
+            (_, ErrorKind::Full) => StatusCode::INSUFFICIENT_STORAGE,
+            (_, ErrorKind::NotFound) => StatusCode::NOT_FOUND,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let problem = Problem {

@@ -47,7 +47,7 @@ const NOBODY: Needs = Needs::Nothing;
 const ADMIN: Needs = Needs::One(&[Role::Admin]);
 const RESTORE: Needs = Needs::One(&[Role::Restore]);
 /// What it takes to encrypt for a vault, or to decrypt: which store it is, and its key, wrapped.
-const KEYS: Needs = Needs::One(&[Role::Ship, Role::Restore, Role::Retention]);
+const KEYS: Needs = Needs::One(&Role::ALL);
 /// What the points are, and nothing of what is in them.
 const SEE: Needs = Needs::One(&[Role::Restore, Role::Retention]);
 const SHIP: Needs = Needs::One(&[Role::Ship]);
@@ -108,6 +108,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/v1/audit", ADMIN, 0, get(admin::audit), &[query("after", false, "integer")], Content::Nothing => json::<AuditPage>(), "Lines of the audit log after number ?after="),
     route!("GET" "/v1/vaults/{vault}/list", SEE, 0, get(read::list), &[query("folder", true, "string")], Content::Nothing => json::<api::ObjectList>(), "Names and lengths of the objects in ?folder="),
     route!("GET" "/v1/vaults/{vault}/keys", KEYS, 0, get(read::list_keys), &[], Content::Nothing => json::<api::ObjectList>(), "Names and lengths of the objects that hold the vault's key, wrapped"),
+    route!("POST" "/v1/vaults/{vault}/keys", ADMIN, JSON_BYTES_MAX, post(admin::add_way), &[], json::<api::NewWay>() => json::<api::Told>(), "One way more to open an encrypted vault; those that there are stay"),
     route!("GET" "/v1/vaults/{vault}/objects/keys/{name}", KEYS, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "An object that holds the vault's key, wrapped"),
     route!("GET" "/v1/vaults/{vault}/objects/format", KEYS, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "What makes the vault a store"),
     route!("GET" "/v1/vaults/{vault}/objects/catalog/{name}", SEE, 0, get(read::object), RANGE, Content::Nothing => Content::Bytes, "A part of the catalog: which points there are"),

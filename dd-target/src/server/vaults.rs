@@ -13,19 +13,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use block::{Clock, Name, UnixNanos};
+use block::{Clock, Name, OsRandom, UnixNanos};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use store::{Around, Backend, ErrorKind, Store, StoreError};
+use store::{Around, Backend, ErrorKind, Keys, NewKeys, Store, StoreError, WrappedKey};
 
 use crate::api;
 use crate::chore::seeds_of;
 use crate::place::Place;
+use crate::record;
 use crate::server::state_dir::{Locked, StateDir};
 
 const FILE: &str = "vaults.json";
 /// Most vaults of a server: each open one has its index in memory.
 const VAULTS_MAX: usize = 1_000;
+
+const NO_KEYS: &str = "these are no keys of a new vault";
 
 /// Why a vault cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -143,14 +146,21 @@ impl Vaults {
     }
 
     /// Makes a vault. A store that lies there already, of a server that lost its state, is taken as it is.
+    /// That of an encrypted vault is made anew, with the key that was given.
     pub(crate) fn create(&self, new: &api::NewVault) -> Result<Arc<Vault>, VaultError> {
-        self.create_with(new, Vault::make_store)
+        let given = new.keys.as_deref();
+        let keys = given.map(|text| record::keys(text).ok_or(VaultError::Invalid(NO_KEYS)));
+        let keys = keys.transpose()?;
+        self.create_with(new, |vault| match &keys {
+            None => Ok(vault.make_store()?),
+            Some(keys) => vault.make_encrypted(keys),
+        })
     }
 
     fn create_with(
         &self,
         new: &api::NewVault,
-        make_store: impl FnOnce(&Vault) -> Result<(), StoreError>,
+        make_store: impl FnOnce(&Vault) -> Result<(), VaultError>,
     ) -> Result<Arc<Vault>, VaultError> {
         let invalid = "a vault's name has 1 to 64 letters, digits, `.`, `_` or `-`, and begins with a letter or digit";
         let name: Name = new.name.parse().map_err(|_| VaultError::Invalid(invalid))?;
@@ -302,6 +312,22 @@ impl Vault {
         }
     }
 
+    /// Not of a store that is there: what opens that is not what was given.
+    fn make_encrypted(&self, keys: &NewKeys) -> Result<(), VaultError> {
+        match Store::create_with_keys(&self.place.make()?, keys, &OsRandom) {
+            Err(StoreError::Occupied { .. }) => Err(VaultError::Invalid(
+                "a store lies in the place of this vault already, with keys of its own or none; make the vault without --encrypt to take it as it is",
+            )),
+            made => Ok(made?),
+        }
+    }
+
+    /// One way more to open its store, for who can open it.
+    pub(crate) fn add_way(&self, key: &WrappedKey) -> Result<(), StoreError> {
+        let mut keys = Keys::open(&self.place.open()?)?;
+        keys.append(key, &OsRandom).map(drop)
+    }
+
     fn open(&self) -> Result<Store, StoreError> {
         Store::open_writer(&self.place.open()?, Around::new(Arc::clone(&self.clock)))
     }
@@ -329,6 +355,7 @@ impl Vault {
             quarantined_bytes: held.quarantined_bytes,
             points: held.point_count,
             chunks: held.chunk_count,
+            encrypted: store.is_encrypted(),
             groups: groups.into_iter().map(group).collect(),
             seeds: seeds_of(store),
         }
@@ -359,6 +386,7 @@ mod tests {
         let new = |name: &str| api::NewVault {
             name: name.to_owned(),
             quota_bytes: None,
+            keys: None,
         };
         vaults.create(&new("quick")).unwrap();
         let (go_on, answers) = mpsc::channel();

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use block::{Clock, SystemClock, UnixNanos};
+use block::{Clock, OsRandom, SystemClock, UnixNanos};
 use dd_target::api::{NewToken, NewVault, Role};
 use dd_target::client::{Access, Remote, ServerUrl, VaultUrl};
 use dd_target::server::{LocalTokens, Server, ServerOptions, TlsFiles};
 use dd_target::{KeepOptions, Place};
 use reqwest::Method;
+use store::{NewKeys, Secret};
 
 pub(crate) mod shipping;
 
@@ -127,8 +128,26 @@ impl Bench {
         let new = NewVault {
             name: name.into(),
             quota_bytes,
+            keys: None,
         };
         self.remote(&admin).create_vault(&new).unwrap();
+    }
+
+    /// A vault that this key opens, and that its server cannot read.
+    pub(crate) fn make_encrypted_vault(&self, name: &str, key: &Secret) {
+        let secrets = [(key.clone(), "key".to_owned())];
+        let keys = NewKeys::make(&secrets, &OsRandom, self.clock.wall()).unwrap();
+        self.make_vault_with(name, &keys);
+    }
+
+    pub(crate) fn make_vault_with(&self, name: &str, keys: &NewKeys) {
+        let new = NewVault {
+            name: name.into(),
+            quota_bytes: None,
+            keys: None,
+        };
+        let admin = self.remote(&self.token(&[Role::Admin]));
+        admin.create_encrypted_vault(new, keys).unwrap();
     }
 
     pub(crate) fn tokens(&self) -> LocalTokens {

@@ -14,7 +14,8 @@ fn place() -> Arc<dyn Backend> {
 /// A place with the keys of a store, but no store.
 fn begun(secrets: &[(Secret, String)]) -> (Arc<dyn Backend>, Keys) {
     let place = place();
-    let key = begin(&*place, STORE, secrets, &OsRandom, AT).expect("begun");
+    let new = NewKeys::make(secrets, &OsRandom, AT).expect("made");
+    let key = begin(&*place, STORE, &new, &OsRandom).expect("begun");
     format::create(
         &*place,
         &Format {
@@ -134,14 +135,8 @@ fn a_slot_of_another_key_or_that_was_changed_does_not_open() {
 fn of_two_who_make_a_store_at_once_one_makes_it_and_opens_it() {
     let (one, two) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
     let (place, _) = begun(&[(one.clone(), String::new())]);
-    begin(
-        &*place,
-        [9; 16],
-        &[(two.clone(), String::new())],
-        &OsRandom,
-        AT,
-    )
-    .expect("begun");
+    let theirs = NewKeys::make(&[(two.clone(), String::new())], &OsRandom, AT).expect("made");
+    begin(&*place, [9; 16], &theirs, &OsRandom).expect("begun");
     let keys = Keys::open(&place).expect("opens");
     assert!(opens(&keys, &one) && !opens(&keys, &two));
 }
@@ -180,4 +175,58 @@ fn numbers_that_nobody_gave_are_no_keys() {
     slots.slots.push(twice);
     let bytes = slots.encode(STORE);
     assert!(Slots::decode(&bytes, STORE, slots.number).is_err());
+}
+
+/// Who keeps a store adds a way for somebody who can open it, and needs no secret for that.
+#[test]
+fn a_way_that_was_made_elsewhere_is_added_beside_the_others() {
+    let (old, new) = (Secret::new_key(&OsRandom), passphrase("horse"));
+    let (place, keys) = begun(&[(old.clone(), "old".into())]);
+    let made = keys.wrap(&old, &new, "new", &OsRandom, AT).expect("made");
+    let made = WrappedKey::from_bytes(&made.to_bytes()).expect("it survives the way");
+    let mut kept = Keys::open(&place).expect("opens");
+    assert_eq!(kept.append(&made, &OsRandom).expect("added"), 2);
+    let again = kept.append(&made, &OsRandom).expect_err("it is there");
+    assert!(matches!(again, StoreError::KeysChanged), "{again}");
+    let keys = Keys::open(&place).expect("opens");
+    assert!(opens(&keys, &old) && opens(&keys, &new));
+}
+
+#[test]
+fn a_store_has_at_most_16_ways_whoever_adds_them() {
+    let (key, other) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
+    let (_, mut keys) = begun(&vec![(key.clone(), String::new()); SLOTS_MAX]);
+    let made = keys.wrap(&key, &other, "", &OsRandom, AT).expect("made");
+    keys.append(&made, &OsRandom).expect_err("one too many");
+}
+
+#[test]
+fn keys_of_a_new_store_survive_the_way_to_who_makes_it() {
+    let secrets = ["a", "b"].map(|text| (passphrase(text), text.to_owned()));
+    let new = NewKeys::make(&secrets, &OsRandom, AT).expect("made");
+    let bytes = new.to_bytes();
+    assert_eq!(NewKeys::from_bytes(&bytes).as_ref(), Some(&new));
+    for len in 0..bytes.len() {
+        assert_eq!(NewKeys::from_bytes(&bytes[..len]), None, "{len} bytes");
+    }
+    let trailing = [&bytes[..], &[0]].concat();
+    assert_eq!(NewKeys::from_bytes(&trailing), None);
+    let nothing_opens_it = [&bytes[..16], &[0, 0, 0, 1, 0, 0, 0, 0]].concat();
+    assert_eq!(NewKeys::from_bytes(&nothing_opens_it), None);
+    NewKeys::make(&[], &OsRandom, AT).expect_err("nothing would open it");
+}
+
+/// A replica is opened by what opens the original, by the same numbers.
+#[test]
+fn keys_of_another_store_are_those_that_count_there() {
+    let (old, new) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
+    let (place, mut keys) = begun(&[(old.clone(), String::new())]);
+    keys.add(&old, &new, "new", &OsRandom, AT).expect("added");
+    keys.remove(&new, 1, &OsRandom).expect("removed");
+    let like = NewKeys::of(&*place).expect("read").expect("encrypted");
+    assert_eq!(
+        (like.key, like.slots.number, like.slots.next),
+        (keys.key, 1, 3)
+    );
+    assert_eq!(like.slots.slots, keys.slots.slots);
 }

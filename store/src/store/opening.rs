@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use block::Random;
 use parking_lot::Mutex;
 
 use super::{Around, Inner, Store, Writer};
@@ -10,7 +11,7 @@ use crate::catalog::{Catalog, State};
 use crate::error::{Result, StoreError, io_error};
 use crate::format::{self, Format};
 use crate::headroom::Headroom;
-use crate::keys::{self, Secret};
+use crate::keys::{self, NewKeys, Secret};
 use crate::lease::Lease;
 use crate::objects::{Objects, Refresh};
 use crate::pool::Pool;
@@ -28,19 +29,32 @@ impl Store {
         Self::create_with(place, |_| Ok(None))
     }
 
-    /// The same for an encrypted store, which each of `secrets` (1 to 16, with what their owners call them) opens. Where a
-    /// crash in the middle leaves keys without a store in a bucket, those must be removed by hand.
+    /// The same for an encrypted store, which each of `secrets` (1 to 16, with what their owners call them) opens.
     ///
     /// # Errors
-    /// As [`create`](Self::create).
+    /// As [`create_with_keys`](Self::create_with_keys).
     pub fn create_encrypted(
         place: &Arc<dyn Backend>,
         secrets: &[(Secret, String)],
         around: &Around,
     ) -> Result<()> {
-        let (random, at) = (&*around.random, around.clock.wall());
+        let random = &*around.random;
+        let keys = NewKeys::make(secrets, random, around.clock.wall())?;
+        Self::create_with_keys(place, &keys, random)
+    }
+
+    /// The same for an encrypted store whose key somebody else made: who makes the store need not know it. Where a crash in
+    /// the middle leaves keys without a store in a bucket, those must be removed by hand.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with_keys(
+        place: &Arc<dyn Backend>,
+        keys: &NewKeys,
+        random: &dyn Random,
+    ) -> Result<()> {
         Self::create_with(place, |store| {
-            keys::begin(&**place, store, secrets, random, at).map(Some)
+            keys::begin(&**place, store, keys, random).map(Some)
         })
     }
 
@@ -53,9 +67,10 @@ impl Store {
         of: &Arc<dyn Backend>,
         around: &Around,
     ) -> Result<()> {
-        Self::create_with(place, |store| {
-            keys::begin_like(&**place, store, &**of, &*around.random)
-        })
+        match NewKeys::of(&**of)? {
+            Some(keys) => Self::create_with_keys(place, &keys, &*around.random),
+            None => Self::create(place),
+        }
     }
 
     fn create_with(
