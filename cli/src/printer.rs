@@ -1,6 +1,10 @@
 //! Standard output is data, standard error is talk. A reader that goes away is no error.
+//!
+//! Rule: names, labels and answers of servers come from elsewhere; nothing of them gives orders to a terminal.
 
+use std::borrow::Cow;
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use agent::Problem;
@@ -32,7 +36,7 @@ impl Printer {
             let line = serde_json::to_string_pretty(document).expect("documents are plain data");
             say(&line);
         } else {
-            say(text().trim_end_matches('\n'));
+            say(&harmless(text().trim_end_matches('\n')));
         }
     }
 
@@ -43,7 +47,7 @@ impl Printer {
             let line = serde_json::to_string(document).expect("documents are plain data");
             say(&line);
         } else {
-            say(&text());
+            say(&harmless(&text()));
         }
     }
 
@@ -58,7 +62,7 @@ impl Printer {
     ) -> io::Result<()> {
         let said = match self.json {
             true => serde_json::to_string_pretty(document).expect("documents are plain data"),
-            false => text(),
+            false => harmless(&text()).into_owned(),
         };
         self.said_json.set(self.json);
         let mut out = io::stdout().lock();
@@ -68,7 +72,7 @@ impl Printer {
     /// A line for people only.
     pub(crate) fn line(&self, text: &str) {
         if !self.json {
-            say(text);
+            say(&harmless(text));
         }
     }
 
@@ -76,7 +80,7 @@ impl Printer {
     pub(crate) fn talk(&self, text: &str) {
         if !self.json {
             // There may be nobody left to tell.
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
         }
     }
 
@@ -84,9 +88,9 @@ impl Printer {
     pub(crate) fn error(&self, problem: &Problem) {
         let mut err = io::stderr().lock();
         // There is nobody left to tell.
-        let _ = writeln!(err, "error: {}", problem.error);
+        let _ = writeln!(err, "error: {}", harmless(&problem.error));
         if let Some(hint) = &problem.hint {
-            let _ = writeln!(err, "\nhint: {hint}");
+            let _ = writeln!(err, "\nhint: {}", harmless(hint));
         }
         if self.json && !self.said_json.get() {
             let line = serde_json::to_string_pretty(problem).expect("a problem is plain data");
@@ -99,6 +103,22 @@ fn say(text: &str) {
     let mut out = io::stdout().lock();
     // Who closed the pipe wants no more.
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// The text, with everything that a terminal would obey but the ends of lines written out.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |char: char| char.is_control() && char != '\n';
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for char in text.chars() {
+        match obeyed(char) {
+            true => write!(out, "{}", char.escape_default()).expect("a string takes it"),
+            false => out.push(char),
+        }
+    }
+    out.into()
 }
 
 /// Lines up columns; the first row is the heading.
@@ -122,6 +142,15 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who had stolen an admin's token gave a vault one way more to open it, with a label that cleared the screen of whoever
+    /// listed them, and wrote there what he liked.
+    #[test]
+    fn a_terminal_obeys_no_label() {
+        let label = "key\u{1b}[2J\u{9b}31m\r\nb\u{e9}";
+        assert_eq!(harmless(label), "key\\u{1b}[2J\\u{9b}31m\\r\nb\u{e9}");
+        assert!(matches!(harmless("as it was\n"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn columns_line_up() {
