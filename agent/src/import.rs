@@ -8,20 +8,17 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{Access, BlockDevice, ByteRange, Caching, Clock, GRANULE, GranuleRange, Name, index};
+use block::{Access, BlockDevice, Caching, Clock, GRANULE, Name};
 use export::{NbdDisk, NbdUrl};
 use store::{Base, Consistency, PointRecord};
 
 use crate::protect::disk_name;
+use crate::read_ahead::{Part, read_ahead};
 use crate::target::Missing;
 use crate::target_writer::{NewPoint, TargetImage, TargetWriter};
 use crate::{Error, Result, Target};
 use dd_target::Progress;
 
-/// Bytes read at once.
-const PIECE: u64 = 1 << 20;
-/// Extents asked for at once.
-const EXTENTS_MAX: usize = 256;
 /// The lineage of what no protection has tracked.
 const IMPORTED: [u8; 16] = [0; 16];
 
@@ -230,47 +227,16 @@ fn copy(
     tell: &dyn Fn(u64),
 ) -> Result<TargetImage> {
     let failed = target.unwritten("write the image");
-    let read_failed = |source| Error::Device {
-        doing: "read the image",
-        source,
-    };
     let mut writer = store.image_writer(base).map_err(&failed)?;
-    let size = disk.size();
-    let mut buf = vec![0; index(PIECE)];
-    let mut at = 0;
-    while at < size {
-        let rest = ByteRange::new(at, size).expect("there is a rest");
-        for extent in disk.block_status(rest, EXTENTS_MAX).map_err(read_failed)? {
-            // Always at the beginning of a granule; one of which an extent has a part is read whole.
-            let end = extent.range.end();
-            if extent.state.reads_zero() && end > at {
-                let whole = if end == size {
-                    end.div_ceil(GRANULE)
-                } else {
-                    end / GRANULE
-                };
-                let granules = GranuleRange {
-                    start: at / GRANULE,
-                    end: whole,
-                };
-                if granules.start < granules.end {
-                    writer.zero(granules).map_err(&failed)?;
-                    at = (whole * GRANULE).min(size);
-                    tell(at);
-                }
-            }
-            while at < end {
-                let len = PIECE.min(end.next_multiple_of(GRANULE).min(size) - at);
-                let granules = len.div_ceil(GRANULE) * GRANULE;
-                let piece = &mut buf[..index(granules)];
-                piece[index(len)..].fill(0);
-                disk.read_at(&mut piece[..index(len)], at)
-                    .map_err(read_failed)?;
-                writer.put(at / GRANULE, piece).map_err(&failed)?;
-                at += len;
-                tell(at);
-            }
-        }
-    }
+    read_ahead(disk, &mut |part| {
+        let end = part.end() * GRANULE;
+        let written = match part {
+            Part::Zeroes(granules) => writer.zero(granules),
+            Part::Data(granules, bytes) => writer.put(granules.start, bytes),
+        };
+        written.map_err(&failed)?;
+        tell(end.min(disk.size()));
+        Ok(())
+    })?;
     writer.finish().map_err(&failed)
 }

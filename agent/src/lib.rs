@@ -42,6 +42,7 @@ mod points;
 mod pressure;
 mod protect;
 mod pulse;
+mod read_ahead;
 mod recent;
 mod repair;
 mod replicate;
