@@ -1,5 +1,5 @@
 //! MB/s of the store on this machine: ingest of unique and of duplicate data, restore, verify, and
-//! what small random points cost.
+//! what small random points cost; first beside what the processors allow for the same content (`limits`).
 //!
 //! ```text
 //! cargo bench -p store --bench ingest             on generated data
@@ -12,6 +12,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod limits;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use block::{Clock, Dir, GRANULE, OsDir, SystemClock, index};
 use common::{Nowhere, draft};
+use limits::Limits;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::{Around, Base, Directory, FinishedImage, ImageRef, Store};
@@ -64,6 +66,60 @@ impl Bench {
         let added = self.store.figures().stored_bytes - before;
         println!("{:28} {:9.1} MiB stored", "", mib(added));
         image
+    }
+
+    /// Content that lies in memory, beside what the processors allow for it.
+    fn beside_limits(&self, content: &[u8], threads: usize) {
+        let limits = Limits::measure(&*self.clock, content, threads);
+        println!(
+            "limits in MB/s: SHA-256 {:.0} on one core, {:.0} on {threads}; and zstd {:.0}; decompression and SHA-256 {:.0}",
+            limits.hash_one, limits.hash, limits.pack, limits.open
+        );
+        let beside = |what: &str, rate: f64, limit: f64| {
+            println!(
+                "{what:44} {rate:8.1} MB/s of {limit:8.1}: {:.2}",
+                rate / limit
+            );
+        };
+        let bytes = content.len() as u64;
+        let rate =
+            |times: u64, took: Duration| ratio(times * bytes, 1_000_000) / took.as_secs_f64();
+        let clock = &self.clock;
+        let write = || {
+            let empty = Base::Empty { size: bytes };
+            let mut writer = self.store.image_writer(empty).unwrap();
+            for (at, piece) in (0..).zip(content.chunks(index(STEP))) {
+                writer.put(at * STEP / GRANULE, piece).unwrap();
+            }
+            writer.finish().unwrap()
+        };
+        let began = clock.monotonic();
+        let image = write();
+        let took = clock.monotonic() - began;
+        beside("ingest, all of it new", rate(1, took), limits.pack);
+        let began = clock.monotonic();
+        write();
+        let took = clock.monotonic() - began;
+        beside("ingest, all of it known", rate(1, took), limits.hash_one);
+        let began = clock.monotonic();
+        std::thread::scope(|scope| {
+            (0..threads).for_each(|_| drop(scope.spawn(write)));
+        });
+        let took = clock.monotonic() - began;
+        let all = rate(threads as u64, took);
+        beside("the same, an image on each core", all, limits.hash);
+        let nothing = |_: u64, _: u64| ();
+        let opened = self.store.image(image.image()).unwrap();
+        let began = clock.monotonic();
+        let restored = opened.restore_to(&Nowhere, threads, threads, &nothing);
+        restored.unwrap();
+        let took = clock.monotonic() - began;
+        beside("restore", rate(1, took), limits.open);
+        let began = clock.monotonic();
+        let report = self.store.verify_image(image.image(), &nothing).unwrap();
+        let took = clock.monotonic() - began;
+        assert!(report.is_whole(), "{report:?}");
+        beside("verify", rate(1, took), limits.open);
     }
 
     fn read_back(&self, image: &ImageRef, data: u64, workers: usize) {
@@ -216,7 +272,7 @@ fn peak_mib() -> u64 {
 fn main() {
     let place =
         std::env::var_os("STANDIN_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into());
-    let tmp = tempfile::tempdir_in(place).unwrap();
+    let tmp = tempfile::tempdir_in(&place).unwrap();
     let dir: Arc<dyn Dir> = Arc::new(OsDir::open(tmp.path()).unwrap());
     Store::create(&Directory::backend(&dir)).unwrap();
     let clock = Arc::new(SystemClock::new());
@@ -233,6 +289,19 @@ fn main() {
     if sources.is_empty() {
         sources.push(Source::generate(512 << 20));
     }
+    // In a store of its own: what is new there must not be known to what follows.
+    {
+        let content = limits::different_chunks(&sources[0], 1 << 30);
+        let apart = tempfile::tempdir_in(&place).unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(OsDir::open(apart.path()).unwrap());
+        Store::create(&Directory::backend(&dir)).unwrap();
+        let store = Store::open_writer(&Directory::backend(&dir), around.clone()).unwrap();
+        let clock = Arc::clone(&bench.clock);
+        let cores = std::thread::available_parallelism().unwrap().get();
+        Bench { clock, store }.beside_limits(&content, cores);
+    }
+    // The peak is that of what follows: the content lay in memory twice.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let mut last = None;
     for source in &sources {
         let empty = Base::Empty { size: source.size };
