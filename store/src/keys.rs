@@ -146,6 +146,12 @@ impl Keys {
         Ok(slot.number)
     }
 
+    /// Whether this way is one of them.
+    #[must_use]
+    pub fn has(&self, wrapped: &WrappedKey) -> bool {
+        self.slots.slots.contains(&wrapped.0)
+    }
+
     /// One way less. `with` is one that stays: so there always is one that somebody has.
     ///
     /// # Errors
@@ -171,6 +177,11 @@ impl Keys {
     fn replace(&mut self, mut slots: Slots, random: &dyn Random) -> Result<()> {
         slots.number = self.slots.number + 1;
         create(&*self.place, self.store, &slots, random)?;
+        // Two changes by others, and the second has removed the first: its number was free again.
+        if !counts(&*self.place, self.store, slots.number)? {
+            purge(&*self.place, self.store, slots.number + 1)?;
+            return Err(StoreError::KeysChanged);
+        }
         // Until here both old and new ways open the store.
         purge(&*self.place, self.store, slots.number)?;
         self.slots = slots;

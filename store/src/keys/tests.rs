@@ -94,6 +94,34 @@ fn of_two_changes_at_once_one_is_told_to_try_again() {
     assert_eq!(labels, ["", "a"]);
 }
 
+/// Two changes came between the look of a third and its change: the second had removed what the first left, so the third found
+/// its number free, said that it was done, and did not count. A way that was "taken away" opened the store as before.
+#[test]
+fn a_change_that_two_others_overtook_is_told_to_try_again() {
+    let (key, leaked) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
+    let (place, _) = begun(&[(key.clone(), "mine".into()), (leaked.clone(), "x".into())]);
+    let opened = || Keys::open(&place).expect("opens");
+    let (mut adds, mut removes, mut other) = (opened(), opened(), opened());
+    let new = Secret::new_key(&OsRandom);
+    let wrapped = adds.wrap(&key, &new, "new", &OsRandom, AT).expect("made");
+    for label in ["a", "b"] {
+        let junk = Secret::new_key(&OsRandom);
+        other.add(&key, &junk, label, &OsRandom, AT).expect("added");
+    }
+    for done in [
+        adds.append(&wrapped, &OsRandom).map(drop),
+        removes.remove(&key, 2, &OsRandom),
+    ] {
+        let refused = done.expect_err("it does not count");
+        assert!(matches!(refused, StoreError::KeysChanged), "{refused}");
+    }
+    let keys = opened();
+    assert_eq!((keys.slots().len(), keys.slots.number), (4, 3));
+    assert_eq!(numbers(&*place, STORE).expect("listed"), [3]);
+    opened().remove(&key, 2, &OsRandom).expect("removed");
+    assert!(!opens(&opened(), &leaked) && !opened().has(&wrapped));
+}
+
 #[test]
 fn a_lost_or_damaged_object_is_read_from_its_copy() {
     let key = Secret::new_key(&OsRandom);
@@ -189,7 +217,7 @@ fn a_way_that_was_made_elsewhere_is_added_beside_the_others() {
     let again = kept.append(&made, &OsRandom).expect_err("it is there");
     assert!(matches!(again, StoreError::KeysChanged), "{again}");
     let keys = Keys::open(&place).expect("opens");
-    assert!(opens(&keys, &old) && opens(&keys, &new));
+    assert!(opens(&keys, &old) && opens(&keys, &new) && keys.has(&made));
 }
 
 #[test]
