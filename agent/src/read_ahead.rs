@@ -99,15 +99,26 @@ impl Reader<'_> {
         let mut at = 0;
         while at < size {
             let rest = ByteRange::new(at, size).expect("there is a rest");
+            let began = at;
             let read = match self.disk.block_status(rest, EXTENTS_MAX) {
                 Ok(extents) => extents.iter().try_for_each(|extent| {
                     let (end, zeroes) = (extent.range.end(), extent.state.reads_zero());
-                    self.read_extent(&mut at, end, zeroes)
+                    self.read_extent(&mut at, end.min(size), zeroes)
                 }),
                 Err(error) => self.give(Read::Failed(error)).and(Err(Left)),
             };
-            if read.is_err() {
-                return;
+            match read {
+                Ok(()) if at > began => {}
+                Ok(()) => {
+                    let none = std::io::Error::other("it tells nothing of where it has data");
+                    let _ = self.give(Read::Failed(block::Error::io(
+                        block::Op::BlockStatus,
+                        rest,
+                        none,
+                    )));
+                    return;
+                }
+                Err(Left) => return,
             }
         }
     }
