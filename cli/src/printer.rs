@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use agent::Problem;
@@ -34,7 +33,7 @@ impl Printer {
         if self.json {
             self.said_json.set(true);
             let line = serde_json::to_string_pretty(document).expect("documents are plain data");
-            say(&line);
+            say(&harmless_document(&line));
         } else {
             say(&harmless(text().trim_end_matches('\n')));
         }
@@ -45,7 +44,7 @@ impl Printer {
         if self.json {
             self.said_json.set(true);
             let line = serde_json::to_string(document).expect("documents are plain data");
-            say(&line);
+            say(&harmless_document(&line));
         } else {
             say(&harmless(&text()));
         }
@@ -61,7 +60,10 @@ impl Printer {
         text: impl FnOnce() -> String,
     ) -> io::Result<()> {
         let said = match self.json {
-            true => serde_json::to_string_pretty(document).expect("documents are plain data"),
+            true => {
+                let line = serde_json::to_string_pretty(document);
+                harmless_document(&line.expect("documents are plain data")).into_owned()
+            }
             false => harmless(&text()).into_owned(),
         };
         self.said_json.set(self.json);
@@ -94,7 +96,7 @@ impl Printer {
         }
         if self.json && !self.said_json.get() {
             let line = serde_json::to_string_pretty(problem).expect("a problem is plain data");
-            say(&line);
+            say(&harmless_document(&line));
         }
     }
 }
@@ -105,16 +107,42 @@ fn say(text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
+/// Whether a terminal obeys it, or shows what is around it in another order (Unicode, UAX 9) or on another line.
+fn is_obeyed(char: char) -> bool {
+    let orders =
+        matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    char.is_control() || orders
+}
+
 /// The text, with everything that a terminal would obey but the ends of lines written out.
 fn harmless(text: &str) -> Cow<'_, str> {
-    let obeyed = |char: char| char.is_control() && char != '\n';
-    if !text.contains(obeyed) {
+    let obeyed = |char| is_obeyed(char) && char != '\n';
+    written_out(text, obeyed, |char| char.escape_unicode().to_string())
+}
+
+/// The same of a document, of which serde has left nothing of the kind but in texts.
+fn harmless_document(json: &str) -> Cow<'_, str> {
+    let obeyed = |char| is_obeyed(char) && char != '\n';
+    written_out(json, obeyed, |char| format!("\\u{:04x}", u32::from(char)))
+}
+
+/// The same of a cell of a table: whatever is in it, it is one line.
+fn harmless_cell(cell: &str) -> Cow<'_, str> {
+    written_out(cell, is_obeyed, |char| char.escape_unicode().to_string())
+}
+
+fn written_out(
+    text: &str,
+    obeyed: impl Fn(char) -> bool,
+    written: impl Fn(char) -> String,
+) -> Cow<'_, str> {
+    if !text.contains(&obeyed) {
         return text.into();
     }
     let mut out = String::with_capacity(text.len() + 8);
     for char in text.chars() {
         match obeyed(char) {
-            true => write!(out, "{}", char.escape_default()).expect("a string takes it"),
+            true => out.push_str(&written(char)),
             false => out.push(char),
         }
     }
@@ -123,13 +151,18 @@ fn harmless(text: &str) -> Cow<'_, str> {
 
 /// Lines up columns; the first row is the heading.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    // A cell is one line, whatever it is called.
+    let rows: Vec<Vec<Cow<'_, str>>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| harmless_cell(cell)).collect())
+        .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
+    let line = |row: &Vec<Cow<'_, str>>| {
         let cells = row.iter().zip(&widths);
         let cells: Vec<_> = cells
             .map(|(cell, width)| format!("{cell:<width$}"))
@@ -148,8 +181,16 @@ mod tests {
     #[test]
     fn a_terminal_obeys_no_label() {
         let label = "key\u{1b}[2J\u{9b}31m\r\nb\u{e9}";
-        assert_eq!(harmless(label), "key\\u{1b}[2J\\u{9b}31m\\r\nb\u{e9}");
+        assert_eq!(harmless(label), "key\\u{1b}[2J\\u{9b}31m\\u{d}\nb\u{e9}");
         assert!(matches!(harmless("as it was\n"), Cow::Borrowed(_)));
+        let rows = [["1", "key\n2  mine"], ["3", "\u{202e}yek"]];
+        let rows: Vec<Vec<String>> = rows.map(|row| row.map(str::to_owned).to_vec()).into();
+        assert_eq!(table(&rows), "1  key\\u{a}2  mine\n3  \\u{202e}yek");
+        let document = serde_json::json!({ "label": "\u{9b}31m\u{7f}\u{e9}\n" }).to_string();
+        let shown = harmless_document(&document);
+        assert_eq!(shown, "{\"label\":\"\\u009b31m\\u007f\u{e9}\\n\"}");
+        let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read["label"], "\u{9b}31m\u{7f}\u{e9}\n");
     }
 
     #[test]
