@@ -231,6 +231,12 @@ pub enum Error {
         /// Which target.
         target: String,
     },
+    /// What adds keys failed, and nobody knows whether they were added.
+    #[error("{source}; it may have been done all the same")]
+    Unsure {
+        /// The failure.
+        source: Box<Error>,
+    },
     /// The last cut did not reach the target.
     #[error("the last cut is not on the target yet: {why}")]
     LeftBehind {
@@ -288,6 +294,7 @@ impl Error {
                 | splitter::CutError::Distrusted,
             ) => Kind::Retry,
             Self::Remote(problem) => problem.kind,
+            Self::Unsure { source } => source.kind(),
             _ => Kind::Failed,
         }
     }
@@ -366,6 +373,9 @@ impl Error {
                 "the sealed diffs are kept; the next `standin protect` ships them"
             }
             Self::Remote(problem) => return problem.hint.clone(),
+            Self::Unsure { .. } => {
+                "see `standin store key list`: a recovery key that it shows and that was told to nobody opens nothing for you; add another (`store key add --new-recovery-key`), and remove that one"
+            }
             Self::NotOpen { .. } => "`standin status` says why; try again",
             Self::Lost { images: 0, .. } => {
                 "no point has lost anything; a collection of garbage moves what is needed of such an object, if it can be read"

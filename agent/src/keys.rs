@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use block::{Clock, OsRandom};
-use dd_target::client::{Access, Remote};
-use store::{KeySlot, Keys, NewKeys, Secret};
+use dd_target::api::{CreatedVault, NewVault, VaultFigures};
+use dd_target::client::{Access, Objects, Remote, VaultUrl};
+use store::{KeySlot, Keys, NewKeys, Secret, StoreError};
 use zeroize::Zeroizing;
 
 use crate::secret_file::SecretFile;
@@ -121,15 +122,81 @@ pub fn add_key(
     let failed = target.failed("change who opens the store");
     let wrapped = keys.wrap(&with, &secret, &label, &OsRandom, clock.wall());
     let wrapped = wrapped.map_err(&failed)?;
-    match target.vault() {
+    let added = match target.vault() {
         None => keys.append(&wrapped, &OsRandom).map(drop).map_err(failed),
         Some(url) => {
             let server = Remote::open(&url.server, &Access::of_this_process());
             let added = server.and_then(|server| server.add_way(&url.vault, &wrapped));
             added.map_err(target.refused("change who opens the vault"))
         }
-    }?;
+    };
+    certain(added, || open(target).is_ok_and(|keys| keys.has(&wrapped)))?;
     Ok((wrapped.describe().number, told))
+}
+
+/// Makes a vault behind a server; with these keys, if it is to be encrypted.
+///
+/// # Errors
+/// If the server cannot be reached, or refuses; `Unsure` if it may have been made, and nobody can tell.
+pub fn create_vault(
+    url: &VaultUrl,
+    quota_bytes: Option<u64>,
+    keys: Option<&NewKeys>,
+) -> Result<CreatedVault> {
+    let new = NewVault {
+        name: url.vault.to_string(),
+        quota_bytes,
+        keys: None,
+    };
+    let access = Access::of_this_process();
+    let failed = |source| Error::Vault {
+        doing: "make the vault",
+        target: url.to_string(),
+        source,
+    };
+    let server = Remote::open(&url.server, &access).map_err(failed)?;
+    let Some(keys) = keys else {
+        return server.create_vault(&new).map_err(failed);
+    };
+    let theirs = || {
+        let objects = Objects::open(url, &access).ok()?;
+        NewKeys::of(&*objects).ok()?
+    };
+    let made = server.create_encrypted_vault(new, keys).map_err(failed);
+    let mut answer = None;
+    let asked = made.map(|made| answer = Some(made));
+    certain(asked, || theirs().as_ref() == Some(keys))?;
+    match answer {
+        Some(made) => Ok(made),
+        None => {
+            let VaultFigures {
+                vault, encrypted, ..
+            } = server.vault(&url.vault).map_err(failed)?;
+            Ok(CreatedVault { vault, encrypted })
+        }
+    }
+}
+
+/// An answer that was lost is no refusal: whether `done` is looked at then. A key that is there, and was told to nobody, would be
+/// taken for one that somebody has.
+fn certain(asked: Result<()>, done: impl FnOnce() -> bool) -> Result<()> {
+    let refused = |error: &Error| match error {
+        Error::Vault { source, .. } => source.is_refusal(),
+        Error::Store { source, .. } => matches!(
+            source,
+            StoreError::KeysChanged | StoreError::Invalid(_) | StoreError::NotEncrypted
+        ),
+        _ => false,
+    };
+    match asked {
+        Err(error) if !refused(&error) => match done() {
+            true => Ok(()),
+            false => Err(Error::Unsure {
+                source: Box::new(error),
+            }),
+        },
+        asked => asked,
+    }
 }
 
 /// One way less to open a target.

@@ -176,6 +176,16 @@ pub struct Vault {
     pub created_unix_ns: u64,
 }
 
+/// A vault that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CreatedVault {
+    /// The vault.
+    #[serde(flatten)]
+    pub vault: Vault,
+    /// Whether its store is encrypted: one that lay in its place may be.
+    pub encrypted: bool,
+}
+
 /// Vaults.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VaultList {

@@ -265,6 +265,16 @@ impl RemoteError {
         Some(text.to_owned())
     }
 
+    /// Whether the server has done nothing of what it was asked for.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => (400..500).contains(status),
+            Self::NoToken { .. } | Self::File { .. } | Self::Invalid(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the vault has no room.
     #[must_use]
     pub fn is_full(&self) -> bool {

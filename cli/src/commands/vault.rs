@@ -3,8 +3,8 @@
 use agent::{Error, RecoveryKey};
 use anyhow::Result;
 use block::UnixNanos;
-use dd_target::api::{NewVault, Vault, VaultFigures};
-use dd_target::client::{Access, Remote, ServerUrl};
+use dd_target::api::{Vault, VaultFigures};
+use dd_target::client::{Access, Remote, ServerUrl, VaultUrl};
 use serde_json::json;
 use store::NewKeys;
 
@@ -23,12 +23,8 @@ pub(crate) fn vault(args: VaultArgs, secret: &Secret, printer: &Printer) -> Resu
             quota,
             sealed,
         } => {
-            let new = NewVault {
-                name: vault.to_string(),
-                quota_bytes: quota.map(agent::ByteLimit::bytes),
-                keys: None,
-            };
-            create(&server, new, &sealed, secret, printer)?;
+            let quota = quota.map(agent::ByteLimit::bytes);
+            create(&VaultUrl { server, vault }, quota, &sealed, secret, printer)?;
         }
         VaultCommand::SetQuota {
             vault,
@@ -52,24 +48,19 @@ pub(crate) fn vault(args: VaultArgs, secret: &Secret, printer: &Printer) -> Resu
 }
 
 fn create(
-    server: &ServerUrl,
-    new: NewVault,
+    url: &VaultUrl,
+    quota: Option<u64>,
     sealed: &Sealed,
     secret: &Secret,
     printer: &Printer,
 ) -> Result<()> {
-    let remote = open(server)?;
     let (keys, recovery) = keys(sealed, secret)?;
-    let made = match &keys {
-        None => remote.create_vault(&new)?,
-        Some(keys) => remote.create_encrypted_vault(new, keys)?,
-    };
+    let made = agent::create_vault(url, quota, keys.as_ref())?;
     let mut document = serde_json::to_value(&made)?;
-    document["encrypted"] = keys.is_some().into();
     document["recovery_key"] = recovery.as_deref().map(String::as_str).into();
     let told = printer.answer_surely(&document, || {
-        let name = &made.name;
-        let mut lines = vec![format!("made; its target is {server}/{name}")];
+        let how = if made.encrypted { ", encrypted" } else { "" };
+        let mut lines = vec![format!("made{how}; its target is {url}")];
         lines.extend(recovery.as_ref().map(recovery_lines));
         lines.join("\n")
     });
@@ -78,6 +69,9 @@ fn create(
 
 /// Of a vault that is to be encrypted, and its recovery key if one is wanted.
 fn keys(sealed: &Sealed, secret: &Secret) -> Result<(Option<NewKeys>, Option<RecoveryKey>)> {
+    if let Some(like) = &sealed.like {
+        return Ok((Some(agent::keys_like(like)?), None));
+    }
     let file = secret.file()?;
     if sealed.encrypt {
         let clock = world()?.clock;
@@ -91,8 +85,7 @@ fn keys(sealed: &Sealed, secret: &Secret) -> Result<(Option<NewKeys>, Option<Rec
         }
         .into());
     }
-    let keys = sealed.like.as_ref().map(agent::keys_like).transpose()?;
-    Ok((keys, None))
+    Ok((None, None))
 }
 
 fn open(server: &ServerUrl) -> Result<Remote> {

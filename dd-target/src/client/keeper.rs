@@ -7,8 +7,8 @@ use reqwest::Method;
 use store::{NewKeys, WrappedKey};
 
 use crate::api::{
-    CreatedToken, NewQuota, NewToken, NewVault, NewWay, RevokedToken, Token, TokenList, Told,
-    Vault, VaultFigures, VaultList,
+    CreatedToken, CreatedVault, NewQuota, NewToken, NewVault, NewWay, RevokedToken, Token,
+    TokenList, Told, Vault, VaultFigures, VaultList,
 };
 use crate::chore::{Chore, Done};
 use crate::client::connection::{Ask, Connection};
@@ -44,7 +44,7 @@ impl Remote {
     ///
     /// # Errors
     /// As [`vaults`](Self::vaults); if there is one of this name.
-    pub fn create_vault(&self, new: &NewVault) -> Result<Vault, RemoteError> {
+    pub fn create_vault(&self, new: &NewVault) -> Result<CreatedVault, RemoteError> {
         self.connection.json(Ask::post("/v1/vaults".into(), new))
     }
 
@@ -56,7 +56,7 @@ impl Remote {
         &self,
         new: NewVault,
         keys: &NewKeys,
-    ) -> Result<Vault, RemoteError> {
+    ) -> Result<CreatedVault, RemoteError> {
         let keys = Some(record::keys_text(keys));
         self.create_vault(&NewVault { keys, ..new })
     }

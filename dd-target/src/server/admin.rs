@@ -10,8 +10,8 @@ use serde::Deserialize;
 use store::{Store, StoreError};
 
 use crate::api::{
-    CreatedToken, NewQuota, NewToken, NewVault, NewWay, RevokedToken, Role, TokenList, Told, Vault,
-    VaultFigures, VaultList,
+    CreatedToken, CreatedVault, NewQuota, NewToken, NewVault, NewWay, RevokedToken, Role,
+    TokenList, Told, Vault, VaultFigures, VaultList,
 };
 use crate::chore::{Chore, Context, Done, perform};
 use crate::record;
@@ -51,7 +51,7 @@ pub(crate) async fn create_vault(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     body: Result<Json<NewVault>, JsonRejection>,
-) -> Answer<Json<Vault>> {
+) -> Answer<Json<CreatedVault>> {
     let new = given(body)?;
     blocking(move || {
         let mut what = format!("vault {} is to be made", new.name);
@@ -64,7 +64,9 @@ pub(crate) async fn create_vault(
         shared.record(caller.entry(Event::Vault, None, what))?;
         let vault = shared.vaults.create(&new)?;
         shared.look_after(Arc::clone(&vault));
-        Ok(Json(vault.settings()))
+        let encrypted = vault.is_encrypted()?;
+        let vault = vault.settings();
+        Ok(Json(CreatedVault { vault, encrypted }))
     })
     .await
 }

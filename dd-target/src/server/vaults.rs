@@ -314,17 +314,32 @@ impl Vault {
 
     /// Not of a store that is there: what opens that is not what was given.
     fn make_encrypted(&self, keys: &NewKeys) -> Result<(), VaultError> {
-        match Store::create_with_keys(&self.place.make()?, keys, &OsRandom) {
-            Err(StoreError::Occupied { .. }) => Err(VaultError::Invalid(
-                "a store lies in the place of this vault already, with keys of its own or none; make the vault without --encrypt to take it as it is",
-            )),
-            made => Ok(made?),
+        let place = self.place.make()?;
+        let occupied = match Store::create_with_keys(&place, keys, &OsRandom) {
+            Err(StoreError::Occupied { .. }) => match NewKeys::of(&*place) {
+                Ok(_) => {
+                    "a store lies in the place of this vault already, with keys of its own or none; a vault that is made without keys takes it as it is, with those (were they an attempt's that failed, nobody was told its recovery key: add another)"
+                }
+                Err(_) => {
+                    "the place of this vault is not empty, and holds no store: whoever keeps it must remove what is there, `keys/` in particular, which a making leaves that was interrupted"
+                }
+            },
+            made => return Ok(made?),
+        };
+        Err(VaultError::Invalid(occupied))
+    }
+
+    /// Whether only its clients can read what it holds.
+    pub(crate) fn is_encrypted(&self) -> Result<bool, StoreError> {
+        match Keys::open(&self.objects()?) {
+            Err(StoreError::NotEncrypted) => Ok(false),
+            keys => keys.map(|_| true),
         }
     }
 
     /// One way more to open its store, for who can open it.
     pub(crate) fn add_way(&self, key: &WrappedKey) -> Result<(), StoreError> {
-        let mut keys = Keys::open(&self.place.open()?)?;
+        let mut keys = Keys::open(&self.objects()?)?;
         keys.append(key, &OsRandom).map(drop)
     }
 
