@@ -232,3 +232,54 @@ fn open(target: &Target) -> Result<Keys> {
     let keys = Keys::open(&target.backend()?);
     keys.map_err(target.failed("read who opens the store"))
 }
+
+#[cfg(test)]
+mod tests {
+    use dd_target::client::RemoteError;
+    use dd_target::{Kind, Problem};
+
+    use super::*;
+
+    fn vault(source: RemoteError) -> Result<()> {
+        Err(Error::Vault {
+            doing: "make the vault",
+            target: "https://host:1/v".to_owned(),
+            source,
+        })
+    }
+
+    fn refused(status: u16) -> Result<()> {
+        let problem = Problem {
+            error: "no".to_owned(),
+            kind: Kind::Failed,
+            hint: None,
+        };
+        vault(RemoteError::Refused {
+            server: "https://host:1".to_owned(),
+            status,
+            problem: Box::new(problem),
+        })
+    }
+
+    fn lost() -> Result<()> {
+        vault(RemoteError::Unreachable {
+            server: "https://host:1".to_owned(),
+            source: "it broke".into(),
+        })
+    }
+
+    /// The line broke after a vault was made: its recovery key was never shown, and the next attempt said that there is such a
+    /// vault.
+    #[test]
+    fn an_answer_that_was_lost_is_looked_for() {
+        for asked in [lost, || refused(500)] {
+            certain(asked(), || true).unwrap();
+            let unsure = certain(asked(), || false).unwrap_err();
+            assert!(matches!(unsure, Error::Unsure { .. }), "{unsure}");
+            assert!(unsure.hint().unwrap().contains("key list"), "{unsure}");
+        }
+        let certainly = certain(refused(409), || unreachable!("it was refused"));
+        assert!(matches!(certainly, Err(Error::Vault { .. })));
+        certain(Ok(()), || unreachable!("it was done")).unwrap();
+    }
+}

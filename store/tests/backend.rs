@@ -78,3 +78,21 @@ fn open_below(path: &std::path::Path) -> usize {
     let targets = all.filter_map(|open| std::fs::read_link(open.ok()?.path()).ok());
     targets.filter(|target| target.starts_with(path)).count()
 }
+
+/// A server had read the keys of a store once, and told them on after its owner had taken them away, beside it.
+#[test]
+fn keys_that_another_process_removed_are_gone() {
+    let tmp = tempfile::tempdir().unwrap();
+    let open = || Directory::new(Arc::new(OsDir::open(tmp.path()).unwrap()));
+    let (server, owner) = (open(), open());
+    owner.create("keys/a", b"bytes", 1).unwrap();
+    server.read("keys/a", 0, &mut [0; 5]).unwrap();
+    owner.remove("keys/a").unwrap();
+    let asked = [
+        server.len("keys/a").map(drop),
+        server.read("keys/a", 0, &mut [0; 5]),
+    ];
+    for asked in asked {
+        assert_eq!(asked.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
