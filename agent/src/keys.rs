@@ -109,6 +109,9 @@ pub fn add_key(
 ) -> Result<(u32, Option<RecoveryKey>)> {
     let with = secret_of(target)?;
     let mut keys = open(target)?;
+    let failed = target.failed("change who opens the store");
+    // Before a key file is made that would open nothing.
+    keys.check_room(&with).map_err(&failed)?;
     let (secret, name, told) = match new {
         NewKey::Recovery => {
             let key = Secret::new_key(&OsRandom);
@@ -119,7 +122,6 @@ pub fn add_key(
         NewKey::Passphrase(path) => made(&SecretFile::Passphrase(path))?,
     };
     let label = label.unwrap_or(name);
-    let failed = target.failed("change who opens the store");
     let wrapped = keys.wrap(&with, &secret, &label, &OsRandom, clock.wall());
     let wrapped = wrapped.map_err(&failed)?;
     let added = match target.vault() {

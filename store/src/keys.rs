@@ -107,6 +107,15 @@ impl Keys {
         self.append(&wrapped, random)
     }
 
+    /// Whether `with` opens the store, and there is room for one way more: to be asked before a key is made for it.
+    ///
+    /// # Errors
+    /// `NoKey`, `Invalid`.
+    pub fn check_room(&self, with: &Secret) -> Result<()> {
+        self.slots.unlock(self.key, with)?;
+        self.slots.check_room()
+    }
+
     /// One way more, for who keeps the store to [`append`](Self::append) it: what `with` opens, `new` opens then.
     ///
     /// # Errors
@@ -131,10 +140,7 @@ impl Keys {
     /// `Io`.
     pub fn append(&mut self, wrapped: &WrappedKey, random: &dyn Random) -> Result<u32> {
         purge(&*self.place, self.store, self.slots.number)?;
-        if self.slots.slots.len() == SLOTS_MAX {
-            let sentence = "a store has at most 16 ways to open it";
-            return Err(StoreError::Invalid(sentence));
-        }
+        self.slots.check_room()?;
         let WrappedKey(slot) = wrapped;
         // The key in it is bound to its number.
         if slot.number != self.slots.next()? {
@@ -271,6 +277,15 @@ impl Slots {
             number: 1,
             next,
             slots,
+        }
+    }
+
+    fn check_room(&self) -> Result<()> {
+        match self.slots.len() < SLOTS_MAX {
+            true => Ok(()),
+            false => Err(StoreError::Invalid(
+                "a store has at most 16 ways to open it",
+            )),
         }
     }
 

@@ -97,6 +97,11 @@ fn an_encrypted_target_opens_with_its_keys_alone() -> Result<()> {
         1,
         &["not with this key"],
     )?;
+    // No key file is made that would open nothing.
+    let unborn = bench.text("unborn");
+    let add = ["store", "key", "add", &target, "--new-key-file", &unborn];
+    standin::refuse(add, 1, &["not with this key"])?;
+    ensure!(!Path::new(&unborn).exists(), "it was made");
 
     // What needs no key is done without.
     standin::set_environment(Vec::new());

@@ -226,6 +226,7 @@ fn a_store_has_at_most_16_ways_whoever_adds_them() {
     let (_, mut keys) = begun(&vec![(key.clone(), String::new()); SLOTS_MAX]);
     let made = keys.wrap(&key, &other, "", &OsRandom, AT).expect("made");
     keys.append(&made, &OsRandom).expect_err("one too many");
+    assert!(keys.check_room(&key).is_err() && keys.check_room(&other).is_err());
 }
 
 #[test]
