@@ -328,6 +328,22 @@ fn wire_an_encrypted_vault_is_made_over_the_network() -> Result<()> {
     write_private(&wire.bench.path("recovery"), recovery)?;
     let shown = standin::json(["vault", "show", "sealed", "--server", &url])?;
     ensure!(shown["encrypted"] == true, "{shown}");
+    let unborn = wire.bench.text("unborn");
+    standin::refuse(
+        [
+            "vault",
+            "create",
+            "sealed",
+            "--server",
+            &url,
+            "--encrypt",
+            "--key-file",
+            &unborn,
+        ],
+        2,
+        &["already"],
+    )?;
+    ensure!(!Path::new(&unborn).exists(), "a key that opens nothing");
     let made = create("twin", &["--like", &sealed])?;
     ensure!(made["recovery_key"].is_null(), "{made}");
 

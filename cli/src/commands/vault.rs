@@ -54,6 +54,9 @@ fn create(
     secret: &Secret,
     printer: &Printer,
 ) -> Result<()> {
+    if sealed.encrypt {
+        check_new(url)?;
+    }
     let (keys, recovery) = keys(sealed, secret)?;
     let made = agent::create_vault(url, quota, keys.as_ref())?;
     let mut document = serde_json::to_value(&made)?;
@@ -65,6 +68,19 @@ fn create(
         lines.join("\n")
     });
     Ok(told.map_err(untold)?)
+}
+
+/// Before a key file is made that would open nothing.
+fn check_new(url: &VaultUrl) -> Result<()> {
+    let known = open(&url.server)?.vaults()?;
+    match known.iter().any(|vault| vault.name == url.vault.as_str()) {
+        false => Ok(()),
+        true => Err(Error::Usage {
+            what: format!("there is a vault `{url}` already; no key was made"),
+            hint: "`standin vault show` says what it holds; give the new one another name",
+        }
+        .into()),
+    }
 }
 
 /// Of a vault that is to be encrypted, and its recovery key if one is wanted.
