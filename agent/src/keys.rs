@@ -171,9 +171,12 @@ pub fn create_vault(
     match answer {
         Some(made) => Ok(made),
         None => {
+            let figures = server.vault(&url.vault).map_err(|source| Error::Unsure {
+                source: Box::new(failed(source)),
+            })?;
             let VaultFigures {
                 vault, encrypted, ..
-            } = server.vault(&url.vault).map_err(failed)?;
+            } = figures;
             Ok(CreatedVault { vault, encrypted })
         }
     }
