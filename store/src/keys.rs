@@ -91,22 +91,6 @@ impl Keys {
         self.slots.slots.iter().map(Slot::describe).collect()
     }
 
-    /// One way more: what `with` opens, `new` opens from now on. Returns its number. Needs no lease: protections go on.
-    ///
-    /// # Errors
-    /// `NoKey` if `with` does not open the store, `Retry` if somebody else changes the slots, `Invalid`, `Full`, `Io`.
-    pub fn add(
-        &mut self,
-        with: &Secret,
-        new: &Secret,
-        label: &str,
-        random: &dyn Random,
-        at: UnixNanos,
-    ) -> Result<u32> {
-        let wrapped = self.wrap(with, new, label, random, at)?;
-        self.append(&wrapped, random)
-    }
-
     /// Whether `with` opens the store, and there is room for one way more: to be asked before a key is made for it.
     ///
     /// # Errors
@@ -116,7 +100,7 @@ impl Keys {
         self.slots.check_room()
     }
 
-    /// One way more, for who keeps the store to [`append`](Self::append) it: what `with` opens, `new` opens then.
+    /// One way more, for who keeps the store to [`append`](Self::append): what `with` opens, `new` opens then.
     ///
     /// # Errors
     /// `NoKey` if `with` does not open the store, `Invalid`.
@@ -133,7 +117,8 @@ impl Keys {
         Ok(WrappedKey(slot))
     }
 
-    /// Adds a way that somebody made who can open the store; whoever has none of its secrets can. Returns its number.
+    /// Adds a way that somebody made who can open the store; whoever has none of its secrets can. Returns its number. Needs no
+    /// lease: protections go on.
     ///
     /// # Errors
     /// `Retry` if somebody else changed the slots since it was made, or does now; `Invalid` if there are too many, `Full`,
@@ -161,7 +146,7 @@ impl Keys {
     /// One way less. `with` is one that stays: so there always is one that somebody has.
     ///
     /// # Errors
-    /// As [`add`](Self::add); `Invalid` for the way that `with` is, or if there is none of that number.
+    /// `NoKey` if `with` does not open the store, and as [`append`](Self::append); `Invalid` for the way that `with` is, or if there is none of that number.
     pub fn remove(&mut self, with: &Secret, number: u32, random: &dyn Random) -> Result<()> {
         let (own, _) = self.slots.unlock(self.key, with)?;
         // Whatever an interrupted change has left; also where this one has nothing more to do.

@@ -371,7 +371,8 @@ fn a_crash_while_keys_change_keeps_nobody_out() {
         let clock = SystemClock::new();
         let change = || -> store::Result<bool> {
             let mut keys = Keys::open(&place)?;
-            keys.add(&key(1), &key(2), "b", &OsRandom, clock.wall())?;
+            let wrapped = keys.wrap(&key(1), &key(2), "b", &OsRandom, clock.wall())?;
+            keys.append(&wrapped, &OsRandom)?;
             keys.remove(&key(2), 1, &OsRandom)?;
             Ok(true)
         };

@@ -32,6 +32,12 @@ fn passphrase(text: &str) -> Secret {
     Secret::passphrase(text.as_bytes()).expect("not empty")
 }
 
+/// As its owner does it beside the store.
+fn add(keys: &mut Keys, with: &Secret, new: &Secret, label: &str) -> Result<u32> {
+    let wrapped = keys.wrap(with, new, label, &OsRandom, AT)?;
+    keys.append(&wrapped, &OsRandom)
+}
+
 fn opens(keys: &Keys, secret: &Secret) -> bool {
     match keys.slots.unlock(keys.key, secret) {
         Ok(_) => true,
@@ -63,7 +69,7 @@ fn a_passphrase_that_was_taken_away_opens_nothing_that_is_still_there() {
     let old = Secret::new_key(&OsRandom);
     let new = Secret::new_key(&OsRandom);
     let (place, mut keys) = begun(&[(old.clone(), "old".into())]);
-    let number = keys.add(&old, &new, "new", &OsRandom, AT).expect("added");
+    let number = add(&mut keys, &old, &new, "new").expect("added");
     assert_eq!(number, 2);
     // Not the one by which it was opened, and not one that is not there.
     assert!(keys.remove(&old, 1, &OsRandom).is_err());
@@ -79,11 +85,8 @@ fn of_two_changes_at_once_one_is_told_to_try_again() {
     let key = Secret::new_key(&OsRandom);
     let (place, mut one) = begun(&[(key.clone(), String::new())]);
     let mut two = Keys::open(&place).expect("opens");
-    one.add(&key, &passphrase("a"), "a", &OsRandom, AT)
-        .expect("added");
-    let refused = two
-        .add(&key, &passphrase("b"), "b", &OsRandom, AT)
-        .expect_err("taken");
+    add(&mut one, &key, &passphrase("a"), "a").expect("added");
+    let refused = add(&mut two, &key, &passphrase("b"), "b").expect_err("taken");
     assert_eq!(refused.kind(), crate::ErrorKind::Retry);
     let labels: Vec<_> = Keys::open(&place)
         .expect("opens")
@@ -106,7 +109,7 @@ fn a_change_that_two_others_overtook_is_told_to_try_again() {
     let wrapped = adds.wrap(&key, &new, "new", &OsRandom, AT).expect("made");
     for label in ["a", "b"] {
         let junk = Secret::new_key(&OsRandom);
-        other.add(&key, &junk, label, &OsRandom, AT).expect("added");
+        add(&mut other, &key, &junk, label).expect("added");
     }
     for done in [
         adds.append(&wrapped, &OsRandom).map(drop),
@@ -250,7 +253,7 @@ fn keys_of_a_new_store_survive_the_way_to_who_makes_it() {
 fn keys_of_another_store_are_those_that_count_there() {
     let (old, new) = (Secret::new_key(&OsRandom), Secret::new_key(&OsRandom));
     let (place, mut keys) = begun(&[(old.clone(), String::new())]);
-    keys.add(&old, &new, "new", &OsRandom, AT).expect("added");
+    add(&mut keys, &old, &new, "new").expect("added");
     keys.remove(&new, 1, &OsRandom).expect("removed");
     let like = NewKeys::of(&*place).expect("read").expect("encrypted");
     assert_eq!(
