@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod demo;
 mod exit;
+mod harmless;
 mod listening;
 mod logging;
 mod printer;
