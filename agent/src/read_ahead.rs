@@ -46,7 +46,7 @@ pub(crate) fn read_ahead(
         let reader = Reader { disk, parts, spare };
         let named = thread::Builder::new().name("disk-reader".to_owned());
         let started = named.spawn_scoped(scope, move || reader.run());
-        started.map_err(Error::file("start a thread to read", "the image"))?;
+        started.map_err(Error::file("start a thread for", "the image"))?;
         take_all(taken, &done_with, take)
     })
 }
@@ -123,8 +123,7 @@ impl Reader<'_> {
         }
     }
 
-    /// From `at`, where a granule begins, to `end` or the end of the granule that it is in: of which an extent has a part only is
-    /// read whole.
+    /// From `at`, where a granule begins, to `end`; where that lies inside a granule, all of it is read.
     fn read_extent(&self, at: &mut u64, end: u64, zeroes: bool) -> Given {
         let size = self.disk.size();
         if zeroes && end > *at {
@@ -186,6 +185,7 @@ mod tests {
         rng: Mutex<ChaCha8Rng>,
         reads: AtomicUsize,
         fails_at: u64,
+        tells_nothing: bool,
     }
 
     impl Ragged {
@@ -203,6 +203,7 @@ mod tests {
                 rng: Mutex::new(rng),
                 reads: AtomicUsize::new(0),
                 fails_at: u64::MAX,
+                tells_nothing: false,
             }
         }
     }
@@ -250,6 +251,9 @@ mod tests {
         }
 
         fn block_status(&self, range: ByteRange, max: usize) -> block::Result<Vec<Extent>> {
+            if self.tells_nothing {
+                return Ok(Vec::new());
+            }
             let mut extents = self.inner.block_status(range, max)?;
             extents.truncate(self.rng.lock().random_range(1..=3));
             let last = extents.last_mut().unwrap();
@@ -289,6 +293,15 @@ mod tests {
             wanted.resize(index(size.next_multiple_of(GRANULE)), 0);
             assert!(found == wanted, "seed {seed}");
         }
+    }
+
+    /// Extents that bring nobody on: reading them had no end, and who waited for it could not stop it.
+    #[test]
+    fn a_disk_that_tells_nothing_of_its_extents_fails() {
+        let mut disk = Ragged::new(4 << 20, 3);
+        disk.tells_nothing = true;
+        let failed = read_ahead(&disk, &mut |_| unreachable!("there is nothing"));
+        assert!(matches!(failed, Err(Error::Device { .. })));
     }
 
     #[test]
