@@ -6,7 +6,7 @@ use std::sync::Arc;
 use block::{Clock, OsRandom};
 use dd_target::api::{CreatedVault, NewVault, VaultFigures};
 use dd_target::client::{Access, Objects, Remote, VaultUrl};
-use store::{KeySlot, Keys, NewKeys, Secret, StoreError};
+use store::{KeySlot, Keys, NewKeys, Secret};
 use zeroize::Zeroizing;
 
 use crate::secret_file::SecretFile;
@@ -132,18 +132,22 @@ pub fn add_key(
             added.map_err(target.refused("change who opens the vault"))
         }
     };
-    certain(added, || open(target).is_ok_and(|keys| keys.has(&wrapped)))?;
+    certain(added, || {
+        let is_there = open(target).ok()?.has(&wrapped);
+        // A server may be about to add it.
+        (is_there || target.vault().is_none()).then_some(is_there)
+    })?;
     Ok((wrapped.describe().number, told))
 }
 
-/// Makes a vault behind a server; with these keys, if it is to be encrypted.
+/// Makes an encrypted vault with these keys behind a server.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses; `Unsure` if it may have been made, and nobody can tell.
-pub fn create_vault(
+pub fn create_encrypted_vault(
     url: &VaultUrl,
     quota_bytes: Option<u64>,
-    keys: Option<&NewKeys>,
+    keys: &NewKeys,
 ) -> Result<CreatedVault> {
     let new = NewVault {
         name: url.vault.to_string(),
@@ -157,50 +161,35 @@ pub fn create_vault(
         source,
     };
     let server = Remote::open(&url.server, &access).map_err(failed)?;
-    let Some(keys) = keys else {
-        return server.create_vault(&new).map_err(failed);
+    let lost = match server.create_encrypted_vault(new, keys) {
+        Ok(made) => return Ok(made),
+        Err(source) => Err(failed(source)),
     };
-    let theirs = || {
+    certain(lost, || {
         let objects = Objects::open(url, &access).ok()?;
-        NewKeys::of(&*objects).ok()?
-    };
-    let made = server.create_encrypted_vault(new, keys).map_err(failed);
-    let mut answer = None;
-    let asked = made.map(|made| answer = Some(made));
-    certain(asked, || theirs().as_ref() == Some(keys))?;
-    match answer {
-        Some(made) => Ok(made),
-        None => {
-            let figures = server.vault(&url.vault).map_err(|source| Error::Unsure {
-                source: Box::new(failed(source)),
-            })?;
-            let VaultFigures {
-                vault, encrypted, ..
-            } = figures;
-            Ok(CreatedVault { vault, encrypted })
-        }
-    }
+        let theirs = NewKeys::of(&*objects).ok()??;
+        (theirs == *keys).then_some(true)
+    })?;
+    let figures = server.vault(&url.vault).map_err(|source| Error::Unsure {
+        source: Box::new(failed(source)),
+    })?;
+    let VaultFigures {
+        vault, encrypted, ..
+    } = figures;
+    Ok(CreatedVault { vault, encrypted })
 }
 
-/// An answer that was lost is no refusal: whether `done` is looked at then. A key that is there, and was told to nobody, would be
-/// taken for one that somebody has.
-fn certain(asked: Result<()>, done: impl FnOnce() -> bool) -> Result<()> {
-    let refused = |error: &Error| match error {
-        Error::Vault { source, .. } => source.is_refusal(),
-        Error::Store { source, .. } => matches!(
-            source,
-            StoreError::KeysChanged | StoreError::Invalid(_) | StoreError::NotEncrypted
-        ),
-        _ => false,
-    };
-    match asked {
-        Err(error) if !refused(&error) => match done() {
-            true => Ok(()),
-            false => Err(Error::Unsure {
-                source: Box::new(error),
-            }),
-        },
-        asked => asked,
+/// An answer that was lost is no refusal: it is looked at then whether it was done (`None`: nobody can tell). A key that is there,
+/// and was told to nobody, would be taken for one that somebody has.
+fn certain(asked: Result<()>, done: impl FnOnce() -> Option<bool>) -> Result<()> {
+    let Err(error) = asked else { return Ok(()) };
+    let refused = matches!(&error, Error::Vault { source, .. } if source.is_refusal());
+    match if refused { Some(false) } else { done() } {
+        Some(true) => Ok(()),
+        Some(false) => Err(error),
+        None => Err(Error::Unsure {
+            source: Box::new(error),
+        }),
     }
 }
 
@@ -278,8 +267,10 @@ mod tests {
     #[test]
     fn an_answer_that_was_lost_is_looked_for() {
         for asked in [lost, || refused(500)] {
-            certain(asked(), || true).unwrap();
-            let unsure = certain(asked(), || false).unwrap_err();
+            certain(asked(), || Some(true)).unwrap();
+            let undone = certain(asked(), || Some(false));
+            assert!(matches!(undone, Err(Error::Vault { .. })));
+            let unsure = certain(asked(), || None).unwrap_err();
             assert!(matches!(unsure, Error::Unsure { .. }), "{unsure}");
             assert!(unsure.hint().unwrap().contains("key list"), "{unsure}");
         }

@@ -85,8 +85,8 @@ pub use hook_process::Failure as HookFailure;
 pub use hooks::{HookCommand, HookOptions, HookTimeout, InvalidCommand, InvalidTimeout};
 pub use import::{ImageSource, ImportOptions, Imported, import};
 pub use keys::{
-    NewKey, RecoveryKey, add_key, create_vault, init_encrypted, keys_like, list_keys, new_keys,
-    remove_key,
+    NewKey, RecoveryKey, add_key, create_encrypted_vault, init_encrypted, keys_like, list_keys,
+    new_keys, remove_key,
 };
 pub use limits::{
     ByteLimit, InvalidByteLimit, InvalidLatency, LatencyChoice, LatencyLimit, Limits,

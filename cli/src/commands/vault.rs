@@ -3,7 +3,7 @@
 use agent::{Error, RecoveryKey};
 use anyhow::Result;
 use block::UnixNanos;
-use dd_target::api::{Vault, VaultFigures};
+use dd_target::api::{NewVault, Vault, VaultFigures};
 use dd_target::client::{Access, Remote, ServerUrl, VaultUrl};
 use serde_json::json;
 use store::NewKeys;
@@ -58,7 +58,14 @@ fn create(
         check_new(url)?;
     }
     let (keys, recovery) = keys(sealed, secret)?;
-    let made = agent::create_vault(url, quota, keys.as_ref())?;
+    let made = match &keys {
+        Some(keys) => agent::create_encrypted_vault(url, quota, keys)?,
+        None => open(&url.server)?.create_vault(&NewVault {
+            name: url.vault.to_string(),
+            quota_bytes: quota,
+            keys: None,
+        })?,
+    };
     let mut document = serde_json::to_value(&made)?;
     document["recovery_key"] = recovery.as_deref().map(String::as_str).into();
     let told = printer.answer_surely(&document, || {
