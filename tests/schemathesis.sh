@@ -113,7 +113,6 @@ DISK, OPEN_DISK = ({**array(TEXT, 2), "prefixItems": [NAME, {"const": draft}]} f
 SPAN = {**array(U64, 2), "prefixItems": [{**U64, "maximum": 127}, {**U64, "minimum": 128, "maximum": 256}]}
 
 
-
 def slot(number):
     """One way to open a store, of a key, as docs/formats/keys.md has it."""
     return struct.pack("<IBH", number, 2, 0) + bytes(8 + 16 + 12 + 48)
